@@ -1,0 +1,1 @@
+"""Result files to tables, plots and pages; never runs a model."""

@@ -1,0 +1,189 @@
+"""The contract that every model signs: likelihoods that say what kind they are, losses, generations, cost.
+
+Shapes: B sequences, L stream tokens, V vocabulary. Natural logarithms; totals in float64.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ltm.rng import SequenceRng
+
+Kind = Literal["exact", "lower_bound", "estimate"]
+"""exact: log p(x) up to float error. lower_bound: an unbiased Monte Carlo average of a proven lower bound
+on log p(x), or a log-average whose exponential is unbiased for p(x), with noise independent of any fitting.
+estimate: anything else; shown with `~` and never ranked."""
+
+Rng = SequenceRng | torch.Generator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LikelihoodEstimate:
+    """The log-likelihood, or what stands for it, of each sequence of a batch.
+
+    Attributes:
+        nats_B: float64, summed over the scored tokens of each sequence.
+        tokens_B: int64, how many tokens that covers; BOS and padding are never scored.
+        kind: what the number is; see `Kind`.
+        draws: Monte Carlo draws a sequence; 0 when exact.
+        mc_var_B: float64, variance of `nats_B` over the draws, already divided by draws; None when exact or
+            when it cannot be estimated (one draw).
+        terms: named float64 parts (B,) that add up to `nats_B`, such as reconstruction and -kl.
+    """
+
+    nats_B: Tensor
+    tokens_B: Tensor
+    kind: Kind
+    draws: int = 0
+    mc_var_B: Tensor | None = None
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """A differentiable scalar (nats a token, before any regulariser) and plain numbers for the log."""
+
+    value: Tensor
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generations:
+    """New tokens for each prompt (prompt excluded, stop token included) and network evaluations used for each."""
+
+    tokens: list[list[int]]
+    network_evaluations: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How a token is drawn. `temperature` 0 is greedy. `top_p` keeps the smallest set that reaches the mass.
+
+    `stop_ids` end a sequence. `reinfer_every` refits the posterior of a latent model every so many new tokens
+    (the paper's alternative scheme); models without a posterior refuse it.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    stop_ids: tuple[int, ...] = ()
+    reinfer_every: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature must be at least 0, found {self.temperature}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"top_k must be at least 1, found {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], found {self.top_p}")
+        if self.reinfer_every is not None and self.reinfer_every < 1:
+            raise ValueError(f"reinfer_every must be at least 1, found {self.reinfer_every}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What a model costs. FLOPs are per stream token; a multiply-add is two.
+
+    Attributes:
+        parameters: all of them, a tied embedding counted once.
+        paper_train_flops_per_token: the papers' convention: (T+1)(6P + 6LdN) for an LTM, 6P + 12LdN for an AR.
+        train_flops_per_token, score_flops_per_token, generate_flops_per_token: what this code executes.
+    """
+
+    parameters: int
+    paper_train_flops_per_token: float
+    train_flops_per_token: float
+    score_flops_per_token: float
+    generate_flops_per_token: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """A family at a size: what `ltm-train NAME` trains by default.
+
+    Attributes:
+        config: the model's config dataclass; its `vocab_size` is set from the tokenizer when the model is built.
+        tokenizer: `gpt2`, `bpe-N` (trained on the training corpus) or `bytes`.
+        training: overrides of `ltm.train.TrainConfig`, by field.
+        trains_itself: `ltm-eval` trains it on first use; larger presets only say the command.
+    """
+
+    config: Any
+    tokenizer: str
+    training: Mapping[str, Any] = field(default_factory=dict)
+    trains_itself: bool = False
+
+
+class LanguageModel(nn.Module, ABC):
+    """A language model over token ids 0 .. vocab_size - 2; id vocab_size - 1 is BOS, an input that is never output.
+
+    Every method takes stream tokens without BOS and puts the BOS in front itself: given, never scored.
+    A block holds at most `block_length` = max_length - 1 stream tokens.
+    """
+
+    family: ClassVar[str]
+    config_class: ClassVar[type]
+    presets: ClassVar[Mapping[str, Preset]]
+    config: Any
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Rows of the embedding, BOS included."""
+
+    @property
+    @abstractmethod
+    def block_length(self) -> int:
+        """The most stream tokens that fit beside the BOS."""
+
+    @abstractmethod
+    def training_loss(self, tokens_BL: Tensor, *, rng: Rng, progress: float = 1.0) -> Loss:
+        """The loss of one batch of full blocks. `progress` in [0, 1] is the share of training done, for warm-ups."""
+
+    @abstractmethod
+    def log_likelihoods(
+        self,
+        tokens_BL: Tensor,
+        *,
+        context: int | Tensor = 0,
+        lengths: Tensor | None = None,
+        draws: int | None = None,
+        rng: Rng,
+        only: str | None = None,
+    ) -> dict[str, LikelihoodEstimate]:
+        """Every likelihood that the model offers for tokens[context:length] given tokens[:context], headline first.
+
+        Args:
+            tokens_BL: int64 stream tokens; what lies at or beyond `lengths` is padding and changes nothing.
+            context: how many leading tokens are given and not scored; one number or one per row.
+            lengths: int64 (B,), real tokens of each row; all L when None.
+            draws: Monte Carlo draws of the headline; the model's own default when None.
+            rng: noise for fitting and drawing, one stream a sequence.
+            only: the name of the one likelihood wanted; others are not computed.
+        """
+
+    def log_likelihood(self, tokens_BL: Tensor, *, rng: Rng, **options: Any) -> LikelihoodEstimate:
+        """The headline likelihood; the options are those of `log_likelihoods`."""
+        return self.log_likelihoods(tokens_BL, rng=rng, only=self.headline(options.get("context", 0)), **options)[
+            self.headline(options.get("context", 0))
+        ]
+
+    @abstractmethod
+    def headline(self, context: int | Tensor = 0) -> str:
+        """The name of the likelihood to rank by; it may differ between scoring whole texts and continuations."""
+
+    @abstractmethod
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling, rng: Rng
+    ) -> Generations:
+        """Continue each prompt (without BOS; empty for unconditional text). Repeats under the same rng."""
+
+    @abstractmethod
+    def cost(self, length: int) -> Cost:
+        """Parameters and FLOPs a token at blocks of `length` stream tokens."""

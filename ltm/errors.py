@@ -1,0 +1,42 @@
+"""Mistakes a user can make, said in one line with the remedy, and the exit codes that go with them."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Iterable
+
+
+class UserError(Exception):
+    """Bad input: the message says what was wrong, what was expected, and what mends it."""
+
+
+def did_you_mean(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """An error for an unknown `name` that offers the nearest of the `known` ones, or lists them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known) or 'none'}"
+    return UserError(f"unknown {kind} {name!r}; {hint}")
+
+
+def run_command(main: Callable[[], int | None]) -> int:
+    """Run a command line: 0 when done, 2 for a user's mistake, 130 for Ctrl-C; no traceback for either.
+
+    `LTM_TRACEBACK=1` shows the traceback of a `UserError`, for those who debug the suite itself.
+    """
+    try:
+        return main() or 0
+    except UserError as error:
+        if os.environ.get("LTM_TRACEBACK"):
+            raise
+        print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        detail = str(interrupt) or "finished work is kept; issue the same command again to go on"
+        print(f"\n{os.path.basename(sys.argv[0])}: interrupted: {detail}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, less) went away; what remains to be printed has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

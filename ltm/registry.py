@@ -1,0 +1,62 @@
+"""Names to things, through entry points: ours and third parties' alike, loaded only when used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
+
+from ltm.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from ltm.api import LanguageModel, Preset
+
+MODELS = "ltm.models"
+CORPORA = "ltm.corpora"
+
+
+def names(group: str) -> dict[str, EntryPoint]:
+    """Entry points of a group by name. Two distributions that claim one name are an error, not a race."""
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=group):
+        if point.name in found and found[point.name].value != point.value:
+            raise UserError(f"two packages offer {point.name!r} in {group}: {found[point.name].value}, {point.value}")
+        found[point.name] = point
+    return found
+
+
+def load(group: str, kind: str, name: str) -> Any:
+    """The object behind one entry point."""
+    known = names(group)
+    if name not in known:
+        raise did_you_mean(kind, name, known)
+    return known[name].load()
+
+
+def model_family(name: str) -> type[LanguageModel]:
+    """The class of a model family, such as `ltm` or `ar`."""
+    return load(MODELS, "model family", name)
+
+
+def preset(name: str) -> tuple[type[LanguageModel], Preset]:
+    """The family class and preset behind a model name such as `ltm-tiny`.
+
+    Raises:
+        UserError: unknown name, with the nearest known ones.
+    """
+    family = name.rpartition("-")[0]
+    if family in names(MODELS):
+        cls = model_family(family)
+        if name in cls.presets:
+            return cls, cls.presets[name]
+    raise did_you_mean("model", name, preset_names())
+
+
+def preset_names() -> list[str]:
+    """All preset names of all families; imports every family."""
+    return [preset_name for family in names(MODELS) for preset_name in model_family(family).presets]
+
+
+def corpus_factory(name: str) -> Callable[..., Any]:
+    """The loader of an embedded corpus; see `ltm.corpus`."""
+    return load(CORPORA, "corpus", name)
