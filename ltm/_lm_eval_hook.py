@@ -1,1 +1,84 @@
-"""Placeholder."""
+"""Makes `lm_eval --model ltm --tasks ltm_ptb` work in releases of lm-eval that look for no plugins themselves.
+
+A line of `latent_thought_bench.pth` imports this module when Python starts, so it imports nothing that is not
+already there. It waits until lm-eval is imported, then does two things: registers the entry points of the group
+`lm_eval.models`, and adds our task directory to those that are searched. Models that lm-eval knows by then, from its
+own search of entry points or any other way, are left alone. LTM_NO_LM_EVAL_HOOK=1 turns all of it off.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+
+def task_directory() -> str:
+    """Where our task YAMLs lie. By path: `import tasks` could find somebody else's tasks.py."""
+    return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tasks")
+
+
+def _register_models(module: Any) -> None:
+    from importlib.metadata import entry_points
+
+    from lm_eval.api.registry import model_registry
+
+    for point in entry_points(group="lm_eval.models"):
+        if point.name not in model_registry:
+            # As a string: up to 0.4.13 an EntryPoint object breaks when the model is loaded.
+            model_registry.register(point.name, target=point.value)
+
+
+def _add_task_directory(module: Any) -> None:
+    import functools
+    import inspect
+
+    original = module.TaskManager.__init__
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def init(*args: Any, **kwargs: Any) -> None:
+        call = signature.bind(*args, **kwargs)
+        call.apply_defaults()
+        # Whoever leaves out the built-in tasks wants theirs alone. Ours go first, since later paths win a name.
+        if call.arguments["include_defaults"]:
+            given = call.arguments["include_path"] or []
+            given = list(given) if isinstance(given, list | tuple) else [given]
+            if not any(os.path.abspath(path) == task_directory() for path in given):
+                call.arguments["include_path"] = [task_directory(), *given]
+        original(*call.args, **call.kwargs)
+
+    module.TaskManager.__init__ = init
+
+
+_AFTER_IMPORT = {"lm_eval.models": _register_models, "lm_eval.tasks.manager": _add_task_directory}
+
+
+class _Finder:
+    """Finds nothing itself; has the finders after it find two modules of lm-eval, and acts once they are executed."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name not in _AFTER_IMPORT:
+            return None
+        for finder in sys.meta_path:
+            spec = None if finder is self else finder.find_spec(name, path, target)
+            if spec is not None:
+                break
+        else:
+            return None
+        loader: Any = spec.loader
+        execute = loader.exec_module
+
+        def exec_module(module: Any) -> None:
+            execute(module)
+            try:
+                _AFTER_IMPORT[name](module)
+            except Exception as error:  # lm-eval must work whatever becomes of its plugins
+                print(f"latent-thought-bench: no plugin for lm_eval: {error!r}", file=sys.stderr)
+
+        loader.exec_module = exec_module
+        return spec
+
+
+if not os.environ.get("LTM_NO_LM_EVAL_HOOK") and not any(type(f).__name__ == "_Finder" for f in sys.meta_path):
+    sys.meta_path.insert(0, _Finder())

@@ -132,6 +132,11 @@ class LanguageModel(nn.Module, ABC):
     presets: ClassVar[Mapping[str, Preset]]
     config: Any
 
+    @classmethod
+    @abstractmethod
+    def miniature(cls, vocab_size: int, block_length: int) -> Any:
+        """The smallest config that still has every part of the family: what the contract tests build."""
+
     @property
     @abstractmethod
     def vocab_size(self) -> int:

@@ -1,0 +1,49 @@
+# Two commands from a fresh clone, set-up included: make demo, make test.
+# PYTHON chooses the interpreter (3.10 or newer) that .venv is made from.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+DEMO := demo
+
+.PHONY: help setup demo readme test lint clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    train, evaluate and rank two tiny models on text that comes with Python (minutes, CPU)"
+	@echo "make readme  put the demo's table into README.md"
+	@echo "make test    run all tests"
+	@echo "make lint    ruff and mypy"
+	@echo "make setup   only make .venv, with the exact versions of constraints.txt"
+	@echo "make clean   remove .venv, demo and caches"
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# What is trained and scored already is not done again.
+demo: export LTM_HOME = $(DEMO)/home
+demo: $(INSTALLED)
+	$(BIN)/ltm-train ltm-tiny --corpus pydocs
+	$(BIN)/ltm-train ar-tiny --corpus pydocs
+	$(BIN)/ltm-eval --model ltm-tiny,ar-tiny --tasks pydocs --output $(DEMO)/results
+	$(BIN)/ltm-leaderboard build --results $(DEMO)/results --out $(DEMO)/LEADERBOARD.md
+
+readme: demo
+	$(BIN)/ltm-leaderboard build --results $(DEMO)/results --out $(DEMO)/LEADERBOARD.md --readme README.md
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy tests
+
+clean:
+	rm -rf .venv $(DEMO) .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,127 @@
+"""Who is better than whom, said only where the numbers separate them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from leaderboard.store import Column, Entry, Row
+from ltm.errors import UserError
+from ltm.result import Metric, read_records
+
+PERPLEXITY = "token_perplexity"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocks:
+    """Per-block values of one result: nats and tokens of each block in order, and the file they belong to."""
+
+    path: Path
+    nats: tuple[float, ...]
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A perplexity that may be ranked: exact, or an upper bound; over the training seeds where there are several.
+
+    Attributes:
+        value: mean over training seeds.
+        low, high: the ends of the widest of the seeds' 95% intervals; None where a seed has no interval.
+        blocks: per-block values, when there is one training seed and its records are at hand.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    blocks: Blocks | None = None
+
+
+def separated(better: Claim, worse: Claim) -> bool:
+    """Whether the first claim wins: its perplexity, or the bound on it, is lower beyond doubt.
+
+    On the same blocks this is decided by the 95% interval of the paired difference, else by intervals that do not
+    touch. A bound is taken at its own upper end, so the true perplexity behind a bound that loses may still be lower.
+    """
+    if better.blocks is not None and worse.blocks is not None:
+        _, high = paired_difference(better.blocks, worse.blocks)
+        return high < 0
+    return better.high is not None and worse.low is not None and better.high < worse.low
+
+
+def ranks(claims: Sequence[Claim]) -> list[int]:
+    """1 + how many claims win over each; claims that nothing separates share a rank."""
+    return [1 + sum(separated(other, claim) for other in claims if other is not claim) for claim in claims]
+
+
+def paired_difference(a: Blocks, b: Blocks) -> tuple[float, float]:
+    """The 95% interval (t, over blocks) of how many nats a token more `a` needs than `b` on the same blocks.
+
+    Infinite for a single block.
+
+    Raises:
+        UserError: the blocks are not the same.
+    """
+    import numpy as np
+    from scipy.special import stdtrit
+
+    if a.tokens != b.tokens:
+        raise UserError(f"{a.path} and {b.path} should cover the same blocks, but their records differ; score again")
+    count = len(a.tokens)
+    if count < 2:
+        return -np.inf, np.inf
+    difference = np.subtract(b.nats, a.nats)
+    tokens = np.asarray(a.tokens, float)
+    mean = difference.sum() / tokens.sum()
+    # A ratio of sums: its error is that of the residuals about the mean ratio.
+    residual = difference - mean * tokens
+    stderr = np.sqrt(count / (count - 1) * np.square(residual).sum()) / tokens.sum()
+    margin = stdtrit(count - 1, 0.975) * stderr
+    return float(mean - margin), float(mean + margin)
+
+
+def claim(entries: Sequence[Entry]) -> Claim | None:
+    """What the results of one row in one column claim; None when there are none or when they are estimates."""
+    metrics = [metric for entry in entries if (metric := headline(entry)) is not None]
+    if not metrics or any(metric.kind == "estimate" for metric in metrics):
+        return None
+    intervals = [metric.ci95 for metric in metrics if metric.ci95 is not None]
+    whole = len(intervals) == len(metrics)
+    return Claim(
+        value=sum(metric.value for metric in metrics) / len(metrics),
+        low=min(interval.low for interval in intervals) if whole else None,
+        high=max(interval.high for interval in intervals) if whole else None,
+        blocks=_blocks(entries[0], metrics[0]) if len(entries) == 1 else None,
+    )
+
+
+def ranked(rows: Sequence[Row], column: Column) -> dict[str, tuple[int, bool]]:
+    """By row label: the rank in a column, and whether another row shares it. Rows without a rank are left out."""
+    claims = {row.label: found for row in rows if (found := claim(row.entries.get(column, ()))) is not None}
+    numbers = ranks(list(claims.values()))
+    return {label: (rank, numbers.count(rank) > 1) for label, rank in zip(claims, numbers, strict=True)}
+
+
+def headline(entry: Entry) -> Metric | None:
+    """The perplexity that the model of a cell is ranked by."""
+    return entry.cell.metric(PERPLEXITY)
+
+
+def _blocks(entry: Entry, metric: Metric) -> Blocks | None:
+    records = read_records(entry.path, entry.cell)
+    if records is None:
+        return None
+    name = str(metric.likelihood)
+    if any(name not in record or "tokens" not in record for record in records):
+        raise UserError(f"{entry.path}: field records: expected {name} and tokens of every block, found less")
+    nats = tuple(record[name] for record in records)
+    tokens = tuple(record["tokens"] for record in records)
+    perplexity = math.exp(-math.fsum(nats) / sum(tokens))
+    if not math.isclose(perplexity, metric.value, rel_tol=1e-6):
+        raise UserError(
+            f"{entry.path}: field metrics, {metric.name}: expected {perplexity!r}, which the records give, "
+            f"found {metric.value!r}"
+        )
+    return Blocks(path=entry.path, nats=nats, tokens=tokens)

@@ -1,0 +1,76 @@
+"""Numbers as text: the sign that says what kind a number is, its interval, and short forms of large counts."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from ltm.result import Metric
+
+SIGNS = {"exact": "", "lower_bound": "≤ ", "estimate": "~ "}
+"""By kind of likelihood. A lower bound on log p is an upper bound on perplexity, hence ≤."""
+
+NOTHING = "–"
+
+LEGEND = (
+    "`23.10` is exact. `≤ 24.31` is a bound: the model's perplexity is at most that, up to the error shown. `~ 22.80` "
+    "is an estimate that bounds nothing, and takes no rank.",
+    "`[24.02, 24.60]` is the 95% interval over the choice of text. `± 0.12 (n=3)` is the standard deviation over three "
+    "training seeds, beside their mean; without it there is one training seed.",
+    "A rank is one more than the number of models that are better beyond doubt: by the 95% interval of the paired "
+    "difference over the same blocks where both models have one training seed and their blocks are at hand, otherwise "
+    "by 95% intervals that do not touch. `=` marks a shared rank: not separated. Bounds are ranked as they stand; the "
+    "model behind a bound may be better than its rank.",
+    "FLOPs/token: *paper* is the convention of the published tables, *counted* is what this code executes, once for "
+    "training and once for scoring; a multiply-add is two.",
+)
+
+SHORT_LEGEND = (
+    "≤ bound: at most that; ~ estimate: bounds nothing; no sign: exact. [95% interval over the text]. "
+    "± spread over n training seeds. = rank shared: not separated."
+)
+
+
+def number(value: float, digits: int = 4) -> str:
+    """So many significant digits, never in powers of ten for what a perplexity can be: `24.31`, `258.9`, `41250`."""
+    if value == 0:
+        return "0"
+    rounded = f"{value:.{digits - 1}e}"
+    if not 1e-6 <= abs(value) < 1e15:
+        return rounded
+    return f"{value:.{max(0, digits - 1 - math.floor(math.log10(abs(float(rounded)))))}f}"
+
+
+def short(value: float | None) -> str:
+    """Three significant digits and a power of a thousand: `38.4M`, `4.07G`, `950`."""
+    if value is None:
+        return NOTHING
+    for power, letter in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        scaled = float(f"{value / 10**power:.3g}")
+        if scaled >= 1:
+            return f"{scaled:.{max(0, 2 - math.floor(math.log10(scaled)))}f}{letter}"
+    return f"{value:.3g}"
+
+
+def value(metrics: Sequence[Metric | None]) -> str:
+    """The mean over training seeds, with its sign: `≤ 24.31`."""
+    known = [metric for metric in metrics if metric is not None]
+    if not known:
+        return NOTHING
+    return _sign(known) + number(statistics.fmean(metric.value for metric in known))
+
+
+def value_and_error(metrics: Sequence[Metric | None]) -> str:
+    """As `value`, followed by the interval of a single seed or the spread of several."""
+    known = [metric for metric in metrics if metric is not None]
+    if len(known) > 1:
+        spread = statistics.stdev(metric.value for metric in known)
+        return f"{value(known)} ± {number(spread, digits=2)} (n={len(known)})"
+    interval = known[0].ci95 if known else None
+    return value(known) + (f" [{number(interval.low)}, {number(interval.high)}]" if interval else "")
+
+
+def _sign(metrics: Sequence[Metric]) -> str:
+    # The weakest kind speaks for all.
+    return next(SIGNS[kind] for kind in reversed(SIGNS) if any(metric.kind == kind for metric in metrics))

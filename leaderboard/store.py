@@ -1,0 +1,218 @@
+"""Result files to a board: sections of what may be compared, in them a row a model and a column a task."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ltm.config import canonical_json
+from ltm.errors import UserError
+from ltm.result import Cell, cell_path, find_cells, read_cell
+
+TRACKS = {"tiny": 1e16, "small": 1e20}
+"""Training FLOPs (as counted) below which a model is of the track; above, or where not known: reference."""
+
+# What a section or a column already says, or what a repetition varies: the rest of `scoring` tells rows apart.
+_NOT_OF_THE_ROW = {"block_length", "blocks", "tokens", "eos_between_documents", "seed"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A cell and the file that it was read from."""
+
+    path: Path
+    cell: Cell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One task on one text; the same task on other text, or in another version, is another column."""
+
+    title: str
+    task: str
+    version: Any
+    split: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One model, trained in one way. `entries` has, for a column, one entry a training seed, by seed."""
+
+    label: str
+    entries: Mapping[Column, tuple[Entry, ...]]
+
+    @property
+    def first(self) -> Cell:
+        """A cell to read from what is the same in all."""
+        return next(iter(self.entries.values()))[0].cell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """Results that may be compared: same track, tokenizer, block length and separator."""
+
+    track: str
+    tokenizer: str
+    tokenizer_fingerprint: str
+    block_length: int
+    eos_between_documents: bool
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Board:
+    """All sections, and the files that no table shows, counted by the reason."""
+
+    sections: tuple[Section, ...]
+    files: int
+    not_shown: Mapping[str, int]
+
+
+def load(results_dir: Path) -> list[Entry]:
+    """Read and verify every cell of a results directory.
+
+    Raises:
+        UserError: there are none, with the command that makes some; or one is damaged or not where it belongs.
+    """
+    entries = []
+    for path in find_cells(results_dir):
+        cell = read_cell(path)
+        expected = cell_path(results_dir, model=cell.model["name"], task=cell.task["name"], key=cell.key)
+        if path != expected:
+            raise UserError(f"{path}: its content belongs at {expected}; was it copied or renamed? Move it there")
+        entries.append(Entry(path=path, cell=cell))
+    if not entries:
+        raise UserError(
+            f"no results in {results_dir}; make some with: "
+            f"ltm-eval --model ltm-tiny,ar-tiny --tasks pydocs --output {results_dir}"
+        )
+    return entries
+
+
+def board(entries: Iterable[Entry]) -> Board:
+    """Arrange cells; only complete ones get a place. The order of `entries` does not matter."""
+    entries = sorted(entries, key=lambda entry: entry.path)
+    not_shown: Counter[str] = Counter(entry.cell.status for entry in entries if entry.cell.status != "complete")
+    groups: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
+    for entry in entries:
+        if entry.cell.status == "complete":
+            groups[_section_key(entry.cell)].append(entry)
+    sections = tuple(_section(key, groups[key], not_shown) for key in sorted(groups))
+    return Board(sections=sections, files=len(entries), not_shown=dict(sorted(not_shown.items())))
+
+
+def track(cell: Cell) -> str:
+    """`tiny`, `small` or `reference`, by the FLOPs that training took."""
+    flops = cell.training["flops"]
+    return next((name for name, limit in TRACKS.items() if flops is not None and flops < limit), "reference")
+
+
+def _section_key(cell: Cell) -> tuple[Any, ...]:
+    order = [*TRACKS, "reference"].index(track(cell))
+    scoring, tokenizer = cell.scoring, cell.tokenizer
+    return (
+        order,
+        tokenizer["name"],
+        tokenizer["fingerprint"],
+        scoring["block_length"],
+        scoring["eos_between_documents"],
+    )
+
+
+def _section(key: tuple[Any, ...], entries: list[Entry], not_shown: Counter[str]) -> Section:
+    columns = _columns(entries)
+    groups: dict[str, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        groups[canonical_json(_identity(entry.cell))].append(entry)
+    parts = [part for group in groups.values() for part in _one_training_a_seed(group)]
+    names = [part[0][0].cell.model["name"] for part in parts]
+    labels = _tell_apart(names, [{**_identity(part[0].cell), **extra} for part, extra in parts])
+    rows = []
+    for label, (part, _) in zip(labels, parts, strict=True):
+        cells: dict[Column, list[Entry]] = defaultdict(list)
+        for entry in part:
+            cells[columns[_column_key(entry.cell)]].append(entry)
+        rows.append(
+            Row(
+                label=label,
+                entries={c: _one_scoring_a_training(cells[c], not_shown) for c in columns.values() if c in cells},
+            )
+        )
+    return Section(
+        track=[*TRACKS, "reference"][key[0]],
+        tokenizer=key[1],
+        tokenizer_fingerprint=key[2],
+        block_length=key[3],
+        eos_between_documents=key[4],
+        columns=tuple(columns.values()),
+        rows=tuple(sorted(rows, key=lambda row: row.label)),
+    )
+
+
+def _column_key(cell: Cell) -> tuple[Any, ...]:
+    return cell.task["name"], str(cell.task["version"]), cell.task["split"], cell.data["fingerprint"]
+
+
+def _columns(entries: list[Entry]) -> dict[tuple[Any, ...], Column]:
+    cells = {_column_key(entry.cell): entry.cell for entry in entries}
+    keys = sorted(cells)
+    titles = _tell_apart(
+        [key[0].removeprefix("ltm_") for key in keys],
+        [{"version": key[1], "split": key[2], "text": key[3][:8]} for key in keys],
+    )
+    return {
+        key: Column(title=title, task=key[0], version=cells[key].task["version"], split=key[2], fingerprint=key[3])
+        for key, title in zip(keys, titles, strict=True)
+    }
+
+
+def _identity(cell: Cell) -> dict[str, Any]:
+    """What makes two cells results of one row, but for the training seed."""
+    training = cell.training
+    return {
+        "model": cell.model["name"],
+        "config": cell.model["config_digest"][:8],
+        "corpus": training["corpus"],
+        "training text": (training["data_fingerprint"] or "")[:8],
+        "training tokens": training["tokens"],
+        "training finished": training["complete"],
+        **{name: value for name, value in cell.scoring.items() if name not in _NOT_OF_THE_ROW},
+    }
+
+
+def _one_training_a_seed(group: list[Entry]) -> list[tuple[list[Entry], dict[str, str]]]:
+    """The group itself; or, where one training seed has led to two sets of weights, a part for each set."""
+    weights: dict[Any, set[str]] = defaultdict(set)
+    for entry in group:
+        weights[entry.cell.training["seed"]].add(entry.cell.model["weights_digest"])
+    if all(len(digests) == 1 for digests in weights.values()):
+        return [(group, {})]
+    return [
+        ([entry for entry in group if entry.cell.model["weights_digest"] == digest], {"weights": digest[:8]})
+        for digest in sorted(set().union(*weights.values()))
+    ]
+
+
+def _one_scoring_a_training(entries: list[Entry], not_shown: Counter[str]) -> tuple[Entry, ...]:
+    """For each set of weights the scoring with the lowest seed; the others are counted, not averaged in."""
+    kept: dict[str, Entry] = {}
+    for entry in sorted(entries, key=lambda e: (e.cell.training["seed"] or 0, e.cell.scoring["seed"], e.path)):
+        if kept.setdefault(entry.cell.model["weights_digest"], entry) is not entry:
+            not_shown["scored again with another seed"] += 1
+    return tuple(kept.values())
+
+
+def _tell_apart(names: Sequence[str], identities: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Each name, followed by what tells it apart from others of the same name, if there are any."""
+    labels = []
+    for name, identity in zip(names, identities, strict=True):
+        same = [other for other_name, other in zip(names, identities, strict=True) if other_name == name]
+        keys = dict.fromkeys(key for other in same for key in other)
+        different = [key for key in keys if len({repr(other.get(key)) for other in same}) > 1]
+        labels.append(f"{name} ({', '.join(f'{key} {identity.get(key)}' for key in different)})" if different else name)
+    return labels

@@ -1,0 +1,113 @@
+"""A model's answers to rows and prompts, task by task: from disk where they were given before, computed where not."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ltm.api import Sampling
+from ltm.checkpoint import LoadedModel, home
+from ltm.response_cache import ResponseCache, code_digest, opened
+from ltm.rng import SequenceRng, seed_of
+from ltm.row_scoring import Advance, Row, RowScorer, progress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A text to be continued.
+
+    Attributes:
+        record: its name in the response cache.
+        tokens: ids of the prompt; with `new_tokens` no more than a block.
+        index: which stream of noise it gets.
+    """
+
+    record: str
+    tokens: Sequence[int]
+    new_tokens: int
+    sampling: Sampling
+    index: int
+
+
+class Answers:
+    """What one model says under one seed, number of draws and dtype.
+
+    Args:
+        loaded: the model, in `dtype` and on its device.
+        batch_size: rows at a time; None to choose. No number depends on it, beyond the rounding of floats.
+    """
+
+    def __init__(self, loaded: LoadedModel, *, seed: int, draws: int | None, dtype: str, batch_size: int | None):
+        self.loaded = loaded
+        self.seed = seed
+        self.dtype = dtype
+        self.scorer = RowScorer(loaded.model, draws=draws, batch_size=batch_size)
+
+    def noise(self, task: str, indices: Sequence[int]) -> SequenceRng:
+        """The noise of some sequences of a task; it depends on seed, task and index alone."""
+        return SequenceRng(seed_of(self.seed, task), indices)
+
+    def score(self, task: str, rows: Sequence[Row], *, companions: bool) -> list[Any]:
+        """The record of each row, in order; see `RowScorer.score`."""
+        with self._at_work(task, len(rows)) as (cache, advance):
+            seed = seed_of(self.seed, task)
+            return self.scorer.score(rows, seed=seed, companions=companions, cache=cache, advance=advance)
+
+    def generate(self, task: str, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """New tokens for each prompt, in order."""
+        with self._at_work(task, len(prompts)) as (cache, advance):
+            todo = {prompt.record: prompt for prompt in prompts if prompt.record not in cache}
+            advance(len(prompts) - len(todo), 0)
+            for batch in self._batches(todo.values()):
+                found = self.loaded.model.generate(
+                    [prompt.tokens for prompt in batch],
+                    max_new_tokens=batch[0].new_tokens,
+                    sampling=batch[0].sampling,
+                    rng=self.noise(task, [prompt.index for prompt in batch]),
+                )
+                cache.add({prompt.record: new for prompt, new in zip(batch, found.tokens, strict=True)})
+                advance(len(batch), sum(map(len, found.tokens)))
+            return [cache[prompt.record] for prompt in prompts]
+
+    def _batches(self, prompts: Iterable[Prompt]) -> Iterator[list[Prompt]]:
+        # One call has one length and one way of sampling. Prompts of one length run together, so they go together.
+        alike = defaultdict(list)
+        for prompt in prompts:
+            alike[prompt.new_tokens, prompt.sampling].append(prompt)
+        size = self.scorer.batch_size
+        for same in alike.values():
+            same.sort(key=lambda prompt: -len(prompt.tokens))
+            yield from (same[start : start + size] for start in range(0, len(same), size))
+
+    @contextmanager
+    def _at_work(self, task: str, rows: int) -> Iterator[tuple[ResponseCache, Advance]]:
+        title = f"{self.loaded.name} {task}".strip()
+        with (
+            opened(self.cache_directory, self.circumstances(task), work=f"scoring of {title}") as cache,
+            progress(title, rows=rows) as advance,
+        ):
+            yield cache, advance
+
+    @property
+    def cache_directory(self) -> Path:
+        """Where answers are kept."""
+        return home() / "cache"
+
+    def circumstances(self, task: str) -> dict[str, Any]:
+        """All that can change an answer, besides the request itself: what the cache is kept under."""
+        return {
+            "version": version("latent-thought-bench"),
+            "code": code_digest(type(self.loaded.model)),
+            "weights": self.loaded.info["weights_digest"],
+            "config": self.loaded.info["config_digest"],
+            "tokenizer": self.loaded.tokenizer.fingerprint,
+            "seed": self.seed,
+            "draws": self.scorer.draws,
+            "dtype": self.dtype,
+            "task": task,
+        }

@@ -1,0 +1,100 @@
+"""What log p(x) is bounded by, given a fitted q: valid bounds on fresh noise, and the estimate that is not one.
+
+Everything here takes a function from z to log p(x|z), so it serves any latent-variable model. Shapes: B texts, K draws.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ltm.api import LikelihoodEstimate
+from ltm.posterior import Posterior
+from ltm.rng import SequenceRng
+
+LogLikelihood = Callable[[Tensor], Tensor]
+"""Maps z (B, Y, G, D) to log p(x|z) in nats, (B,), float64."""
+
+
+def _draw(log_likelihood: LogLikelihood, q: Posterior, draws: int, rng: SequenceRng, purpose: str) -> tuple[Tensor, Tensor]:
+    """log p(x|z_k) and log p(z_k)/q(z_k) for `draws` noises that no fit has seen, (K, B) each."""
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1, found {draws}")
+    stream, values, ratios = rng.stream(purpose), [], []
+    for _ in range(draws):
+        noise = stream.normal(*q.mean.shape[1:], dtype=q.mean.dtype, device=q.mean.device)
+        values.append(log_likelihood(q.at(noise)))
+        ratios.append(q.log_ratio(noise))
+    return torch.stack(values), torch.stack(ratios)
+
+
+def elbo(log_likelihood: LogLikelihood, q: Posterior, tokens_B: Tensor, *, draws: int, rng: SequenceRng) -> LikelihoodEstimate:
+    """E_q[log p(x|z)] - KL(q || p): Monte Carlo reconstruction on fresh noise, closed-form KL. A lower bound."""
+    values_KB, _ = _draw(log_likelihood, q, draws, rng, "elbo")
+    reconstruction_B, kl_B = values_KB.mean(0), q.kl().flatten(1).sum(1)
+    return LikelihoodEstimate(
+        nats_B=reconstruction_B - kl_B,
+        tokens_B=tokens_B,
+        kind="lower_bound",
+        draws=draws,
+        mc_var_B=values_KB.var(0) / draws if draws > 1 else None,
+        terms={"reconstruction": reconstruction_B, "-kl": -kl_B},
+    )
+
+
+def importance_bound(
+    log_likelihood: LogLikelihood, q: Posterior, tokens_B: Tensor, *, draws: int, rng: SequenceRng
+) -> LikelihoodEstimate:
+    """log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k) (IWAE, arXiv 1509.00519): at least as tight as the ELBO, a lower bound."""
+    values_KB, ratios_KB = _draw(log_likelihood, q, draws, rng, "importance_bound")
+    return _log_mean_exp(values_KB + ratios_KB, tokens_B)
+
+
+def predictive_bound(
+    log_likelihood: LogLikelihood, q: Posterior, tokens_B: Tensor, *, draws: int, rng: SequenceRng
+) -> LikelihoodEstimate:
+    """log (1/K) sum_k p(y|x,z_k), z_k ~ q(z|x) with q fitted to x alone: bounds a proper predictive p(y|x) from below.
+
+    The predictive is the integral of q(z|x) p(y|x,z), normalised over y, so there is no KL to pay.
+    """
+    values_KB, _ = _draw(log_likelihood, q, draws, rng, "predictive_bound")
+    return _log_mean_exp(values_KB, tokens_B)
+
+
+def reused_noise_estimate(log_likelihood: LogLikelihood, q: Posterior, tokens_B: Tensor) -> LikelihoodEstimate:
+    """log p(x | z*) - KL(q || p) at the very noise that q was fitted to. Not a bound: it can exceed log p(x).
+
+    With the noise fixed the reconstruction is evaluated at one point that the fit has placed, while the KL is that
+    of the whole q (docs/protocol.md).
+
+    Raises:
+        ValueError: q was fitted by zero steps, so there is no such noise.
+    """
+    if q.fitted_noise is None:
+        raise ValueError("q has seen no noise: it was fitted by 0 steps")
+    reconstruction_B, kl_B = log_likelihood(q.at(q.fitted_noise)), q.kl().flatten(1).sum(1)
+    return LikelihoodEstimate(
+        nats_B=reconstruction_B - kl_B,
+        tokens_B=tokens_B,
+        kind="estimate",
+        draws=1,
+        terms={"reconstruction": reconstruction_B, "-kl": -kl_B},
+    )
+
+
+def _log_mean_exp(log_weights_KB: Tensor, tokens_B: Tensor) -> LikelihoodEstimate:
+    draws = len(log_weights_KB)
+    nats_B = log_weights_KB.logsumexp(0) - math.log(draws)
+    # Delta method: var(log mean w) is about var(w) / (K mean(w)^2).
+    relative_KB = (log_weights_KB - nats_B).exp()
+    return LikelihoodEstimate(
+        nats_B=nats_B,
+        tokens_B=tokens_B,
+        kind="lower_bound",
+        draws=draws,
+        mc_var_B=relative_KB.var(0) / draws if draws > 1 else None,
+        terms={},
+    )

@@ -1,0 +1,259 @@
+"""Checkpoints: a directory that is either whole and verified or not there, found by name, path or hub id.
+
+A run's directory holds `step-00000400/` folders, newest last, `-final` when complete, and its `log.jsonl`. A step folder holds `model.json`,
+`tokenizer.json`, `weights.safetensors` (what is scored: the moving average where there is one), for resuming
+`state.safetensors`, and `MANIFEST.json` with the sha256 of each, written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ltm.config import canonical_json, digest, from_dict, to_dict, with_settings
+from ltm.errors import UserError
+from ltm.registry import model_family
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ltm.api import LanguageModel
+    from ltm.tokenizer import Tokenizer
+
+SCHEMA = 1
+STEP = re.compile(r"step-\d{8}(-final)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model ready to score, with what it was trained on.
+
+    `info` holds name, family, config, config_digest, weights_digest, tokenizer {name, fingerprint} and training.
+    """
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    name: str
+    directory: Path
+    info: dict[str, Any]
+
+
+def home() -> Path:
+    """Where trained models, token files and caches live: `$LTM_HOME`, or ~/.ltm."""
+    return Path(os.environ.get("LTM_HOME") or "~/.ltm").expanduser()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+
+
+def _sha256(file: Any) -> str:
+    state = hashlib.sha256()  # Python 3.10 has no hashlib.file_digest
+    while block := file.read(1 << 20):
+        state.update(block)
+    return state.hexdigest()
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """sha256 over names, shapes, dtypes and bytes of the tensors, in the order of their names."""
+    import torch
+
+    state = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        state.update(canonical_json([name, list(tensor.shape), str(tensor.dtype)]).encode())
+        state.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return state.hexdigest()
+
+
+def save(
+    directory: Path,
+    step: int,
+    *,
+    name: str,
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    weights: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    training: Mapping[str, Any],
+    keep: int = 2,
+) -> Path:
+    """Write `directory/step-N` (`step-N-final` when training is complete) atomically, then drop all but `keep` steps.
+
+    Everything is written and synced under a temporary name and renamed last, so a kill at any instant leaves the
+    previous checkpoint or the new one.
+    """
+    from safetensors.torch import save_file
+
+    directory.mkdir(parents=True, exist_ok=True)
+    for stale in directory.glob(".step-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    final = directory / f"step-{step:08d}{'-final' if training.get('complete') else ''}"
+    if (final / "MANIFEST.json").is_file():
+        return final  # the same update of the same run, saved before
+    partial = directory / f".{final.name}.{os.getpid()}"
+    partial.mkdir()
+    weights = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
+    info = {
+        "schema": SCHEMA,
+        "name": name,
+        "family": type(model).family,
+        "config": to_dict(model.config),
+        "config_digest": digest(model.config),
+        "weights_digest": weights_digest(weights),
+        "tokenizer": {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint},
+        "training": dict(training),
+    }
+    save_file(weights, partial / "weights.safetensors")
+    if state:
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial / "state.safetensors")
+    tokenizer.save(partial)
+    (partial / "model.json").write_text(json.dumps(info, indent=1, sort_keys=True) + "\n")
+    manifest = {p.name: sha256_file(p) for p in sorted(partial.iterdir())}
+    (partial / "MANIFEST.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    for path in [*partial.iterdir(), partial]:
+        _sync(path)
+    os.rename(partial, final)
+    _sync(directory)
+    for old in steps(directory)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def steps(directory: Path) -> list[Path]:
+    """Step folders of a run, oldest first. A folder without a manifest was never finished and does not count."""
+    found = [p for p in directory.glob("step-*") if STEP.fullmatch(p.name) and (p / "MANIFEST.json").is_file()]
+    return sorted(found)
+
+
+def step_folder(directory: Path) -> Path:
+    """The step folder that `directory` is, or the newest one inside it.
+
+    Raises:
+        UserError: there is none.
+    """
+    if (directory / "MANIFEST.json").is_file():
+        return directory
+    found = steps(directory) if directory.is_dir() else []
+    if not found:
+        raise UserError(f"{directory} holds no checkpoint: expected step-*/MANIFEST.json as ltm-train writes them")
+    return found[-1]
+
+
+def read_info(directory: Path) -> tuple[Path, dict[str, Any]]:
+    """The step folder and its `model.json`, with every file of the manifest verified.
+
+    Raises:
+        UserError: a file is missing or altered, or the schema is unknown.
+    """
+    folder = step_folder(directory)
+    manifest = json.loads((folder / "MANIFEST.json").read_text())
+    for name, expected in manifest.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"checkpoint {folder}: {name} is missing; delete the folder to use an earlier one")
+        if (found := sha256_file(path)) != expected:
+            raise UserError(
+                f"checkpoint {folder}: {name} is damaged or cut short (sha256 {found[:12]}, expected {expected[:12]}); "
+                "delete the folder to use an earlier one, or train again"
+            )
+    info = json.loads((folder / "model.json").read_text())
+    if info.get("schema") != SCHEMA:
+        raise UserError(f"checkpoint {folder}: schema {info.get('schema')!r}, this version reads {SCHEMA}")
+    return folder, info
+
+
+def load(directory: Path, *, device: str = "cpu", settings: Iterable[str] = ()) -> LoadedModel:
+    """Load and verify a checkpoint, in float32 and evaluation mode.
+
+    Args:
+        directory: a run's directory or one step folder.
+        settings: `field=value` overrides of what does not change the weights, such as posterior.steps=32.
+    """
+    from ltm.tokenizer import Tokenizer
+
+    folder, info = read_info(Path(directory))
+    cls = model_family(info["family"])
+    trained = from_dict(cls.config_class, info["config"], where=f"{folder}/model.json")
+    if digest(trained) != info["config_digest"]:
+        raise UserError(f"checkpoint {folder}: its config has digest {digest(trained)[:12]}, not the one recorded")
+    config = with_settings(trained, settings)
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.fingerprint != info["tokenizer"]["fingerprint"]:
+        raise UserError(f"checkpoint {folder}: tokenizer.json is not the tokenizer it was trained with")
+    model = cls(config)  # type: ignore[call-arg]
+    weights = load_weights(folder)
+    expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
+    found = {k: tuple(v.shape) for k, v in weights.items()}
+    if expected != found:
+        odd = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
+        raise UserError(
+            f"checkpoint {folder} does not fit its config: {odd[0]} expected {expected.get(odd[0])}, "
+            f"found {found.get(odd[0])}"
+        )
+    model.load_state_dict(weights)
+    info = {**info, "config": to_dict(config), "config_digest": digest(config)}
+    return LoadedModel(
+        model=model.to(device).eval(), tokenizer=tokenizer, name=info["name"], directory=folder, info=info
+    )
+
+
+def load_weights(folder: Path) -> dict[str, Tensor]:
+    """The scored weights of a step folder, verified by `read_info` before."""
+    from safetensors.torch import load_file
+
+    return load_file(folder / "weights.safetensors")
+
+
+def load_state(folder: Path) -> dict[str, Tensor]:
+    """The training state of a step folder, verified by `read_info` before."""
+    from safetensors.torch import load_file
+
+    path = folder / "state.safetensors"
+    if not path.is_file():
+        raise UserError(f"checkpoint {folder} holds weights only: nothing to resume from")
+    return load_file(path)
+
+
+def find(name_or_path: str, checkpoint: str | None = None) -> Path:
+    """The directory of a model's weights: `checkpoint`, an existing path, the model store, or a hub repository.
+
+    Raises:
+        UserError: nothing there; for a preset, with the command that trains it and its estimated cost.
+    """
+    if checkpoint is not None:
+        return step_folder(Path(checkpoint).expanduser()).resolve()
+    path = Path(name_or_path).expanduser()
+    if path.is_dir() and ("/" in name_or_path or (path / "MANIFEST.json").is_file() or steps(path)):
+        return step_folder(path).resolve()
+    stored = home() / "models" / name_or_path
+    if "/" not in name_or_path:
+        if stored.is_dir() and steps(stored):
+            return step_folder(stored)
+        from ltm.train_cli import training_advice
+
+        raise UserError(f"{name_or_path} has no weights in {stored}. {training_advice(name_or_path)}")
+    return step_folder(_from_hub(name_or_path))
+
+
+def _from_hub(repository: str) -> Path:
+    from ltm.hub import snapshot
+
+    return snapshot(repository)

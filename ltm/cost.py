@@ -1,0 +1,42 @@
+"""FLOPs of a Transformer stack per token, split at the point from which z matters; a multiply-add is two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ltm.transformer import TransformerConfig, executed_keys
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackCost:
+    """Forward FLOPs a token of the parts of a stack, as executed: masked entries of an attention chunk count.
+
+    Attributes:
+        first_attention: the first layer's self-attention and cross-attention queries, which z cannot change.
+        after_first_attention: all the rest of the blocks.
+        head: the product with the vocabulary.
+    """
+
+    first_attention: float
+    after_first_attention: float
+    head: float
+
+    @property
+    def forward(self) -> float:
+        """One whole forward pass."""
+        return self.first_attention + self.after_first_attention + self.head
+
+    @classmethod
+    def of(cls, config: TransformerConfig, outputs: int, length: int, latents_a_layer: int = 0) -> StackCost:
+        """Count a stack at sequences of `length` positions."""
+        D, G = config.width, latents_a_layer
+        attention = 8 * D * D + 4 * D * executed_keys(length, config.window)
+        queries = 2 * D * D if G else 0
+        # Cross-attention after its queries: keys and values of G latents a text, scores and mix, output product.
+        cross = 4 * D * D * G / length + 4 * D * G + 2 * D * D if G else 0
+        mlp = 6 * D * config.hidden
+        return cls(
+            first_attention=attention + queries,
+            after_first_attention=(config.layers - 1) * (attention + queries) + config.layers * (cross + mlp),
+            head=2 * D * outputs,
+        )

@@ -1,0 +1,317 @@
+"""Any of our language models as a model of lm-eval: `lm_eval --model ltm --model_args pretrained=ltm-tiny`.
+
+Three request types, their answers kept and resumable, each with noise of its own that depends on the seed, the task
+and the document alone. lm-eval's own seeds and caches change nothing here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+# First: a model class made before this import would leave lm-eval without its own models.
+import lm_eval.models  # noqa: F401
+import numpy as np
+import torch
+from lm_eval.api.model import LM
+
+from ltm import checkpoint as checkpoints
+from ltm.answers import Answers, Prompt
+from ltm.api import Sampling
+from ltm.errors import UserError, did_you_mean
+from ltm.generation_request import parse
+from ltm.harness_arguments import choose_device, unknown_argument, whole_number
+from ltm.likelihood_float import LikelihoodFloat
+from ltm.rng import SequenceRng, seed_of
+from ltm.row_scoring import Row, gather
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+log = logging.getLogger(__name__)
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+class HarnessModel(LM):
+    """A trained model behind lm-eval's interface.
+
+    Args:
+        pretrained: a preset with weights, a checkpoint directory, a hub repository, or a `ltm.checkpoint.LoadedModel`.
+        path: the same, under the name that other backends use.
+        checkpoint: a directory of weights for the preset `pretrained`.
+        draws: Monte Carlo draws of the headline likelihood; the model's own default when None.
+        seed: of all noise.
+        device: a wish; `cuda:0`, lm-eval's default, becomes the CPU where there is no GPU.
+        batch_size: a number, or `auto`. It changes no result beyond the rounding of floats.
+        dtype: of the weights while scoring: float32, bfloat16, float16 or float64.
+        settings: `field=value` of the model's config, several as a list or separated by `;`: posterior.steps=32.
+        limit_blocks: score only so many blocks of each text, for a quick look; such results are marked partial.
+
+    Raises:
+        UserError: an unknown argument, weights that are not there, or a value that does not fit.
+    """
+
+    def __init__(
+        self,
+        pretrained: Any = None,
+        *,
+        path: str | None = None,
+        checkpoint: str | None = None,
+        draws: int | str | None = None,
+        seed: int | str = 0,
+        device: str | None = None,
+        batch_size: int | str | None = None,
+        max_batch_size: int | None = None,
+        dtype: str = "float32",
+        settings: str | Sequence[str] = (),
+        limit_blocks: int | str | None = None,
+        **unknown: Any,
+    ):
+        super().__init__()
+        for name in unknown:
+            raise unknown_argument(name, inspect.signature(type(self).__init__).parameters)
+        if (pretrained is None) == (path is None):
+            raise UserError("model_args: expected one of pretrained=NAME_OR_PATH and path=PATH")
+        if dtype not in DTYPES:
+            raise did_you_mean("dtype", str(dtype), DTYPES)
+        seed = whole_number("seed", seed, least=0)
+        draws = None if draws is None else whole_number("draws", draws, least=1)
+        automatic = str(batch_size or "auto").startswith("auto")
+        rows = None if automatic else whole_number("batch_size", batch_size, least=1)
+        self.limit_blocks = None if limit_blocks is None else whole_number("limit_blocks", limit_blocks, least=1)
+        target = choose_device(device)
+        loaded = _load(path if pretrained is None else pretrained, checkpoint, settings, target)
+        model = loaded.model.to(device=target, dtype=getattr(torch, dtype)).eval()
+        self.loaded = dataclasses.replace(loaded, model=model)
+        self.answers = Answers(self.loaded, seed=seed, draws=draws, dtype=dtype, batch_size=rows)
+        self._device = torch.device(target)
+        self._shortened: Counter[str] = Counter()
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> HarnessModel:
+        """As lm-eval makes it; `batch_size` and `device` may be among the model arguments and win there."""
+        return cls(**{**{k: v for k, v in (additional_config or {}).items() if v is not None}, **arg_dict})
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> HarnessModel:
+        """As `create_from_arg_obj`, from `name=value,name=value`."""
+        from lm_eval.utils import simple_parse_args_string
+
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    @property
+    def block_length(self) -> int:
+        """Tokens of a block."""
+        return self.loaded.model.block_length
+
+    def noise(self, task: str, indices: Sequence[int]) -> SequenceRng:
+        """The noise of a task's sequences: block i of document d of a whole text has index d * 2**32 + i."""
+        return self.answers.noise(task, indices)
+
+    @cached_property
+    def offered(self) -> dict[str, tuple[str, int]]:
+        """Kind and draws of every likelihood of whole texts, headline first; learnt from scoring one token."""
+        first = torch.zeros(1, 1, dtype=torch.int64, device=self._device)
+        with torch.no_grad():
+            found = self.loaded.model.log_likelihoods(first, draws=self.answers.scorer.draws, rng=SequenceRng(0, [0]))
+        headline = self.loaded.model.headline()
+        return {name: (found[name].kind, found[name].draws) for name in sorted(found, key=lambda n: n != headline)}
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[LikelihoodFloat]:
+        """Whole texts: each is tokenised once and cut into blocks of `block_length`, the last one shorter.
+
+        Every block is scored given BOS alone; the sum stands for the text. No token is scored twice or left out.
+        """
+        results: list[Any] = [None] * len(requests)
+        for task, numbers in _by_task(requests).items():
+            texts = [requests[n].args[0] for n in numbers]
+            streams = self.loaded.tokenizer.encode_batch(texts)
+            rows = [
+                self._blocks(ids, requests[n].doc_id or 0, f"text {_hash(text)}")
+                for n, ids, text in zip(numbers, streams, texts, strict=True)
+            ]
+            records = self._score(task, rows, companions=True)
+            for n, ids, found in zip(numbers, streams, records, strict=True):
+                results[n] = gather(found, stream_tokens=len(ids), headline=self.loaded.model.headline())
+        return results
+
+    def _blocks(self, ids: np.ndarray, document: int, name: str) -> list[Row]:
+        size = self.block_length
+        starts = range(0, len(ids), size)[: self.limit_blocks]
+        return [
+            Row(
+                record=f"{name} document {document} block {i}",
+                tokens=ids[start : start + size],
+                context=0,
+                index=(document << 32) + i,
+            )
+            for i, start in enumerate(starts)
+        ]
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[LikelihoodFloat, bool]]:
+        """Continuations given contexts, and whether greedy decoding of the context gives just that continuation.
+
+        A context too long is cut on the left. A continuation too long for a block on its own is scored in blocks,
+        without context, and is never called greedy.
+        """
+        results: list[Any] = [None] * len(requests)
+        for task, numbers in _by_task(requests).items():
+            rows = [self._continuation(requests[n]) for n in numbers]
+            records = self._score(task, rows, companions=False)
+            greedy = self._greedy(task, rows)
+            for n, own, found, same in zip(numbers, rows, records, greedy, strict=True):
+                tokens = sum(len(row.tokens) - row.context for row in own)
+                headline = self.loaded.model.headline(own[0].context if own else 0)
+                results[n] = gather(found, stream_tokens=tokens, headline=headline), same
+        self._say_what_was_shortened()
+        return results
+
+    def _continuation(self, request: Instance) -> list[Row]:
+        context, continuation = request.args
+        # Spaces belong to the word that follows them.
+        space = context[len(context.rstrip()) :]
+        context, continuation = context[: len(context) - len(space)], space + continuation
+        encode = self.loaded.tokenizer.encode
+        given, whole = encode(context), encode(context + continuation)
+        if not np.array_equal(whole[: len(given)], given):
+            # A token spans the seam. Encoded apart, exactly the continuation's text is scored.
+            whole = np.concatenate([given, encode(continuation)])
+        scored, document = len(whole) - len(given), request.doc_id or 0
+        name = f"continuation {_hash(context, continuation)}"
+        if len(whole) > self.block_length:
+            self._shortened["contexts"] += 1
+        if scored > self.block_length:
+            return self._blocks(whole[len(given) :], document, name)
+        if not scored:
+            return []
+        whole = whole[-self.block_length :]
+        # All answers to one question get the same noise, so that they differ by what they say alone.
+        record = f"{name} document {document}"
+        return [Row(record=record, tokens=whole, context=len(whole) - scored, index=document << 32)]
+
+    def _greedy(self, task: str, rows: Sequence[Sequence[Row]]) -> list[bool]:
+        # As many tokens as the continuation has: a family need not decode the same start of longer texts.
+        prompts = {
+            n: Prompt(
+                record=f"greedy {row.record}",
+                tokens=row.tokens[: row.context].tolist(),
+                new_tokens=len(row.tokens) - row.context,
+                sampling=Sampling(temperature=0),
+                index=row.index,
+            )
+            for n, own in enumerate(rows)
+            for row in own
+            if len(own) == 1
+        }
+        found = dict(zip(prompts, self.answers.generate(task, list(prompts.values())), strict=True))
+        return [n in found and found[n] == own[0].tokens[own[0].context :].tolist() for n, own in enumerate(rows)]
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """Continuations up to the first of the stop strings, which is cut off, or of as many tokens as are asked for.
+
+        Prompts that do not fit beside the new tokens are cut on the left. Where both are long, half of a block is
+        kept for the prompt and fewer new tokens are made. Repeats of a request that samples get different draws.
+        """
+        results: list[Any] = [None] * len(requests)
+        for task, numbers in _by_task(requests).items():
+            seen: Counter[str] = Counter()
+            prompts, wishes = [], []
+            for n in numbers:
+                text, options = requests[n].args
+                wish = parse(options, eos_id=self.loaded.tokenizer.eos_id)
+                document, idx = requests[n].doc_id or 0, requests[n].idx
+                name = f"generation {_hash(text, repr(wish))} document {document} {idx}"
+                repeat, seen[name] = seen[name], seen[name] + 1
+                tokens, new_tokens = self._fit(self.loaded.tokenizer.encode(text), wish.tokens)
+                wishes.append(wish)
+                prompts.append(
+                    Prompt(
+                        record=f"{name} repeat {repeat}",
+                        tokens=tokens,
+                        new_tokens=new_tokens,
+                        sampling=wish.sampling,
+                        index=seed_of(document, idx, repeat),
+                    )
+                )
+            for n, wish, new in zip(numbers, wishes, self.answers.generate(task, prompts), strict=True):
+                results[n] = wish.cut(self.loaded.tokenizer.decode(new))
+        self._say_what_was_shortened()
+        return results
+
+    def _fit(self, prompt: np.ndarray, new_tokens: int) -> tuple[list[int], int]:
+        block = self.block_length
+        kept = min(len(prompt), max(block - new_tokens, block // 2))
+        if kept < len(prompt):
+            self._shortened["prompts"] += 1
+        if new_tokens > block - kept:
+            self._shortened["answers"] += 1
+        return prompt[len(prompt) - kept :].tolist(), min(new_tokens, block - kept)
+
+    def _score(self, task: str, rows: Sequence[Sequence[Row]], *, companions: bool) -> list[list[Any]]:
+        records = iter(self.answers.score(task, [row for own in rows for row in own], companions=companions))
+        return [[next(records) for _ in own] for own in rows]
+
+    def _say_what_was_shortened(self) -> None:
+        for what, count in self._shortened.items():
+            log.warning("%d %s shortened to fit blocks of %d tokens", count, what, self.block_length)
+        self._shortened.clear()
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What lm-eval writes beside its results."""
+        (headline, (kind, draws)), *companions = self.offered.items()
+        return {
+            "model_name": self.loaded.name,
+            "model_family": self.loaded.info["family"],
+            "model_num_parameters": sum(p.numel() for p in self.loaded.model.parameters()),
+            "model_dtype": self.answers.dtype,
+            "likelihood": {"name": headline, "kind": kind, "draws": draws},
+            "companions": {name: {"kind": kind, "draws": draws} for name, (kind, draws) in companions},
+            "config_digest": self.loaded.info["config_digest"],
+            "weights_digest": self.loaded.info["weights_digest"],
+            "tokenizer_fingerprint": self.loaded.tokenizer.fingerprint,
+            "block_length": self.block_length,
+            "noise_seed": self.answers.seed,
+        }
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """lm-eval calls this for `--use_cache`, whose answers are found again by their prompt alone."""
+        log.warning(
+            "--use_cache may give one model's answers to another; leave it out: answers are already kept in %s, "
+            "by weights, settings and seed",
+            self.answers.cache_directory,
+        )
+        super().set_cache_hook(cache_hook)
+
+    def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
+        """Refused: these models know no chat."""
+        raise UserError(f"{self.loaded.name} has no chat template; leave out --apply_chat_template")
+
+
+def _load(source: Any, checkpoint: Any, settings: str | Sequence[str], device: str) -> checkpoints.LoadedModel:
+    settings = [s for s in settings.split(";") if s] if isinstance(settings, str) else list(settings)
+    if isinstance(source, checkpoints.LoadedModel):
+        if settings or checkpoint is not None:
+            raise UserError("settings and checkpoint are for models loaded by name or path")
+        return source
+    directory = checkpoints.find(str(source), None if checkpoint is None else str(checkpoint))
+    return checkpoints.load(directory, device=device, settings=settings)
+
+
+def _by_task(requests: Sequence[Instance]) -> Mapping[str, list[int]]:
+    numbers = defaultdict(list)
+    for n, request in enumerate(requests):
+        numbers[request.task_name or ""].append(n)
+    return numbers
+
+
+def _hash(*texts: str) -> str:
+    return hashlib.sha256(repr(texts).encode(errors="surrogatepass")).hexdigest()[:24]

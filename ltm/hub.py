@@ -1,0 +1,143 @@
+"""Files of the Hugging Face hub, from its cache or over the network, with the commit that they belong to.
+
+Only plain files are fetched, no script is ever run, and the cache is the one that `datasets` and `transformers` fill.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import socket
+import threading
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["dataset", "model"]
+
+PROBE_SECONDS = 2.0
+
+
+class HubError(Exception):
+    """Why the hub gave no files, as a clause that fits into a longer message."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubFiles:
+    """Files of one commit of a repository, sorted by name."""
+
+    repository: str
+    commit: str
+    files: tuple[Path, ...]
+
+
+def endpoint() -> str:
+    """The hub's address, $HF_ENDPOINT or the public one."""
+    return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+
+
+def reachable() -> bool:
+    """Whether the hub, or the proxy before it, takes a connection within `PROBE_SECONDS`; false under $HF_HUB_OFFLINE.
+
+    Clients of the hub retry for tens of seconds where there is no network, so they are not asked before this.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        return False
+    host = urllib.parse.urlsplit(endpoint()).hostname or ""
+    proxy = None if urllib.request.proxy_bypass(host) else urllib.request.getproxies().get("https")
+    return _connects(proxy or endpoint())
+
+
+@functools.cache
+def _connects(address: str) -> bool:
+    parts = urllib.parse.urlsplit(address if "//" in address else f"//{address}")
+    target = (parts.hostname or "", parts.port or (80 if parts.scheme == "http" else 443))
+    connected = threading.Event()
+
+    def connect() -> None:
+        try:
+            socket.create_connection(target, PROBE_SECONDS).close()
+            connected.set()
+        except OSError:
+            pass
+
+    # In a thread, since the timeout of a socket does not cover the look-up of its name.
+    prober = threading.Thread(target=connect, daemon=True)
+    prober.start()
+    prober.join(PROBE_SECONDS)
+    return connected.is_set()
+
+
+def cache_directory() -> Path:
+    """Where the hub's clients keep their files: $HF_HUB_CACHE, $HF_HOME/hub, or below the user's cache."""
+    if given := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
+        return Path(os.path.expandvars(given)).expanduser()
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or os.path.join(caches, "huggingface")
+    return Path(os.path.expandvars(home)).expanduser() / "hub"
+
+
+def cached(repository: str, kind: Kind, patterns: tuple[str, ...], revision: str = "main") -> HubFiles | None:
+    """The files from the cache alone, or None.
+
+    The commit that `revision` was when a client last asked is taken before others, then the one fetched last.
+    """
+    directory = cache_directory() / f"{kind}s--{repository.replace('/', '--')}"
+    snapshots = [path for path in directory.glob("snapshots/*") if path.is_dir()]
+    commits = [path.name for path in sorted(snapshots, key=lambda path: path.stat().st_mtime, reverse=True)]
+    named = directory / "refs" / revision
+    for commit in [named.read_text().strip(), *commits] if named.is_file() else commits:
+        if files := _matching(directory / "snapshots" / commit, patterns):
+            return HubFiles(repository=repository, commit=commit, files=files)
+    return None
+
+
+def fetch(repository: str, kind: Kind, patterns: tuple[str, ...], revision: str = "main") -> HubFiles:
+    """The files of the commit that `revision` names now, downloaded; from the cache where the hub is out of reach.
+
+    Raises:
+        HubError: neither the network nor the cache has them.
+    """
+    if not reachable():
+        if found := cached(repository, kind, patterns, revision):
+            return found
+        host = urllib.parse.urlsplit(endpoint()).hostname
+        raise HubError(f"{host} cannot be reached and {cache_directory()} does not hold these files of {repository}")
+    import huggingface_hub
+
+    try:
+        info = huggingface_hub.HfApi(endpoint=endpoint()).repo_info(
+            repository, repo_type=kind, revision=revision, timeout=10
+        )
+        commit = str(info.sha)
+        directory = huggingface_hub.snapshot_download(
+            repository,
+            repo_type=kind,
+            revision=commit,
+            allow_patterns=list(patterns),
+            cache_dir=cache_directory(),
+            endpoint=endpoint(),
+        )
+    # The client raises its own, the HTTP library's and the operating system's errors alike.
+    except Exception as error:
+        raise HubError(
+            f"{repository} at {endpoint()}: {type(error).__name__}: {error} (HF_HUB_OFFLINE=1 asks the cache alone)"
+        ) from error
+    if not (files := _matching(Path(directory), patterns)):
+        raise HubError(f"{repository} at commit {commit} has no files like {' and '.join(patterns)}")
+    return HubFiles(repository=repository, commit=commit, files=files)
+
+
+def _matching(directory: Path, patterns: tuple[str, ...]) -> tuple[Path, ...]:
+    """The files of every pattern, or nothing when one has none or some of its numbered parts are missing."""
+    found: list[Path] = []
+    for pattern in patterns:
+        files = sorted(path for path in directory.glob(pattern) if path.is_file())
+        numbered = re.search(r"-of-(\d+)\.", files[0].name) if files else None
+        if not files or (numbered and len(files) != int(numbered[1])):
+            return ()
+        found += files
+    return tuple(found)

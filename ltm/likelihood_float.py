@@ -1,0 +1,108 @@
+"""A log-likelihood that goes through lm-eval as the float it is and keeps what it is made of.
+
+Shapes: N blocks (a text chopped up, or the one piece of a continuation).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ltm.api import Kind
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockLikelihoods:
+    """One likelihood of every block of a text; the fields are those of `ltm.api.LikelihoodEstimate`, in NumPy."""
+
+    kind: Kind
+    draws: int
+    nats_N: Floats
+    tokens_N: Ints
+    mc_var_N: Floats | None = None
+    terms: Mapping[str, Floats] = field(default_factory=dict)
+
+    @property
+    def nats(self) -> float:
+        """Their sum, rounded once, so that no order or batch size shows in it."""
+        return math.fsum(self.nats_N)
+
+
+class LikelihoodFloat(float):
+    """Total nats of the headline likelihood, a float to whoever does not look further.
+
+    Attributes:
+        headline: its name, such as `exact` or `elbo`.
+        likelihoods: every likelihood that was computed, by name, the headline among them.
+        stream_tokens: tokens of the whole text; more than were scored when the number of blocks was limited.
+        seconds: time that scoring took, over all runs that had a part in it.
+
+    Arithmetic gives plain floats. Pickling, copying and gathering keep everything.
+    """
+
+    __slots__ = ("headline", "likelihoods", "seconds", "stream_tokens")
+
+    headline: str
+    likelihoods: Mapping[str, BlockLikelihoods]
+    stream_tokens: int
+    seconds: float
+
+    def __new__(
+        cls, likelihoods: Mapping[str, BlockLikelihoods], *, headline: str, stream_tokens: int, seconds: float = 0.0
+    ) -> LikelihoodFloat:
+        self = super().__new__(cls, likelihoods[headline].nats)
+        self.headline = headline
+        self.likelihoods = likelihoods
+        self.stream_tokens = stream_tokens
+        self.seconds = seconds
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.likelihoods, self.headline, self.stream_tokens, self.seconds)
+
+    @property
+    def blocks(self) -> BlockLikelihoods:
+        """The headline likelihood, block by block."""
+        return self.likelihoods[self.headline]
+
+    @property
+    def kind(self) -> Kind:
+        """`exact`, `lower_bound` or `estimate`."""
+        return self.blocks.kind
+
+    @property
+    def draws(self) -> int:
+        """Monte Carlo draws a block; 0 when exact."""
+        return self.blocks.draws
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens were scored."""
+        return int(self.blocks.tokens_N.sum())
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole text was scored."""
+        return self.tokens == self.stream_tokens
+
+    @property
+    def mc_variance(self) -> float | None:
+        """Monte Carlo variance of the total; blocks have independent noise. None when exact or not known."""
+        return None if self.blocks.mc_var_N is None else math.fsum(self.blocks.mc_var_N)
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """Named parts that add up to the total, such as `reconstruction` and `-kl`."""
+        return {name: math.fsum(part_N) for name, part_N in self.blocks.terms.items()}
+
+
+def _restore(cls: Any, likelihoods: Any, headline: str, stream_tokens: int, seconds: float) -> LikelihoodFloat:
+    return cls(likelihoods, headline=headline, stream_tokens=stream_tokens, seconds=seconds)

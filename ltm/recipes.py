@@ -1,0 +1,15 @@
+"""Training recipes that presets of different families share, so that a comparison is at equal tokens and tuning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def tiny_recipe() -> dict[str, Any]:
+    """For a laptop CPU: minutes."""
+    return {"budget": "tokens=1M", "batch": 16, "lr": 2e-3, "ema": 0.99}
+
+
+def published_recipe(tokens: str) -> dict[str, Any]:
+    """The public LTM code's: 524,288 positions an update, AdamW 4e-4 with cosine to a tenth (LTM config.py)."""
+    return {"budget": f"tokens={tokens}", "batch": 64, "accumulation": 8, "lr": 4e-4, "ema": 0.999}

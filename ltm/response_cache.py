@@ -1,0 +1,126 @@
+"""What a model has answered so far, on disk, so that a run that was killed goes on where it stopped.
+
+One file a set of circumstances: whatever can change a number is part of the file's name. Records are lines of JSON,
+each with a digest of itself, appended a batch at a time and flushed to disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ltm.config import canonical_json, digest
+from ltm.errors import UserError
+from ltm.files import write_atomically
+from ltm.lock import locked
+
+SCHEMA = 1
+log = logging.getLogger(__name__)
+
+
+class ResponseCache:
+    """Records by id. Make one with `opened`."""
+
+    def __init__(self, path: Path, records: dict[str, Any]):
+        self.path = path
+        self._records = records
+
+    def __contains__(self, record: str) -> bool:
+        return record in self._records
+
+    def __getitem__(self, record: str) -> Any:
+        return self._records[record]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def add(self, records: Mapping[str, Any]) -> None:
+        """Append records, on disk when this returns. Values are plain data without NaN or Inf.
+
+        Raises:
+            UserError: they cannot be written, for want of room or permission.
+        """
+        data = "".join(_line(name, value) for name, value in records.items())
+        try:
+            with open(self.path, "a", encoding="utf-8", newline="\n") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(f"cannot write {self.path}: {error.strerror}; make room there, or set LTM_HOME") from error
+        self._records.update(records)
+
+
+def cache_path(directory: Path, circumstances: Mapping[str, Any]) -> Path:
+    """The file for these circumstances: everything that can change a number, as plain data, and nothing else."""
+    return directory / f"{digest({'schema': SCHEMA, **circumstances})[:32]}.jsonl"
+
+
+@contextmanager
+def opened(directory: Path, circumstances: Mapping[str, Any], *, work: str) -> Iterator[ResponseCache]:
+    """The cache for these circumstances, ours alone until the block ends; `work` names it to others who want it.
+
+    A line cut short by a kill is dropped; a line that is damaged otherwise is dropped with a warning.
+
+    Raises:
+        UserError: somebody else is at it, or the directory cannot be written.
+    """
+    path = cache_path(directory, circumstances)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make {directory}: {error.strerror}; set LTM_HOME to a directory of your own"
+        ) from error
+    with locked(path.with_suffix(".lock"), work=work) as notice:
+        if notice:
+            log.warning("%s", notice)
+        if not path.exists():
+            # The first record says, to people, what the file holds.
+            write_atomically(path, _line("circumstances", dict(circumstances)).encode())
+        yield ResponseCache(path, _read(path))
+
+
+def code_digest(model: type) -> str:
+    """sha256 over the sources of this package and of the model's module: what older code answered is not reused."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    source = inspect.getsourcefile(model)
+    state = hashlib.sha256()
+    for file in [*files, *([Path(source)] if source else [])]:
+        state.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    return state.hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    *lines, torn = path.read_bytes().split(b"\n")
+    records: dict[str, Any] = {}
+    kept = []
+    for line in lines:
+        try:
+            name, value, check = json.loads(line)
+            if check != _check(name, value):
+                raise ValueError("another digest")
+        except (ValueError, TypeError):
+            continue
+        records[name] = value
+        kept.append(line + b"\n")
+    if len(kept) < len(lines):
+        log.warning("%s: %d damaged records dropped; they are computed again", path, len(lines) - len(kept))
+    if torn or len(kept) < len(lines):
+        write_atomically(path, b"".join(kept))
+    return records
+
+
+def _line(name: str, value: Any) -> str:
+    return canonical_json([name, value, _check(name, value)]) + "\n"
+
+
+def _check(name: str, value: Any) -> str:
+    return digest([name, value])[:16]

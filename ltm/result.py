@@ -1,0 +1,227 @@
+"""One measurement as one JSON file: a cell of the leaderboard, with its provenance, validated and self-digested.
+
+A cell lies at RESULTS/MODEL/TASK/KEY.json, where KEY comes from everything that can change its numbers. Its
+per-block values lie beside it as gzip JSONL, one object a block: {"block": 0, "tokens": 255, "<likelihood>": nats}.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ltm.config import canonical_json, digest
+from ltm.errors import UserError
+from ltm.files import write_atomically
+from ltm.result_schema import SCHEMA, check
+
+Status = Literal["complete", "partial", "invalidated"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A 95% interval in the metric's own unit, and how it was made, such as `bootstrap over blocks, BCa`."""
+
+    low: float
+    high: float
+    method: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One number of a cell.
+
+    Attributes:
+        name: such as `token_perplexity`, `word_perplexity`, `bits_per_byte`, `kl_per_token`.
+        likelihood: the likelihood it comes from (`exact`, `elbo`, ...); None for metrics that come from none.
+        headline: whether that likelihood is the one the model is ranked by.
+        unit: what it is per: `token`, `word`, `byte`.
+        kind: `exact`, `lower_bound` (on log p, hence an upper bound on perplexity) or `estimate`.
+        direction: whether `lower` or `higher` is better.
+        stderr_mc: standard error from Monte Carlo draws, in the metric's own unit; None when exact or unknown.
+        stderr_data: standard error from the choice of text, in the metric's own unit.
+        ci95: interval from the choice of text; None where there are too few blocks for one.
+        n: how many blocks or documents it is over.
+    """
+
+    name: str
+    likelihood: str | None
+    headline: bool
+    unit: str
+    value: float
+    kind: Literal["exact", "lower_bound", "estimate"]
+    direction: Literal["lower", "higher"] = "lower"
+    stderr_mc: float | None = None
+    stderr_data: float | None = None
+    ci95: Interval | None = None
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One model on one task. Each table holds the fields of schema 1; see docs/protocol.md for their meaning.
+
+    Building a Cell validates it: UserError names the field, what was expected and what was found.
+    """
+
+    status: Status
+    model: Mapping[str, Any]
+    training: Mapping[str, Any]
+    task: Mapping[str, Any]
+    data: Mapping[str, Any]
+    tokenizer: Mapping[str, Any]
+    scoring: Mapping[str, Any]
+    metrics: tuple[Metric, ...]
+    cost: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+    records: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        check(to_dict(self), "cell")
+
+    @property
+    def key(self) -> str:
+        """The identity of the measurement; see `cell_key`."""
+        return cell_key(
+            config_digest=self.model["config_digest"],
+            weights_digest=self.model["weights_digest"],
+            task=self.task,
+            data_fingerprint=self.data["fingerprint"],
+            tokenizer_fingerprint=self.tokenizer["fingerprint"],
+            scoring=self.scoring,
+        )
+
+    def metric(self, name: str, likelihood: str | None = None) -> Metric | None:
+        """The metric of that name, from the headline likelihood when none is named; None when it is not there."""
+        for metric in self.metrics:
+            if metric.name == name and (metric.headline if likelihood is None else metric.likelihood == likelihood):
+                return metric
+        return None
+
+
+def cell_key(
+    *,
+    config_digest: str,
+    weights_digest: str,
+    task: Mapping[str, Any],
+    data_fingerprint: str,
+    tokenizer_fingerprint: str,
+    scoring: Mapping[str, Any],
+) -> str:
+    """sha256 hex over what can change the numbers; `task` has name, version and split, `scoring` all its settings."""
+    return digest(
+        {
+            "config_digest": config_digest,
+            "weights_digest": weights_digest,
+            "task": {field: task[field] for field in ("name", "version", "split")},
+            "data_fingerprint": data_fingerprint,
+            "tokenizer_fingerprint": tokenizer_fingerprint,
+            "scoring": dict(scoring),
+        }
+    )
+
+
+def cell_path(results_dir: Path, *, model: str, task: str, key: str) -> Path:
+    """Where the cell of that key lies; characters of a name that mean something to a file system become `--`."""
+    model, task = (re.sub(r"[^A-Za-z0-9._+-]+", "--", name).lstrip(".") or "--" for name in (model, task))
+    return Path(results_dir) / model / task / f"{key[:12]}.json"
+
+
+def write_cell(cell: Cell, results_dir: Path, *, records: Iterable[Mapping[str, Any]] | None = None) -> Path:
+    """Write a cell, and the per-block `records` if given; return the path of the cell.
+
+    The records go first and carry their content in their name, so that a cell on disk always has its own.
+
+    Raises:
+        UserError: the directory cannot be written to, or a number is not finite.
+    """
+    path = cell_path(results_dir, model=cell.model["name"], task=cell.task["name"], key=cell.key)
+    if records is not None:
+        lines = "".join(canonical_json(dict(record)) + "\n" for record in records)
+        data = gzip.compress(lines.encode(), mtime=0)
+        sha256 = hashlib.sha256(data).hexdigest()
+        file = write_atomically(path.with_name(f"{path.stem}-{sha256[:8]}.jsonl.gz"), data)
+        cell = dataclasses.replace(cell, records={"file": file.name, "sha256": sha256})
+    return write_atomically(path, to_bytes(cell))
+
+
+def read_cell(path: Path) -> Cell:
+    """Read and verify one cell.
+
+    Raises:
+        UserError: naming the file and what is wrong with it: not JSON, another schema, a field, or the digest.
+    """
+    data = _parse(path)
+    if not isinstance(data, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(data).__name__}")
+    schema = data.get("schema")
+    if schema != SCHEMA:
+        raise UserError(f"{path}: field schema: expected {SCHEMA}, found {schema!r}; a newer version may read it")
+    recorded = data.pop("digest", None)
+    if recorded != digest(data):
+        raise UserError(
+            f"{path}: field digest: expected {digest(data)}, found {recorded!r}: the file was changed after it was "
+            "written; restore it, or delete it and run ltm-eval again"
+        )
+    check(data, str(path))
+    metrics = tuple(
+        Metric(**{**metric, "ci95": None if metric["ci95"] is None else Interval(**metric["ci95"])})
+        for metric in data["metrics"]
+    )
+    return Cell(**{name: value for name, value in data.items() if name not in ("schema", "metrics")}, metrics=metrics)
+
+
+def find_cells(results_dir: Path) -> list[Path]:
+    """The files of all cells below a results directory, sorted; empty when there are none."""
+    return sorted(path for path in Path(results_dir).glob("*/*/*.json") if not path.name.startswith("."))
+
+
+def read_records(path: Path, cell: Cell) -> list[dict[str, Any]] | None:
+    """The per-block values of the cell read from `path`; None when it has none.
+
+    Raises:
+        UserError: the file is missing, or is not the one that the cell was written with.
+    """
+    if cell.records is None:
+        return None
+    file = path.with_name(cell.records["file"])
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: field records.file: cannot read {file}: {error.strerror}") from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != cell.records["sha256"]:
+        raise UserError(f"{file}: expected sha256 {cell.records['sha256']} (from {path.name}), found {found}")
+    return [json.loads(line) for line in gzip.decompress(data).splitlines()]
+
+
+def to_dict(cell: Cell) -> dict[str, Any]:
+    """The cell as plain data, without its digest."""
+    return {"schema": SCHEMA, **dataclasses.asdict(cell), "metrics": [dataclasses.asdict(m) for m in cell.metrics]}
+
+
+def to_bytes(cell: Cell) -> bytes:
+    """The one spelling of a cell: sorted keys, two spaces, shortest floats, its digest, a final newline."""
+    data = to_dict(cell)
+    return (
+        json.dumps({**data, "digest": digest(data)}, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+        + "\n"
+    ).encode()
+
+
+def _parse(path: Path) -> Any:
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is not a number that a result may have")
+
+    try:
+        return json.loads(path.read_bytes(), parse_constant=refuse)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: expected a result in JSON, found something else: {error}") from error

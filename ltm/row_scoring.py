@@ -1,0 +1,224 @@
+"""Pieces of text through a model in batches: what is on disk already is not computed again, nothing odd gets by.
+
+Shapes: B rows of a batch, L tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ltm.api import LanguageModel, LikelihoodEstimate
+from ltm.errors import UserError
+from ltm.likelihood_float import BlockLikelihoods, LikelihoodFloat
+from ltm.response_cache import ResponseCache
+from ltm.rng import SequenceRng
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One sequence for the model.
+
+    Attributes:
+        record: its name in the response cache.
+        tokens: int32 ids, no more than a block.
+        context: how many leading ones are given and not scored.
+        index: which stream of noise it gets.
+    """
+
+    record: str
+    tokens: np.ndarray
+    context: int
+    index: int
+
+
+class Advance(Protocol):
+    """Told of finished rows and of the tokens newly scored in them, for a progress bar."""
+
+    def __call__(self, rows: int, tokens: int) -> None: ...
+
+
+class RowScorer:
+    """Scores rows with one model.
+
+    Args:
+        draws: Monte Carlo draws of the headline; the model's default when None.
+        batch_size: rows at a time, or None to choose by the length of a block. It halves itself where a GPU's memory
+            does not hold that many; no number depends on it.
+    """
+
+    def __init__(self, model: LanguageModel, *, draws: int | None, batch_size: int | None):
+        self.model = model
+        self.draws = draws
+        self.device = next(iter(model.parameters())).device
+        tokens_at_a_time = 8192 if self.device.type == "cpu" else 65536
+        self.batch_size = batch_size or min(64, max(1, tokens_at_a_time // model.block_length))
+
+    def score(
+        self, rows: Sequence[Row], *, seed: int, companions: bool, cache: ResponseCache, advance: Advance
+    ) -> list[Any]:
+        """The record of each row, in order: {"seconds": s, "likelihoods": {name: {"nats": ..., ...}}}.
+
+        Args:
+            seed: of the noise; with each row's index it determines all of it.
+            companions: compute every likelihood that the model offers, rather than the headline alone.
+
+        Raises:
+            UserError: the model gives NaN or Inf, or scores other tokens than it was given.
+        """
+        for row in rows:
+            if row.record in cache:
+                advance(1, 0)
+        # Whether there is context decides which likelihoods a model offers, so the two do not mix; nor do lengths
+        # more than they must.
+        todo = {row.record: row for row in rows if row.record not in cache}
+        for given in (False, True):
+            waiting = sorted((r for r in todo.values() if (r.context > 0) == given), key=lambda r: -len(r.tokens))
+            while waiting:
+                batch = waiting[: self.batch_size]
+                records = self._try_batch(batch, seed, companions)
+                if records is None:
+                    continue
+                cache.add({row.record: record for row, record in zip(batch, records, strict=True)})
+                advance(len(batch), sum(len(row.tokens) - row.context for row in batch))
+                waiting = waiting[len(batch) :]
+        return [cache[row.record] for row in rows]
+
+    def _try_batch(self, batch: Sequence[Row], seed: int, companions: bool) -> list[Any] | None:
+        try:
+            return self._batch(batch, seed, companions)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+            torch.cuda.empty_cache()
+            self.batch_size = len(batch) // 2
+            log.warning("out of GPU memory: going on with batches of %d", self.batch_size)
+            return None
+
+    def _batch(self, batch: Sequence[Row], seed: int, companions: bool) -> list[Any]:
+        started = time.perf_counter()
+        lengths_B = torch.tensor([len(row.tokens) for row in batch])
+        contexts_B = torch.tensor([row.context for row in batch])
+        tokens_BL = torch.zeros(len(batch), int(lengths_B.max()), dtype=torch.int64)
+        for tokens_L, row in zip(tokens_BL, batch, strict=True):
+            tokens_L[: len(row.tokens)] = torch.from_numpy(row.tokens.astype(np.int64))
+        context = contexts_B.to(self.device) if contexts_B.any() else 0
+        headline = self.model.headline(context)
+        with torch.no_grad():
+            estimates = self.model.log_likelihoods(
+                tokens_BL.to(self.device),
+                context=context,
+                lengths=None if bool((lengths_B == tokens_BL.shape[1]).all()) else lengths_B.to(self.device),
+                draws=self.draws,
+                rng=SequenceRng(seed, [row.index for row in batch]),
+                only=None if companions else headline,
+            )
+        likelihoods = {name: _plain(estimate) for name, estimate in estimates.items()}
+        seconds = (time.perf_counter() - started) / len(batch)
+        records = []
+        for b, row in enumerate(batch):
+            own = {
+                name: {
+                    **parts,
+                    **{part: parts[part][b] for part in ("nats", "tokens")},
+                    "mc_var": None if parts["mc_var"] is None else parts["mc_var"][b],
+                    "terms": {term: values[b] for term, values in parts["terms"].items()},
+                }
+                for name, parts in likelihoods.items()
+            }
+            _check(own, row, headline)
+            records.append({"seconds": seconds, "headline": headline, "likelihoods": own})
+        return records
+
+
+def _plain(estimate: LikelihoodEstimate) -> dict[str, Any]:
+    return {
+        "kind": estimate.kind,
+        "draws": estimate.draws,
+        "nats": estimate.nats_B.double().tolist(),
+        "tokens": estimate.tokens_B.tolist(),
+        "mc_var": None if estimate.mc_var_B is None else estimate.mc_var_B.double().tolist(),
+        "terms": {name: part_B.double().tolist() for name, part_B in estimate.terms.items()},
+    }
+
+
+def _check(likelihoods: Mapping[str, Any], row: Row, headline: str) -> None:
+    if headline not in likelihoods:
+        raise UserError(
+            f"{row.record}: the model's headline is {headline}, but it gave {', '.join(likelihoods) or 'nothing'}"
+        )
+    for name, parts in likelihoods.items():
+        numbers = {"nats": parts["nats"], "mc_var": parts["mc_var"] or 0.0, **parts["terms"]}
+        for part, value in numbers.items():
+            if not math.isfinite(value):
+                raise UserError(
+                    f"{row.record}: {part} of {name} is {value}; nothing is recorded of it. Are the weights sound? "
+                    "dtype=float32 rules out overflow"
+                )
+        expected = len(row.tokens) - row.context
+        if parts["tokens"] != expected:
+            raise UserError(
+                f"{row.record}: {name} covers {parts['tokens']} tokens, expected {expected}; nothing is recorded"
+            )
+
+
+def gather(records: Sequence[Any], *, stream_tokens: int, headline: str) -> LikelihoodFloat:
+    """The records of one text or continuation as a float; `headline` names it where there is no record at all."""
+    headline = records[0]["headline"] if records else headline
+    likelihoods = {}
+    for name in records[0]["likelihoods"] if records else [headline]:
+        parts = [record["likelihoods"][name] for record in records]
+        known = bool(parts) and all(part["mc_var"] is not None for part in parts)
+        likelihoods[name] = BlockLikelihoods(
+            kind=parts[0]["kind"] if parts else "exact",
+            draws=parts[0]["draws"] if parts else 0,
+            nats_N=np.array([part["nats"] for part in parts], np.float64),
+            tokens_N=np.array([part["tokens"] for part in parts], np.int64),
+            mc_var_N=np.array([part["mc_var"] for part in parts], np.float64) if known else None,
+            terms={
+                term: np.array([p["terms"][term] for p in parts], np.float64)
+                for term in (parts[0]["terms"] if parts else ())
+            },
+        )
+    return LikelihoodFloat(
+        likelihoods, headline=headline, stream_tokens=stream_tokens, seconds=math.fsum(r["seconds"] for r in records)
+    )
+
+
+@contextmanager
+def progress(title: str, *, rows: int) -> Iterator[Advance]:
+    """A bar with blocks done, tokens/s and time left on a terminal; silence elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("blocks, {task.fields[speed]} tokens/s, left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    done, started = 0, time.perf_counter()
+    with bar:
+        task = bar.add_task(title, total=rows, speed="-")
+
+        def advance(rows: int, tokens: int) -> None:
+            nonlocal done
+            done += tokens
+            bar.update(task, advance=rows, speed=f"{done / max(time.perf_counter() - started, 1e-9):,.0f}")
+
+        yield advance

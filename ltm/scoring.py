@@ -1,0 +1,22 @@
+"""Which tokens of a batch are given, which are scored, and which are padding: one rule for every model."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def scored_span(tokens_BL: Tensor, context: int | Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Boolean masks (B, L): tokens that are given (before `context`) and tokens that are scored (from there to `lengths`).
+
+    Raises:
+        ValueError: a context or length outside 0..L, or a context beyond its row's length.
+    """
+    B, L = tokens_BL.shape
+    context_B = torch.as_tensor(context, device=tokens_BL.device).expand(B)
+    lengths_B = torch.full((B,), L, device=tokens_BL.device) if lengths is None else lengths.to(tokens_BL.device)
+    if bool((context_B < 0).any() | (lengths_B > L).any() | (context_B > lengths_B).any()):
+        raise ValueError(f"need 0 <= context <= length <= {L}, found {context_B.tolist()} and {lengths_B.tolist()}")
+    position_L = torch.arange(L, device=tokens_BL.device)
+    given_BL = position_L < context_B[:, None]
+    return given_BL, ~given_BL & (position_L < lengths_B[:, None])

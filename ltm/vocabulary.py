@@ -1,0 +1,87 @@
+"""The product with the vocabulary, in chunks, so that no (tokens x vocabulary) matrix ever stands whole in memory.
+
+Shapes: N tokens, D width, V vocabulary. Matrix products in the dtype of the head; softmax and sums in float32 or wider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+CHUNK_ELEMENTS = 2**25
+"""Logits held at a time: 64 MiB in bfloat16, large enough for full-speed products."""
+
+
+def _chunks(tokens: int, vocabulary: int) -> Iterator[slice]:
+    size = max(16, CHUNK_ELEMENTS // vocabulary)
+    return (slice(start, start + size) for start in range(0, tokens, size))
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+@torch.no_grad()
+def token_nats(h_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
+    """log p(target | h) of each token in nats, float32 (float64 for a float64 head)."""
+    nats_N = h_ND.new_empty(len(targets_N), dtype=_wide(head_VD.dtype))
+    for rows in _chunks(len(targets_N), len(head_VD)):
+        logits = h_ND[rows].to(head_VD.dtype) @ head_VD.T
+        nats_N[rows] = -F.cross_entropy(logits.to(nats_N.dtype), targets_N[rows], reduction="none")
+    return nats_N
+
+
+@torch.no_grad()
+def nll_gradient(h_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weights_N: Tensor | None = None) -> Tensor:
+    """Gradient (N, D) of sum_n weights_n * -log p(target_n | h_n) with respect to h, without the loss itself.
+
+    Per token softmax(h W^T) W - W[target]: the fast loop needs this and nothing else.
+    """
+    gradient_ND = torch.empty_like(h_ND)
+    for rows in _chunks(len(targets_N), len(head_VD)):
+        p = torch.softmax(h_ND[rows].to(head_VD.dtype) @ head_VD.T, -1)
+        gradient_ND[rows] = (p @ head_VD).to(h_ND.dtype) - head_VD[targets_N[rows]]
+    return gradient_ND if weights_N is None else gradient_ND * weights_N[:, None].to(h_ND.dtype)
+
+
+class _WeightedNll(torch.autograd.Function):
+    """The weighted sum of NLLs, with both gradients formed in the forward pass: three products, none repeated."""
+
+    @staticmethod
+    def forward(ctx, h_ND, head_VD, targets_N, weights_N):  # type: ignore[override]
+        wide = _wide(head_VD.dtype)
+        total = h_ND.new_zeros((), dtype=torch.float64)
+        gradient_h = torch.empty_like(h_ND)
+        gradient_head = torch.zeros_like(head_VD, dtype=wide)
+        for rows in _chunks(len(targets_N), len(head_VD)):
+            h, targets, weights = h_ND[rows].to(head_VD.dtype), targets_N[rows], weights_N[rows].to(wide)
+            log_p = torch.log_softmax((h @ head_VD.T).to(wide), -1)
+            total -= (weights * log_p.gather(1, targets[:, None])[:, 0]).sum(dtype=torch.float64)
+            p = log_p.exp_().to(head_VD.dtype)
+            gradient_h[rows] = ((p @ head_VD).to(wide) - head_VD[targets]) * weights[:, None]
+            weighted_h = h * weights[:, None].to(h.dtype)
+            gradient_head += p.T @ weighted_h
+            gradient_head.index_add_(0, targets, weighted_h.to(wide), alpha=-1)
+        ctx.save_for_backward(gradient_h, gradient_head)
+        ctx.head_dtype = head_VD.dtype
+        return total.to(wide)
+
+    @staticmethod
+    def backward(ctx, upstream):  # type: ignore[override]
+        gradient_h, gradient_head = ctx.saved_tensors
+        return gradient_h * upstream, (gradient_head * upstream).to(ctx.head_dtype), None, None
+
+
+def weighted_nll(h_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weights_N: Tensor) -> Tensor:
+    """sum_n weights_n * -log p(target_n | h_n), a scalar in nats, differentiable in h and head."""
+    return _WeightedNll.apply(h_ND, head_VD, targets_N, weights_N)
+
+
+def mean_nll(h_BLD: Tensor, head_VD: Tensor, targets_BL: Tensor) -> Tensor:
+    """Mean nats a token, differentiable in h and head."""
+    targets_N = targets_BL.flatten()
+    weights_N = torch.full(targets_N.shape, 1 / targets_N.numel(), dtype=torch.float64, device=h_BLD.device)
+    return weighted_nll(h_BLD.flatten(0, 1), head_VD, targets_N, weights_N)

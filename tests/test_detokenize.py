@@ -1,0 +1,83 @@
+"""Each rule of each detokeniser, on sentences made up for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from ltm.detokenize import DETOKENIZERS, PTB, WIKITEXT, Detokenizer, detokenizer
+from ltm.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        (" the baker 's oven \n", "the baker's oven\n"),
+        (" two bakers ' ovens \n", "two bakers' ovens\n"),
+        (" it does n't rise \n", "it doesn't rise\n"),
+        ("one row \n next row", "one row\nnext row"),
+        (" either\\/or \n", "either/or\n"),
+        (" about N loaves \n", "about 1 loaves\n"),
+        (" in N N N N loaves \n", "in 1 1 1 1 loaves\n"),
+        # At the edges of a row N has no space on one side, and the published tables keep it too.
+        (" N loaves and N \n", "N loaves and N\n"),
+        (" paid $ N for flour \n", "paid $1 for flour\n"),
+        (" loaf # N rose \n", "loaf #1 rose\n"),
+        (" the <unk> sang \n", "the ? sang\n"),
+        (" NASA baked \n", "NASA baked\n"),
+        ("", ""),
+    ],
+)
+def test_ptb_rows(row: str, text: str) -> None:
+    assert PTB(row) == text
+
+
+def test_ptb_rows_stand_one_after_the_other_as_they_would_in_one_text() -> None:
+    rows = [" a baker 's <unk> rose \n", " N loaves sold \n", " none left \n"]
+    assert "".join(map(PTB, rows)) == PTB("".join(rows)) == "a baker's ? rose\nN loaves sold\nnone left\n"
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        (" the birds ' nest", " the birds' nest"),
+        (" a well @-@ known heron", " a well-known heron"),
+        (" 12 @,@ 500 herons", " 12,500 herons"),
+        (" 4 @.@ 5 metres", " 4.5 metres"),
+        ("herons : grey ; tall . Fast ! Are they ? Yes , often", "herons: grey; tall. Fast! Are they? Yes, often"),
+        ("the heron ( grey ) waits", "the heron (grey) waits"),
+        ("two ( one ) and ( two ) pairs", "two (one) and (two) pairs"),
+        ("the heron [ sic ] waits", "the heron [sic] waits"),
+        ("a set { a }", "a set {a}"),
+        ('they say " fish first " often', 'they say "fish first" often'),
+        ("called ' the fisher ' once", "called 'the fisher' once"),
+        ("= Herons = ", "= Herons = "),
+        ("= = Food = = \n", "== Food ==\n"),
+        ("= = = Fish = = = \n", "=== Fish ===\n"),
+        ("= = = = Eel = = = = \n", "==== Eel ====\n"),
+        ("at 20 ° C they rest", "at 20°C they rest"),
+        ("they wait \n", "they wait\n"),
+        ("they wait\n and go", "they wait\nand go"),
+        ("some N herons", "some 1 herons"),
+        ("the heron 's nest", "the heron's nest"),
+        ("they do n't swim", "they do n't swim"),
+        (" \n", ""),
+        ("", ""),
+        ("an open ( bracket", "an open ( bracket"),
+    ],
+)
+def test_wikitext_rows(row: str, text: str) -> None:
+    assert WIKITEXT(row) == text
+
+
+def test_versions_follow_the_rules() -> None:
+    versions = [d.version for d in DETOKENIZERS.values()]
+    assert len(set(versions)) == len(versions)
+    changed = Detokenizer(name="ptb", rules=(*PTB.rules, ("a", "b")))
+    assert changed.version != PTB.version
+    assert Detokenizer(name="other", rules=PTB.rules).version == PTB.version
+
+
+def test_unknown_name() -> None:
+    assert detokenizer("ptb") is PTB
+    with pytest.raises(UserError, match="did you mean wikitext"):
+        detokenizer("wikitex")

@@ -1,0 +1,81 @@
+"""The house: arrows between packages point one way, files stay short, and commands start without heavy imports."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = {"ltm", "baselines", "tasks", "leaderboard"}
+MAY_IMPORT = {
+    "ltm": {"ltm"},
+    "baselines": {"baselines", "ltm"},
+    "tasks": {"tasks", "ltm"},
+    "leaderboard": {"leaderboard", "ltm"},
+}
+HEAVY = {
+    *("torch", "numpy", "scipy", "pandas", "pyarrow", "rich", "tokenizers", "safetensors"),
+    *("lm_eval", "datasets", "transformers", "huggingface_hub", "matplotlib"),
+}
+COMMANDS = ("ltm-train", "ltm-eval", "ltm-leaderboard")
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imported(source: Path) -> set[str]:
+    """Top-level names of all packages that a file imports, at its head or inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(source.relative_to(ROOT).parts[0] if node.level else str(node.module))
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGES))
+def test_arrows_point_one_way(package: str) -> None:
+    for source in sources(package):
+        wrong = (imported(source) & PACKAGES) - MAY_IMPORT[package]
+        assert not wrong, f"{source.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
+
+
+def test_what_lm_eval_loads_by_path_does_not_need_a_package_called_tasks() -> None:
+    definitions = "".join(
+        path.read_text() for path in (ROOT / "tasks").iterdir() if path.suffix != ".py" and path.is_file()
+    )
+    modules = {line.split("!function ")[1].split(".")[0] for line in definitions.splitlines() if "!function " in line}
+    assert modules
+    for module in modules:
+        assert "tasks" not in imported(ROOT / "tasks" / f"{module}.py"), module
+
+
+def test_files_are_short_enough_to_read() -> None:
+    for source in (path for package in (*PACKAGES, "benchmarks") for path in sources(package)):
+        lines = len(source.read_text().splitlines())
+        assert lines <= 400, f"{source.relative_to(ROOT)} has {lines} lines; split it by idea"
+        assert source.stem != "utils", f"{source.relative_to(ROOT)}: name it for what it does"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_starts_at_once(command: str) -> None:
+    (point,) = entry_points(group="console_scripts", name=command)
+    code = (
+        "import sys, time\n"
+        f"sys.argv = [{command!r}, '--help']\n"
+        f"from {point.module} import {point.attr} as main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "print(time.process_time(), *sys.modules, file=sys.stderr)"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT) for _ in range(3)]
+    assert all(run.returncode == 0 and "usage" in run.stdout for run in runs), runs[0].stderr
+    reports = [run.stderr.split() for run in runs]
+    assert not HEAVY & set(reports[0][1:]), HEAVY & set(reports[0][1:])
+    assert min(float(report[0]) for report in reports) < 0.3

@@ -1,0 +1,43 @@
+"""Draws follow the probabilities they claim; truncation keeps what it says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from ltm.api import Sampling
+from ltm.sampling import draw, probabilities
+
+LOGITS = torch.tensor([[0.3, 2.0, -1.0, 1.2, 0.0]])
+
+
+def test_frequencies():
+    p = LOGITS.double().softmax(1)[0]
+    uniforms = torch.rand(20000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    counts = torch.bincount(draw(LOGITS.expand(20000, -1), uniforms, Sampling()), minlength=5)
+    assert chisquare(counts.numpy(), (p * 20000).numpy()).pvalue > 0.001
+
+
+def test_inversion_never_picks_the_impossible():
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]])
+    for u, expected in ((0.0, 1), (0.49999, 1), (0.5, 3), (1 - 2**-53, 3)):
+        assert int(draw(logits, torch.tensor([u], dtype=torch.float64), Sampling())) == expected
+
+
+def test_truncation():
+    assert probabilities(LOGITS, Sampling(temperature=0)).tolist() == [[0, 1, 0, 0, 0]]
+    assert (probabilities(LOGITS, Sampling(top_k=2)) > 0).tolist() == [[False, True, False, True, False]]
+    p = LOGITS.double().softmax(1)[0]
+    assert (probabilities(LOGITS, Sampling(top_p=float(p[1]) + 0.01)) > 0).sum() == 2  # the crossing token stays
+    assert (probabilities(LOGITS, Sampling(top_p=float(p[1]) - 0.01)) > 0).sum() == 1
+    for sampling in (Sampling(), Sampling(top_k=3), Sampling(top_p=0.7), Sampling(temperature=0.5)):
+        torch.testing.assert_close(probabilities(LOGITS, sampling).sum(), torch.tensor(1.0, dtype=torch.float64))
+    sharper = probabilities(LOGITS, Sampling(temperature=0.5))
+    torch.testing.assert_close(sharper, (LOGITS.double() / 0.5).softmax(1))
+
+
+def test_bad_settings():
+    for bad in ({"temperature": -1}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.1}, {"reinfer_every": 0}):
+        with pytest.raises(ValueError):
+            Sampling(**bad)

@@ -1,0 +1,117 @@
+"""The stack against textbook formulas: dense masks, explicit RoPE, decoding with and without a cache."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ltm.transformer import Transformer, TransformerConfig, causal_attention, executed_keys, rotate, rotations
+
+
+def small(window: int | None = 3, cross_attention: bool = False) -> Transformer:
+    torch.manual_seed(0)
+    config = TransformerConfig(layers=2, width=16, heads=2, hidden=24, max_length=20, window=window)
+    stack = Transformer(config, 11, cross_attention=cross_attention).double()
+    with torch.no_grad():
+        for p in stack.parameters():
+            p.mul_(10 if p.ndim > 1 else 1)
+    return stack.requires_grad_(False)
+
+
+@pytest.mark.parametrize("window", [1, 2, 5, 8, 19, None])
+@pytest.mark.parametrize("length", [1, 5, 16, 19])
+def test_windowed_attention_is_the_dense_masked_one(window, length):
+    q, k, v = torch.randn(3, 2, 2, length, 4, dtype=torch.float64).requires_grad_()
+    i = torch.arange(length)
+    offset = i[:, None] - i
+    mask = (offset >= 0) & (offset < (window or length))
+    dense = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    ours = causal_attention(q, k, v, window)
+    torch.testing.assert_close(ours, dense)
+    weights = torch.randn_like(dense)
+    for a, b in zip(torch.autograd.grad((ours * weights).sum(), (q, k, v)), torch.autograd.grad((dense * weights).sum(), (q, k, v)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_rope_depends_on_distance_only():
+    q, k = torch.randn(2, 1, 1, 1, 8, dtype=torch.float64)
+
+    def score(i: float, j: float) -> float:
+        at = rotations(torch.tensor([i, j]), 8, torch.float64)
+        return float((rotate(q, at[:1]) * rotate(k, at[1:])).sum())
+
+    assert score(3, 1) == pytest.approx(score(10, 8)) and score(3, 1) != pytest.approx(score(3, 2))
+    angle = torch.tensor(5.0, dtype=torch.float64)  # the first pair turns by the position itself
+    turned = rotate(torch.tensor([[[[1.0, 0.0]]]], dtype=torch.float64), rotations(torch.tensor([5.0]), 2, torch.float64))
+    torch.testing.assert_close(turned.flatten(), torch.stack([angle.cos(), angle.sin()]))
+
+
+@pytest.mark.parametrize("window", [3, None])
+def test_future_and_far_past_do_not_leak(window):
+    stack, tokens = small(window), torch.randint(10, (1, 12))
+    base = stack(tokens)
+    changed = tokens.clone()
+    changed[0, 6] = (tokens[0, 6] + 1) % 10
+    touched = ((stack(changed) - base).abs().amax(-1) > 1e-12)[0].nonzero().flatten().tolist()
+    reach = 11 if window is None else 6 + stack.config.layers * (window - 1)
+    assert touched == list(range(6, min(reach, 11) + 1))
+
+
+@pytest.mark.parametrize("cross_attention", [False, True])
+@pytest.mark.parametrize("window", [3, None])
+def test_cached_decoding_equals_one_pass(window, cross_attention):
+    stack, tokens = small(window, cross_attention), torch.randint(10, (3, 12))
+    latents = None
+    if cross_attention:
+        at = stack.rotations(torch.tensor([2.5, 7.5]))
+        latents = [b.latent_keys_values(torch.randn(3, 2, 16, dtype=torch.float64), at, stack.dtype) for b in stack.blocks]
+    whole = stack(stack.with_bos(tokens), latents) @ stack.head().T
+    inputs, cache = stack.with_bos(tokens), None
+    for position in range(4, 12):
+        new = inputs[:, : position + 1] if cache is None else inputs[:, position : position + 1]
+        logits, cache = stack.decode(new, position + 1 - new.shape[1], latents, cache)
+        torch.testing.assert_close(logits, whole[:, position])
+    if window:
+        assert cache[0][0].shape[2] == window  # the cache never outgrows the window
+
+
+def test_bos_is_an_input_but_never_an_output():
+    stack = small()
+    assert stack.head().shape == (10, 16)
+    assert (stack.with_bos(torch.randint(10, (2, 4)))[:, 0] == 10).all()
+
+
+def test_frozen_shares_what_it_does_not_cast():
+    stack = small()
+    same = stack.frozen(None)
+    assert same.embedding.data_ptr() == stack.embedding.data_ptr()
+    assert same.blocks[0].mlp_in.weight.data_ptr() == stack.blocks[0].mlp_in.weight.data_ptr()
+    assert stack.frozen(torch.bfloat16).dtype == torch.float64  # float64 is for exactness: nothing lowers it
+    single = stack.float().frozen(torch.bfloat16)
+    assert single.blocks[0].mlp_in.weight.dtype == torch.bfloat16 and single.head().dtype == torch.bfloat16
+    assert single.embedding.dtype == single.norm.weight.dtype == torch.float32
+    assert not any(p.requires_grad for p in single.parameters())
+
+
+def test_latents_are_read_where_there_are_any():
+    stack, tokens = small(cross_attention=True), torch.randint(10, (1, 6))
+    at = stack.rotations(torch.tensor([1.0]))
+
+    def run(z):
+        return stack(tokens, [b.latent_keys_values(z, at, stack.dtype) for b in stack.blocks])
+
+    z = torch.randn(1, 1, 16, dtype=torch.float64)
+    assert float((run(z) - run(z + 1)).abs().amin(-1).max()) > 1e-6
+
+
+def test_executed_keys():
+    assert executed_keys(100, None) == 100 and executed_keys(100, 256) == 100
+    assert executed_keys(1024, 256) == (256 * 256 + 3 * 256 * 512) / 1024
+
+
+def test_bad_shapes():
+    good = dict(layers=1, width=8, heads=2, hidden=8)
+    for bad in ({"layers": 0}, {"heads": 3}, {"width": 6}, {"max_length": 1}, {"window": 0}):
+        with pytest.raises(ValueError):
+            TransformerConfig(**{**good, **bad})

@@ -1,0 +1,43 @@
+"""Chunked losses and gradients against autograd on whole logits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ltm import vocabulary
+
+
+@pytest.fixture(params=[2**25, 600], ids=["one chunk", "many chunks"])
+def problem(request, monkeypatch):
+    monkeypatch.setattr(vocabulary, "CHUNK_ELEMENTS", request.param)
+    torch.manual_seed(0)
+    h = torch.randn(70, 6, dtype=torch.float64, requires_grad=True)
+    head = torch.randn(13, 6, dtype=torch.float64, requires_grad=True)
+    return h, head, torch.randint(13, (70,)), torch.rand(70, dtype=torch.float64)
+
+
+def test_token_nats(problem):
+    h, head, targets, _ = problem
+    torch.testing.assert_close(vocabulary.token_nats(h, head, targets), -F.cross_entropy(h @ head.T, targets, reduction="none"))
+
+
+def test_gradients(problem):
+    h, head, targets, weights = problem
+    plain = (F.cross_entropy(h @ head.T, targets, reduction="none") * weights).sum()
+    expected_h, expected_head = torch.autograd.grad(plain, (h, head))
+    fused = vocabulary.weighted_nll(h, head, targets, weights)
+    torch.testing.assert_close(fused, plain)
+    got_h, got_head = torch.autograd.grad(3 * fused, (h, head))
+    torch.testing.assert_close(got_h, 3 * expected_h)
+    torch.testing.assert_close(got_head, 3 * expected_head)
+    torch.testing.assert_close(vocabulary.nll_gradient(h, head, targets, weights), expected_h)
+
+
+def test_mean_nll_in_bfloat16_is_near():
+    torch.manual_seed(0)
+    h, head, targets = torch.randn(4, 50, 64), torch.randn(200, 64) * 0.1, torch.randint(200, (4, 50))
+    exact = F.cross_entropy((h @ head.T).flatten(0, 1), targets.flatten())
+    assert float(vocabulary.mean_nll(h, head.bfloat16(), targets)) == pytest.approx(float(exact), rel=3e-3)
+    assert float(vocabulary.mean_nll(h, head, targets)) == pytest.approx(float(exact), rel=1e-6)
