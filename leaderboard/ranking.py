@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from leaderboard.store import Column, Entry, Row
 from ltm.errors import UserError
 from ltm.result import Metric, read_records
@@ -16,11 +18,11 @@ PERPLEXITY = "token_perplexity"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blocks:
-    """Per-block values of one result: nats and tokens of each block in order, and the file they belong to."""
+    """Per-block values of one result: log-likelihood in nats and tokens of each block, and the file they are from."""
 
     path: Path
-    nats: tuple[float, ...]
-    tokens: tuple[int, ...]
+    nats: np.ndarray
+    tokens: np.ndarray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,8 @@ def separated(better: Claim, worse: Claim) -> bool:
     On the same blocks this is decided by the 95% interval of the paired difference, else by intervals that do not
     touch. A bound is taken at its own upper end, so the true perplexity behind a bound that loses may still be lower.
     """
+    if better.value >= worse.value:
+        return False
     if better.blocks is not None and worse.blocks is not None:
         _, high = paired_difference(better.blocks, worse.blocks)
         return high < 0
@@ -64,20 +68,18 @@ def paired_difference(a: Blocks, b: Blocks) -> tuple[float, float]:
     Raises:
         UserError: the blocks are not the same.
     """
-    import numpy as np
     from scipy.special import stdtrit
 
-    if a.tokens != b.tokens:
+    if not np.array_equal(a.tokens, b.tokens):
         raise UserError(f"{a.path} and {b.path} should cover the same blocks, but their records differ; score again")
     count = len(a.tokens)
     if count < 2:
         return -np.inf, np.inf
-    difference = np.subtract(b.nats, a.nats)
-    tokens = np.asarray(a.tokens, float)
-    mean = difference.sum() / tokens.sum()
+    difference, total = b.nats - a.nats, a.tokens.sum()
+    mean = difference.sum() / total
     # A ratio of sums: its error is that of the residuals about the mean ratio.
-    residual = difference - mean * tokens
-    stderr = np.sqrt(count / (count - 1) * np.square(residual).sum()) / tokens.sum()
+    residual = difference - mean * a.tokens
+    stderr = np.sqrt(count / (count - 1) * (residual @ residual)) / total
     margin = stdtrit(count - 1, 0.975) * stderr
     return float(mean - margin), float(mean + margin)
 
@@ -114,11 +116,11 @@ def _blocks(entry: Entry, metric: Metric) -> Blocks | None:
     if records is None:
         return None
     name = str(metric.likelihood)
-    if any(name not in record or "tokens" not in record for record in records):
+    if not records or any(name not in record or "tokens" not in record for record in records):
         raise UserError(f"{entry.path}: field records: expected {name} and tokens of every block, found less")
-    nats = tuple(record[name] for record in records)
-    tokens = tuple(record["tokens"] for record in records)
-    perplexity = math.exp(-math.fsum(nats) / sum(tokens))
+    nats = np.array([record[name] for record in records], np.float64)
+    tokens = np.array([record["tokens"] for record in records], np.float64)
+    perplexity = math.exp(-nats.sum() / tokens.sum())
     if not math.isclose(perplexity, metric.value, rel_tol=1e-6):
         raise UserError(
             f"{entry.path}: field metrics, {metric.name}: expected {perplexity!r}, which the records give, "

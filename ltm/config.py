@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -28,7 +29,15 @@ def digest(data: Any) -> str:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A config as plain nested data, ready for JSON."""
+    """A config as plain nested data, ready for JSON, each value in its field's type: 1 in a float field is 1.0.
+
+    Raises:
+        UserError: a value that `from_dict` would not take back.
+    """
+    return _plain(from_dict(type(config), _plain(config)))
+
+
+def _plain(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
@@ -41,10 +50,13 @@ def from_dict(cls: type[C], data: Mapping[str, Any], *, where: str = "config") -
     if not isinstance(data, Mapping):
         raise UserError(f"{where}: expected a table of settings, found {data!r}")
     hints = typing.get_type_hints(cls)
-    fields = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in data:
         if key not in fields:
-            raise did_you_mean(f"setting in {where}", key, fields)
+            raise did_you_mean(f"setting in {where}", str(key), fields)
+    for name, field in fields.items():
+        if name not in data and field.default is field.default_factory is dataclasses.MISSING:
+            raise UserError(f"{where}: the setting {name} is missing")
     values = {key: _convert(hints[key], value, f"{where}.{key}") for key, value in data.items()}
     try:
         return cls(**values)
@@ -52,51 +64,55 @@ def from_dict(cls: type[C], data: Mapping[str, Any], *, where: str = "config") -
         raise UserError(f"{where}: {error}") from error
 
 
-def with_settings(config: C, settings: Iterable[str]) -> C:
-    """`config` with each `field.path=value` of `settings` applied, left to right, then validated.
+def with_settings(config: C, settings: Iterable[str], *, prefix: str = "", others: Iterable[str] = ()) -> C:
+    """`config` with every `field.path=value` of `settings`; of two for one field the later wins.
 
+    Validated once, when all are in place, so that settings which only fit together can be given in any order.
     A field that is itself a config also takes the name of one of its class's `NAMED` values:
     `posterior=published_code`.
+
+    Args:
+        prefix: stands before every path, such as `training.`.
+        others: paths of other configs, to be offered where an unknown one is near.
+
+    Raises:
+        UserError: an unknown setting, a value of the wrong type, or values that the config refuses.
     """
+    tree, known = to_dict(config), setting_names(config, prefix)
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals or not path:
-            raise UserError(f"--set {setting!r}: expected field=value, such as posterior.steps=32")
-        config = _replace(config, path.split("."), text, path)
-    return config
+            raise UserError(f"--set {setting!r}: expected field=value, such as {known[-1]}=...")
+        if path not in known:
+            raise did_you_mean("setting", path, [*known, *others])
+        _assign(tree, type(config), path.removeprefix(prefix).split("."), text, path)
+    return from_dict(type(config), tree, where="settings")
 
 
-def _replace(config: Any, path: list[str], text: str, full: str) -> Any:
-    fields = {f.name for f in dataclasses.fields(config)}
-    if path[0] not in fields:
-        raise did_you_mean("setting", full, _all_paths(config))
-    if len(path) > 1:
-        inner = getattr(config, path[0])
-        if not dataclasses.is_dataclass(inner):
-            raise did_you_mean("setting", full, _all_paths(config))
-        value = _replace(inner, path[1:], text, full)
-    else:
-        hint = typing.get_type_hints(type(config))[path[0]]
-        named = getattr(hint, "NAMED", None)
-        if dataclasses.is_dataclass(hint):
-            if not named or text not in named:
-                raise did_you_mean(f"value for {full}", text, named or ())
-            value = named[text]
-        else:
-            value = _convert(hint, _parse(text), f"setting {full}")
-    try:
-        return dataclasses.replace(config, **{path[0]: value})
-    except ValueError as error:
-        raise UserError(f"setting {full}={text}: {error}") from error
-
-
-def _all_paths(config: Any, prefix: str = "") -> list[str]:
+def setting_names(config: Any, prefix: str = "") -> list[str]:
+    """The paths that `with_settings` takes, groups before what is in them."""
     paths = []
     for field in dataclasses.fields(config):
         paths.append(prefix + field.name)
         if dataclasses.is_dataclass(getattr(config, field.name)):
-            paths += _all_paths(getattr(config, field.name), f"{prefix}{field.name}.")
+            paths += setting_names(getattr(config, field.name), f"{prefix}{field.name}.")
     return paths
+
+
+def _assign(tree: dict[str, Any], cls: type, path: list[str], text: str, full: str) -> None:
+    hint = typing.get_type_hints(cls)[path[0]]
+    if len(path) > 1:
+        _assign(tree[path[0]], hint, path[1:], text, full)
+    elif dataclasses.is_dataclass(hint):
+        named: Mapping[str, Any] = getattr(hint, "NAMED", {})
+        if not named:
+            inside = ", ".join(f"{full}.{field.name}" for field in dataclasses.fields(hint))
+            raise UserError(f"setting {full} is a group; set what is in it: {inside}")
+        if text not in named:
+            raise did_you_mean(f"value for {full}", text, named)
+        tree[path[0]] = to_dict(named[text])
+    else:
+        tree[path[0]] = _convert(hint, text if hint is str else _parse(text), f"setting {full}")
 
 
 def _parse(text: str) -> Any:
@@ -106,13 +122,13 @@ def _parse(text: str) -> Any:
         return text
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
+def _convert(hint: Any, value: Any, where: str, else_what: str = "") -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in args:
             return None
         (hint,) = [a for a in args if a is not type(None)]
-        return _convert(hint, value, where)
+        return _convert(hint, value, where, " or none" if type(None) in args else "")
     if origin is Literal:
         if value in args:
             return value
@@ -124,5 +140,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, hint) and not (hint is not bool and isinstance(value, bool)):
+        if hint is float and not math.isfinite(value):
+            raise UserError(f"{where}: expected a finite number, found {value}")
         return value
-    raise UserError(f"{where}: expected {hint.__name__}, found {value!r}")
+    raise UserError(f"{where}: expected {hint.__name__}{else_what}, found {value!r}")

@@ -53,39 +53,45 @@ def rotate(x_BHLC: Tensor, rotations_LC: Tensor) -> Tensor:
     return torch.view_as_real(pairs * rotations_LC).flatten(-2).to(x_BHLC.dtype)
 
 
+def attend(q_BHLC: Tensor, k_BHKC: Tensor, v_BHKC: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax attention over K keys; `mask` is true where a query may look and broadcasts to (B, H, L, K)."""
+    if q_BHLC.dtype == torch.bfloat16 and q_BHLC.device.type == "cpu" and torch.is_grad_enabled():
+        # The fused CPU kernel's backward pass is 2-3 times slower in bfloat16 than these products (docs/speed.md).
+        scores = (q_BHLC * q_BHLC.shape[-1] ** -0.5) @ k_BHKC.transpose(-1, -2)
+        if mask is not None:
+            scores = scores + torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
+        return scores.softmax(-1) @ v_BHKC
+    return F.scaled_dot_product_attention(q_BHLC, k_BHKC, v_BHKC, attn_mask=mask)
+
+
 def causal_attention(q_BHLC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, window: int | None) -> Tensor:
     """Softmax attention over the past and self, at most `window` positions.
 
     Beyond one window the sequence is cut into chunks of `window`; each attends to itself and its predecessor,
     so the work grows with length x 2 windows instead of length squared.
     """
-    L = q_BHLC.shape[2]
+    B, H, L, C = q_BHLC.shape
+    device = q_BHLC.device
     if window is None or L <= window:
-        return F.scaled_dot_product_attention(q_BHLC, k_BHLC, v_BHLC, is_causal=True)
-    B, H, _, C = q_BHLC.shape
-    first = F.scaled_dot_product_attention(*(x[:, :, :window] for x in (q_BHLC, k_BHLC, v_BHLC)), is_causal=True)
+        return attend(q_BHLC, k_BHLC, v_BHLC, torch.ones(L, L, dtype=torch.bool, device=device).tril())
     chunks = math.ceil(L / window)
-    pad = (0, 0, 0, chunks * window - L)
 
-    def chunked(x: Tensor, before: int) -> Tensor:
-        # (B, H, L, C) -> (B * (chunks - 1), H, before + window, C): every chunk but the first, with what precedes it.
-        x = F.pad(x, pad).unfold(2, before + window, window) if before else F.pad(x, pad)[:, :, window:].unfold(2, window, window)
-        return x.permute(0, 2, 1, 4, 3).reshape(B * (chunks - 1), H, before + window, C)
+    def chunked(x: Tensor, with_previous: bool) -> Tensor:
+        x = F.pad(x, (0, 0, window if with_previous else 0, chunks * window - L)).reshape(B * H, -1, window, C)
+        return torch.cat([x[:, :-1], x[:, 1:]], 2) if with_previous else x
 
-    offset = torch.arange(window, device=q_BHLC.device)[:, None] + window - torch.arange(2 * window, device=q_BHLC.device)
-    rest = F.scaled_dot_product_attention(
-        chunked(q_BHLC, 0), chunked(k_BHLC, window), chunked(v_BHLC, window), attn_mask=(offset >= 0) & (offset < window)
-    )
-    rest = rest.view(B, chunks - 1, H, window, C).transpose(1, 2).reshape(B, H, -1, C)
-    return torch.cat([first, rest[:, :, : L - window]], 2)
+    distance = torch.arange(window, device=device)[:, None] + window - torch.arange(2 * window, device=device)
+    mask = ((distance >= 0) & (distance < window)).repeat(chunks, 1, 1)
+    mask[0, :, :window] = False  # before the first chunk there is only padding
+    mixed = attend(chunked(q_BHLC, False), chunked(k_BHLC, True), chunked(v_BHLC, True), mask)
+    return mixed.reshape(B, H, -1, C)[:, :, :L]
 
 
 def executed_keys(length: int, window: int | None) -> float:
     """Mean keys a query is multiplied with by `causal_attention`: what the hardware does, masked entries included."""
     if window is None or length <= window:
         return float(length)
-    chunks = math.ceil(length / window)
-    return (window * window + (chunks - 1) * window * 2 * window) / length
+    return math.ceil(length / window) * window * 2 * window / length
 
 
 class Linear(nn.Module):
@@ -136,7 +142,7 @@ class Block(nn.Module):
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
             if self.window is not None:
                 k, v = k[:, :, -self.window :], v[:, :, -self.window :]
-            attended = F.scaled_dot_product_attention(q, k, v)
+            attended = attend(q, k, v)
         return x_BLD + self.attention_out(attended.transpose(1, 2).flatten(2), dtype), (k, v)
 
     def latent_keys_values(self, z_BGD: Tensor, rotations_GC: Tensor, dtype: torch.dtype) -> KeysValues:
@@ -150,7 +156,7 @@ class Block(nn.Module):
 
     def cross_attend(self, x_BLD: Tensor, q_BHLC: Tensor, latents: KeysValues, dtype: torch.dtype) -> Tensor:
         """Add what the latents say."""
-        attended = F.scaled_dot_product_attention(q_BHLC, *latents)
+        attended = attend(q_BHLC, *latents)
         return x_BLD + self.cross_out(attended.transpose(1, 2).flatten(2), dtype)
 
     def mlp(self, x_BLD: Tensor, dtype: torch.dtype) -> Tensor:

@@ -62,7 +62,7 @@ def results(document: dict[str, Any], results: list[Any]) -> dict[str, Any]:
             names += ["token_perplexity_ci95_low", "token_perplexity_ci95_high"]
         # An exact value has no Monte Carlo error, and one draw does not tell its own.
         if value.mc_variance is not None:
-            names += ["token_perplexity_mc_stderr"]
+            names += ["token_perplexity_mc_se"]
         names += [f"{term.lstrip('-')}_per_token" for term in value.terms if term in ("-kl", "reconstruction")]
         if "importance_bound" in likelihoods:
             names += ["importance_bound_token_perplexity"]

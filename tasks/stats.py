@@ -154,7 +154,7 @@ def lm_token_perplexity(items: Sequence[Any]) -> float:
     return _perplexity_of(items).value
 
 
-def lm_token_perplexity_mc_stderr(items: Sequence[Any]) -> float:
+def lm_token_perplexity_mc_se(items: Sequence[Any]) -> float:
     """Its Monte Carlo standard error."""
     return _perplexity_of(items).stderr_mc or 0.0
 

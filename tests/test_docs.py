@@ -6,7 +6,7 @@ import argparse
 import re
 import shlex
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, requires
 from pathlib import Path
 
 import pytest
@@ -81,6 +81,12 @@ def test_links_lead_somewhere(document: Path) -> None:
         linked = (document.parent / path).resolve() if path else document
         assert linked.exists(), f"{document.name} links to {target}, which is not there"
         assert not anchor or anchor in anchors(linked), f"{document.name} links to {target}, no heading"
+
+
+def test_every_dependency_has_an_exact_version() -> None:
+    pinned = set(re.findall(r"^([a-z0-9.-]+)==[\w.]+(?:; .*)?$", (ROOT / "constraints.txt").read_text(), re.M))
+    needed = [line for line in requires("latent-thought-bench") or [] if "mauve" not in line]
+    assert {re.split(r"[^\w-]", line)[0].replace("_", "-").lower() for line in needed} <= pinned
 
 
 def test_the_readme_has_a_place_for_the_table() -> None:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from leaderboard import cli, signs, table
@@ -35,6 +36,10 @@ def records(nats: float, name: str, noise: random.Random, *, blocks: int = 20, s
     values = [-255 * nats + 40 * text.gauss(0, 1) + spread * noise.gauss(0, 1) for _ in range(blocks)]
     shift = -nats * 255 - sum(values) / blocks
     return [{"block": i, "tokens": 255, name: value + shift} for i, value in enumerate(values)]
+
+
+def blocks(name: str, nats: list[float], tokens: list[int]) -> Blocks:
+    return Blocks(path=Path(name), nats=np.array(nats), tokens=np.array(tokens, np.float64))
 
 
 @pytest.fixture
@@ -89,7 +94,7 @@ def test_the_paired_interval_covers_the_true_difference_at_its_rate() -> None:
     for _ in range(trials):
         text = [rng.gauss(800, 50) for _ in range(15)]
         a, b = (
-            Blocks(path=Path(name), nats=tuple(-t - shift - rng.gauss(0, 3) for t in text), tokens=(255,) * 15)
+            blocks(name, [-t - shift - rng.gauss(0, 3) for t in text], [255] * 15)
             for name, shift in (("a", 0.0), ("b", 1.0))
         )
         low, high = paired_difference(a, b)
@@ -99,11 +104,11 @@ def test_the_paired_interval_covers_the_true_difference_at_its_rate() -> None:
 
 
 def test_pairing_knows_its_limits() -> None:
-    one = Blocks(path=Path("a"), nats=(-1.0,), tokens=(10,))
+    one = blocks("a", [-1.0], [10])
     assert paired_difference(one, one) == (-math.inf, math.inf)
     with pytest.raises(UserError, match="a and b should cover the same blocks"):
-        paired_difference(one, Blocks(path=Path("b"), nats=(-1.0,), tokens=(11,)))
-    same = Blocks(path=Path("a"), nats=(-1.0, -2.0), tokens=(10, 10))
+        paired_difference(one, blocks("b", [-1.0], [11]))
+    same = blocks("a", [-1.0, -2.0], [10, 10])
     assert paired_difference(same, same) == (0.0, 0.0)
     value = Claim(value=1.0, low=0.0, high=9.0, blocks=same)
     assert not separated(value, value)

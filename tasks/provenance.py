@@ -1,0 +1,70 @@
+"""Where a number comes from: commit, versions, device, command, date."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("latent-thought-bench", "torch", "numpy", "scipy", "tokenizers", "lm-eval", "datasets")
+
+
+def provenance(command: str, device: str, *, seconds: float, tokens: int) -> dict[str, Any]:
+    """The table of that name in a result file.
+
+    Args:
+        command: what was typed.
+        device: `cpu` or `cuda`.
+        seconds: that scoring took, over all runs that had a part in it.
+        tokens: that were scored.
+    """
+    commit, dirty = repository_state()
+    return {
+        "commit": commit,
+        "dirty": dirty,
+        "command": command,
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
+        "device": device_name(device),
+        "wall_seconds": round(seconds, 3),
+        "tokens_per_second": round(tokens / seconds, 3) if seconds > 0 else None,
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def repository_state() -> tuple[str | None, bool | None]:
+    """The commit of the suite's own checkout and whether it has changes; None twice when it is not in one."""
+    here = Path(__file__)
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(here.parent), *arguments], capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
+
+    try:
+        # An installed copy may lie below somebody else's repository.
+        git("ls-files", "--error-unmatch", here.name)
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+def device_name(device: str) -> str:
+    """What computed: the GPU's name, or the processor and the threads used of it."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{_processor()}, {torch.get_num_threads()} threads"
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
