@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,7 +30,9 @@ class ARConfig:
 
 
 def _matched_shape(layers: int) -> ARConfig:
-    return ARConfig(decoder=TransformerConfig(layers=layers, width=512, heads=8, hidden=1376, max_length=1024, window=256))
+    return ARConfig(
+        decoder=TransformerConfig(layers=layers, width=512, heads=8, hidden=1376, max_length=1024, window=256)
+    )
 
 
 class Autoregressive(LanguageModel):
@@ -37,7 +40,7 @@ class Autoregressive(LanguageModel):
 
     family = "ar"
     config_class = ARConfig
-    presets = {
+    presets: ClassVar = {
         "ar-tiny": Preset(
             config=ARConfig(
                 decoder=TransformerConfig(layers=4, width=128, heads=4, hidden=352, max_length=128, window=32)

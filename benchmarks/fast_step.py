@@ -23,7 +23,9 @@ from ltm.rng import SequenceRng
 from ltm.train import device_name
 
 
-def plain_step_seconds(model: LatentThoughtModel, tokens_BL: torch.Tensor, steps: int, dtype: torch.dtype | None) -> float:
+def plain_step_seconds(
+    model: LatentThoughtModel, tokens_BL: torch.Tensor, steps: int, dtype: torch.dtype | None
+) -> float:
     """Seconds a step of the loop that one would write first."""
     stack, shape = model.decoder, (len(tokens_BL), *model.latent_shape)
     mean = torch.zeros(shape, device=tokens_BL.device, requires_grad=True)

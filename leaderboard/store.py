@@ -131,7 +131,7 @@ def _section(key: tuple[Any, ...], entries: list[Entry], not_shown: Counter[str]
         groups[canonical_json(_identity(entry.cell))].append(entry)
     parts = [part for group in groups.values() for part in _one_training_a_seed(group)]
     names = [part[0][0].cell.model["name"] for part in parts]
-    labels = _tell_apart(names, [{**_identity(part[0].cell), **extra} for part, extra in parts])
+    labels = _tell_apart(names, [{**_legible(part[0].cell), **extra} for part, extra in parts])
     rows = []
     for label, (part, _) in zip(labels, parts, strict=True):
         cells: dict[Column, list[Entry]] = defaultdict(list)
@@ -176,13 +176,27 @@ def _identity(cell: Cell) -> dict[str, Any]:
     training = cell.training
     return {
         "model": cell.model["name"],
-        "config": cell.model["config_digest"][:8],
+        "config": cell.model["config_digest"],
         "corpus": training["corpus"],
         "training text": (training["data_fingerprint"] or "")[:8],
         "training tokens": training["tokens"],
         "training finished": training["complete"],
         **{name: value for name, value in cell.scoring.items() if name not in _NOT_OF_THE_ROW},
     }
+
+
+def _legible(cell: Cell) -> dict[str, Any]:
+    """The identity with the settings of the config, `posterior.steps`, in place of its digest."""
+    identity = _identity(cell)
+    del identity["config"]
+    return {**_leaves(cell.model["config"]), **identity}
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, value in config.items():
+        leaves |= _leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return leaves
 
 
 def _one_training_a_seed(group: list[Entry]) -> list[tuple[list[Entry], dict[str, str]]]:

@@ -19,7 +19,9 @@ LogLikelihood = Callable[[Tensor], Tensor]
 """Maps z (B, Y, G, D) to log p(x|z) in nats, (B,), float64."""
 
 
-def _draw(log_likelihood: LogLikelihood, q: Posterior, draws: int, rng: SequenceRng, purpose: str) -> tuple[Tensor, Tensor]:
+def _draw(
+    log_likelihood: LogLikelihood, q: Posterior, draws: int, rng: SequenceRng, purpose: str
+) -> tuple[Tensor, Tensor]:
     """log p(x|z_k) and log p(z_k)/q(z_k) for `draws` noises that no fit has seen, (K, B) each."""
     if draws < 1:
         raise ValueError(f"draws must be at least 1, found {draws}")
@@ -31,7 +33,9 @@ def _draw(log_likelihood: LogLikelihood, q: Posterior, draws: int, rng: Sequence
     return torch.stack(values), torch.stack(ratios)
 
 
-def elbo(log_likelihood: LogLikelihood, q: Posterior, tokens_B: Tensor, *, draws: int, rng: SequenceRng) -> LikelihoodEstimate:
+def elbo(
+    log_likelihood: LogLikelihood, q: Posterior, tokens_B: Tensor, *, draws: int, rng: SequenceRng
+) -> LikelihoodEstimate:
     """E_q[log p(x|z)] - KL(q || p): Monte Carlo reconstruction on fresh noise, closed-form KL. A lower bound."""
     values_KB, _ = _draw(log_likelihood, q, draws, rng, "elbo")
     reconstruction_B, kl_B = values_KB.mean(0), q.kl().flatten(1).sum(1)
@@ -48,7 +52,7 @@ def elbo(log_likelihood: LogLikelihood, q: Posterior, tokens_B: Tensor, *, draws
 def importance_bound(
     log_likelihood: LogLikelihood, q: Posterior, tokens_B: Tensor, *, draws: int, rng: SequenceRng
 ) -> LikelihoodEstimate:
-    """log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k) (IWAE, arXiv 1509.00519): at least as tight as the ELBO, a lower bound."""
+    """log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k): a lower bound at least as tight as the ELBO (IWAE, arXiv 1509.00519)."""
     values_KB, ratios_KB = _draw(log_likelihood, q, draws, rng, "importance_bound")
     return _log_mean_exp(values_KB + ratios_KB, tokens_B)
 

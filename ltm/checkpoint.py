@@ -1,8 +1,8 @@
 """Checkpoints: a directory that is either whole and verified or not there, found by name, path or hub id.
 
-A run's directory holds `step-00000400/` folders, newest last, `-final` when complete, and its `log.jsonl`. A step folder holds `model.json`,
-`tokenizer.json`, `weights.safetensors` (what is scored: the moving average where there is one), for resuming
-`state.safetensors`, and `MANIFEST.json` with the sha256 of each, written last.
+A run's directory holds `step-00000400/` folders, newest last, `-final` when complete, and its `log.jsonl`. A step
+folder holds `model.json`, `tokenizer.json`, `weights.safetensors` (what is scored: the moving average where there is
+one), for resuming `state.safetensors`, and `MANIFEST.json` with the sha256 of each.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 STEP = re.compile(r"step-\d{8}(-final)?")
+MANIFEST = "MANIFEST.json"
+SCORED = ("model.json", "tokenizer.json", "weights.safetensors")
+"""What every checkpoint has; one that training can go on from also has state.safetensors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,14 +55,10 @@ def home() -> Path:
 
 def sha256_file(path: Path) -> str:
     """Hex digest of a file's bytes."""
+    state = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
-
-
-def _sha256(file: Any) -> str:
-    state = hashlib.sha256()  # Python 3.10 has no hashlib.file_digest
-    while block := file.read(1 << 20):
-        state.update(block)
+        while block := file.read(1 << 20):
+            state.update(block)
     return state.hexdigest()
 
 
@@ -91,17 +90,15 @@ def save(
 
     Everything is written and synced under a temporary name and renamed last, so a kill at any instant leaves the
     previous checkpoint or the new one.
-    """
-    from safetensors.torch import save_file
 
-    directory.mkdir(parents=True, exist_ok=True)
-    for stale in directory.glob(".step-*"):
-        shutil.rmtree(stale, ignore_errors=True)
+    Raises:
+        UserError: it cannot be written, such as on a full disk; what was there before stays.
+    """
+    from safetensors import SafetensorError
+
     final = directory / f"step-{step:08d}{'-final' if training.get('complete') else ''}"
-    if (final / "MANIFEST.json").is_file():
+    if final.is_dir():
         return final  # the same update of the same run, saved before
-    partial = directory / f".{final.name}.{os.getpid()}"
-    partial.mkdir()
     weights = {k: v.detach().cpu().contiguous() for k, v in weights.items()}
     info = {
         "schema": SCHEMA,
@@ -113,20 +110,60 @@ def save(
         "tokenizer": {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint},
         "training": dict(training),
     }
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _clear(directory)
+        try:
+            partial = _write(directory / f".{final.name}", info, weights, state, tokenizer)
+            os.rename(partial, final)
+            _sync(directory)
+        finally:
+            _clear(directory)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"cannot write the checkpoint {final}: {reason}; earlier ones are kept: make room there, then issue the "
+            "same command again to go on"
+        ) from error
+    drop(directory, keep=keep)
+    return final
+
+
+def _write(
+    partial: Path,
+    info: Mapping[str, Any],
+    weights: dict[str, Tensor],
+    state: Mapping[str, Tensor],
+    tokenizer: Tokenizer,
+) -> Path:
+    from safetensors.torch import save_file
+
+    partial.mkdir()
     save_file(weights, partial / "weights.safetensors")
     if state:
         save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial / "state.safetensors")
     tokenizer.save(partial)
     (partial / "model.json").write_text(json.dumps(info, indent=1, sort_keys=True) + "\n")
     manifest = {p.name: sha256_file(p) for p in sorted(partial.iterdir())}
-    (partial / "MANIFEST.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     for path in [*partial.iterdir(), partial]:
         _sync(path)
-    os.rename(partial, final)
-    _sync(directory)
-    for old in steps(directory)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
-    return final
+    return partial
+
+
+def _clear(directory: Path) -> None:
+    """Remove what killed or failed writers and deleters left behind."""
+    for stale in directory.glob(".step-*"):
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def drop(directory: Path, *, keep: int = 0) -> None:
+    """Delete all but the newest `keep` step folders; each disappears at one instant, never half."""
+    _clear(directory)
+    for old in steps(directory)[: -keep or None]:
+        hidden = old.with_name(f".{old.name}")
+        os.rename(old, hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:
@@ -138,9 +175,8 @@ def _sync(path: Path) -> None:
 
 
 def steps(directory: Path) -> list[Path]:
-    """Step folders of a run, oldest first. A folder without a manifest was never finished and does not count."""
-    found = [p for p in directory.glob("step-*") if STEP.fullmatch(p.name) and (p / "MANIFEST.json").is_file()]
-    return sorted(found)
+    """Step folders of a run, oldest first."""
+    return sorted(p for p in directory.glob("step-*") if STEP.fullmatch(p.name) and p.is_dir())
 
 
 def step_folder(directory: Path) -> Path:
@@ -149,11 +185,13 @@ def step_folder(directory: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    if (directory / "MANIFEST.json").is_file():
+    if not directory.is_dir():
+        raise UserError(f"there is no directory {directory}: expected a run of ltm-train or one of its step folders")
+    if STEP.fullmatch(directory.name) or (directory / MANIFEST).is_file():
         return directory
-    found = steps(directory) if directory.is_dir() else []
+    found = steps(directory)
     if not found:
-        raise UserError(f"{directory} holds no checkpoint: expected step-*/MANIFEST.json as ltm-train writes them")
+        raise UserError(f"{directory} holds no checkpoint: expected step-*/{MANIFEST} as ltm-train writes them")
     return found[-1]
 
 
@@ -164,20 +202,37 @@ def read_info(directory: Path) -> tuple[Path, dict[str, Any]]:
         UserError: a file is missing or altered, or the schema is unknown.
     """
     folder = step_folder(directory)
-    manifest = json.loads((folder / "MANIFEST.json").read_text())
-    for name, expected in manifest.items():
+    for name, expected in _manifest(folder).items():
         path = folder / name
         if not path.is_file():
-            raise UserError(f"checkpoint {folder}: {name} is missing; delete the folder to use an earlier one")
+            raise _damaged(folder, f"{name} is missing")
         if (found := sha256_file(path)) != expected:
-            raise UserError(
-                f"checkpoint {folder}: {name} is damaged or cut short (sha256 {found[:12]}, expected {expected[:12]}); "
-                "delete the folder to use an earlier one, or train again"
+            raise _damaged(
+                folder, f"{name} is altered or cut short: sha256 {found[:12]}, {MANIFEST} expects {expected[:12]}"
             )
     info = json.loads((folder / "model.json").read_text())
     if info.get("schema") != SCHEMA:
-        raise UserError(f"checkpoint {folder}: schema {info.get('schema')!r}, this version reads {SCHEMA}")
+        raise UserError(
+            f"checkpoint {folder}: model.json has schema {info.get('schema')!r}, this version reads {SCHEMA}; "
+            "use the version that wrote it, or train again"
+        )
     return folder, info
+
+
+def _manifest(folder: Path) -> dict[str, str]:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except FileNotFoundError:
+        raise _damaged(folder, f"{MANIFEST} is missing") from None
+    except ValueError:
+        manifest = None
+    if not isinstance(manifest, dict) or not all(isinstance(manifest.get(name), str) for name in SCORED):
+        raise _damaged(folder, f"{MANIFEST} is altered or cut short")
+    return manifest
+
+
+def _damaged(folder: Path, what: str) -> UserError:
+    return UserError(f"checkpoint {folder}: {what}; delete the folder to use an earlier one, or train again")
 
 
 def load(directory: Path, *, device: str = "cpu", settings: Iterable[str] = ()) -> LoadedModel:
@@ -191,14 +246,17 @@ def load(directory: Path, *, device: str = "cpu", settings: Iterable[str] = ()) 
 
     folder, info = read_info(Path(directory))
     cls = model_family(info["family"])
-    trained = from_dict(cls.config_class, info["config"], where=f"{folder}/model.json")
+    trained: Any = from_dict(cls.config_class, info["config"], where=f"{folder}/model.json")
     if digest(trained) != info["config_digest"]:
-        raise UserError(f"checkpoint {folder}: its config has digest {digest(trained)[:12]}, not the one recorded")
+        raise UserError(
+            f"checkpoint {folder}: the config in model.json has digest {digest(trained)[:12]}, recorded is "
+            f"{str(info['config_digest'])[:12]}; it was edited, or written by another version: train again"
+        )
     config = with_settings(trained, settings)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.fingerprint != info["tokenizer"]["fingerprint"]:
         raise UserError(f"checkpoint {folder}: tokenizer.json is not the tokenizer it was trained with")
-    model = cls(config)  # type: ignore[call-arg]
+    model: LanguageModel = cls(config)
     weights = load_weights(folder)
     expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     found = {k: tuple(v.shape) for k, v in weights.items()}
@@ -241,7 +299,7 @@ def find(name_or_path: str, checkpoint: str | None = None) -> Path:
     if checkpoint is not None:
         return step_folder(Path(checkpoint).expanduser()).resolve()
     path = Path(name_or_path).expanduser()
-    if path.is_dir() and ("/" in name_or_path or (path / "MANIFEST.json").is_file() or steps(path)):
+    if path.is_dir() and ("/" in name_or_path or (path / MANIFEST).is_file() or steps(path)):
         return step_folder(path).resolve()
     stored = home() / "models" / name_or_path
     if "/" not in name_or_path:
@@ -250,10 +308,14 @@ def find(name_or_path: str, checkpoint: str | None = None) -> Path:
         from ltm.train_cli import training_advice
 
         raise UserError(f"{name_or_path} has no weights in {stored}. {training_advice(name_or_path)}")
-    return step_folder(_from_hub(name_or_path))
+    return _from_hub(name_or_path)
 
 
 def _from_hub(repository: str) -> Path:
-    from ltm.hub import snapshot
+    from ltm import hub
 
-    return snapshot(repository)
+    files = ("MANIFEST.json", "model.json", "tokenizer.json", "weights.safetensors")
+    try:
+        return hub.fetch(repository, "model", files).files[0].parent
+    except hub.HubError as error:
+        raise UserError(f"model {repository}: no such directory here, and as a hub repository: {error}") from error

@@ -154,7 +154,7 @@ def _from_hub(
             f"the hub data set {source.repository} ({pattern}) gave nothing: {error}. "
             f"Remedy: put the file there, or run once where the hub can be reached"
         ) from error
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow.parquet
 
     documents: list[str] = []
     for file in found.files:

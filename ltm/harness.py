@@ -24,9 +24,9 @@ from lm_eval.api.model import LM
 from ltm import checkpoint as checkpoints
 from ltm.answers import Answers, Prompt
 from ltm.api import Sampling
-from ltm.errors import UserError, did_you_mean
+from ltm.errors import UserError
 from ltm.generation_request import parse
-from ltm.harness_arguments import choose_device, unknown_argument, whole_number
+from ltm.harness_arguments import check_dtype, choose_device, unknown_argument, whole_number
 from ltm.likelihood_float import LikelihoodFloat
 from ltm.rng import SequenceRng, seed_of
 from ltm.row_scoring import Row, gather
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
 log = logging.getLogger(__name__)
-
-DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
 class HarnessModel(LM):
@@ -79,8 +77,7 @@ class HarnessModel(LM):
             raise unknown_argument(name, inspect.signature(type(self).__init__).parameters)
         if (pretrained is None) == (path is None):
             raise UserError("model_args: expected one of pretrained=NAME_OR_PATH and path=PATH")
-        if dtype not in DTYPES:
-            raise did_you_mean("dtype", str(dtype), DTYPES)
+        check_dtype(dtype)
         seed = whole_number("seed", seed, least=0)
         draws = None if draws is None else whole_number("draws", draws, least=1)
         automatic = str(batch_size or "auto").startswith("auto")

@@ -10,6 +10,8 @@ from ltm.errors import UserError, did_you_mean
 
 log = logging.getLogger(__name__)
 
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
 
 def whole_number(name: str, value: Any, *, least: int) -> int:
     """The whole number that `value` is or spells.
@@ -25,6 +27,12 @@ def whole_number(name: str, value: Any, *, least: int) -> int:
     if number is None or number < least:
         raise UserError(f"{name}={value}: expected a whole number of at least {least}")
     return number
+
+
+def check_dtype(name: str) -> None:
+    """Raise UserError unless weights can be of that dtype."""
+    if name not in DTYPES:
+        raise did_you_mean("dtype", str(name), DTYPES)
 
 
 def choose_device(wish: str | None) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,7 +63,7 @@ class LTMConfig:
 
 
 class _Prepared(NamedTuple):
-    """What of a teacher-forced pass does not depend on z: the first layer's self-attention and cross-attention queries."""
+    """What of a pass does not depend on z: the first layer's self-attention and cross-attention queries."""
 
     x_BLD: Tensor
     first_queries: Tensor
@@ -80,7 +80,7 @@ class LatentThoughtModel(LanguageModel):
 
     family = "ltm"
     config_class = LTMConfig
-    presets = {
+    presets: ClassVar = {
         "ltm-tiny": Preset(
             config=LTMConfig(
                 decoder=TransformerConfig(layers=3, width=128, heads=4, hidden=352, max_length=128, window=32),
@@ -147,7 +147,9 @@ class LatentThoughtModel(LanguageModel):
     def hidden(self, stack: Transformer, prepared: _Prepared, z_BYGD: Tensor) -> Tensor:
         """Hidden states (B, L, D) after the final norm, given z."""
         x, queries, rotations_LC = prepared
-        for layer, (block, latents) in enumerate(zip(stack.blocks, self.latent_keys_values(stack, z_BYGD), strict=True)):
+        for layer, (block, latents) in enumerate(
+            zip(stack.blocks, self.latent_keys_values(stack, z_BYGD), strict=True)
+        ):
             if layer:
                 x, _ = block.self_attend(x, rotations_LC, stack.dtype)
                 queries = block.cross_queries(x, rotations_LC, stack.dtype)
@@ -220,7 +222,9 @@ class LatentThoughtModel(LanguageModel):
         h_BLD = self.hidden(self.decoder, self.prepare(self.decoder, tokens_BL), q.at(noise))
         value = mean_nll(h_BLD, self.decoder.head(), tokens_BL)
         kl = float(q.kl().sum()) / tokens_BL.numel()
-        return Loss(value=value, metrics={"kl_per_token": kl, "kl_weight": kl_weight, "nelbo": float(value.detach()) + kl})
+        return Loss(
+            value=value, metrics={"kl_per_token": kl, "kl_weight": kl_weight, "nelbo": float(value.detach()) + kl}
+        )
 
     @torch.no_grad()
     def log_likelihoods(
@@ -258,7 +262,9 @@ class LatentThoughtModel(LanguageModel):
             if only in (None, "elbo"):
                 found["elbo"] = bounds.elbo(log_likelihood, q, tokens_B, draws=draws, rng=rng)
             if only in (None, "importance_bound"):
-                found["importance_bound"] = bounds.importance_bound(log_likelihood, q, tokens_B, draws=8 * draws, rng=rng)
+                found["importance_bound"] = bounds.importance_bound(
+                    log_likelihood, q, tokens_B, draws=8 * draws, rng=rng
+                )
         if only in (None, "reused_noise_estimate") and self.config.posterior.steps:
             reused = self.config.posterior.with_reused_noise()
             q = self.infer(tokens_BL, rng, weights_BL=scored_BL, config=reused, purpose="reused_noise_fit")

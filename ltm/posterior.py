@@ -1,4 +1,4 @@
-"""q(z|x) = N(mu, sigma^2), fitted to each text by gradient steps on its ELBO: fast learning, inference-time computation.
+"""q(z|x) = N(mu, sigma^2), fitted to each text by gradient steps on its ELBO: fast learning.
 
 Algorithm 1 of Latent Thought Models (arXiv 2502.01567). Shapes: B sequences, L tokens, Y layers, G latent vectors
 a layer, D width.
@@ -21,7 +21,7 @@ from ltm.rng import SequenceRng
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PosteriorConfig:
-    """How q is fitted. The defaults are Algorithm 1 started at the prior; each departure of the published code is a field.
+    """How q is fitted: by default Algorithm 1 from the prior; each departure of the published code is a field.
 
     Attributes:
         steps: T_fast, gradient steps a text.

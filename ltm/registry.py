@@ -26,11 +26,18 @@ def names(group: str) -> dict[str, EntryPoint]:
 
 
 def load(group: str, kind: str, name: str) -> Any:
-    """The object behind one entry point."""
+    """The object behind one entry point.
+
+    Raises:
+        UserError: unknown name; or the package that offers it cannot be imported.
+    """
     known = names(group)
     if name not in known:
         raise did_you_mean(kind, name, known)
-    return known[name].load()
+    try:
+        return known[name].load()
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"the {kind} {name!r} cannot be imported from {known[name].value}: {error}") from error
 
 
 def model_family(name: str) -> type[LanguageModel]:
@@ -44,11 +51,11 @@ def preset(name: str) -> tuple[type[LanguageModel], Preset]:
     Raises:
         UserError: unknown name, with the nearest known ones.
     """
-    family = name.rpartition("-")[0]
-    if family in names(MODELS):
-        cls = model_family(family)
-        if name in cls.presets:
-            return cls, cls.presets[name]
+    for family in names(MODELS):
+        if name.startswith(f"{family}-"):  # spares the import of all others
+            cls = model_family(family)
+            if name in cls.presets:
+                return cls, cls.presets[name]
     raise did_you_mean("model", name, preset_names())
 
 

@@ -75,7 +75,9 @@ def continue_prompts(
         rows = [r for r, p in enumerate(prompts) if len(p) == length]
         tokens_BL = torch.tensor([list(prompts[r]) for r in rows], dtype=torch.int64).view(len(rows), length)
         check_ids(tokens_BL, stack.vocab_size)
-        new, used = _continue(stack, tokens_BL.to(stack.embedding.device), infer, max_new_tokens, sampling, rng.select(rows))
+        new, used = _continue(
+            stack, tokens_BL.to(stack.embedding.device), infer, max_new_tokens, sampling, rng.select(rows)
+        )
         for r, sequence, count in zip(rows, new, used, strict=True):
             outputs[r], evaluations[r] = sequence, count
     return Generations(tokens=outputs, network_evaluations=evaluations)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def scored_span(tokens_BL: Tensor, context: int | Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Boolean masks (B, L): tokens that are given (before `context`) and tokens that are scored (from there to `lengths`).
+    """Boolean masks (B, L): tokens that are given, before `context`, and that are scored, from there to `lengths`.
 
     Raises:
         ValueError: a context or length outside 0..L, or a context beyond its row's length.

@@ -6,96 +6,33 @@ bit on a CPU, and several processes (torchrun) see the batches that one would.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ltm import checkpoint
+from ltm import checkpoint, training_log
 from ltm.api import LanguageModel
 from ltm.config import to_dict
 from ltm.errors import UserError
 from ltm.rng import SequenceRng
+from ltm.train_config import TrainConfig, parse_budget, total_steps
 from ltm.transformer import set_matmul_dtype
 
 if TYPE_CHECKING:
     from ltm.dataset import TokenDataset
     from ltm.tokenizer import Tokenizer
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """A recipe. Everything that changes the weights is here and in the model's config.
-
-    Attributes:
-        budget: `tokens=50M`, `flops=1e15` (as executed) or `seconds=600`; k, M, B, T are powers of a thousand.
-        batch: sequences a forward pass, over all processes; `accumulation` passes make one update.
-        lr: peak; rises over the share `warmup` of the budget, then falls as a cosine to `final_lr` times the peak.
-        ema: decay of the moving average that is scored, warmed up as min(ema, (1 + n) / (10 + n)); 0 turns it off.
-        matmul: dtype of matrix products; parameters, softmax, loss and sums stay in float32.
-        checkpoint_seconds: wall time between checkpoints; has no effect on the weights.
-    """
-
-    budget: str = "tokens=1M"
-    batch: int = 64
-    accumulation: int = 1
-    lr: float = 4e-4
-    final_lr: float = 0.1
-    warmup: float = 0.05
-    beta1: float = 0.9
-    beta2: float = 0.95
-    weight_decay: float = 0.1
-    clip: float = 1.0
-    ema: float = 0.999
-    matmul: Literal["bfloat16", "float32"] = "bfloat16"
-    seed: int = 0
-    checkpoint_seconds: float = 120.0
-
-    def __post_init__(self) -> None:
-        parse_budget(self.budget)
-        if min(self.batch, self.accumulation) < 1 or self.lr <= 0 or self.clip <= 0:
-            raise ValueError("batch and accumulation must be at least 1, lr and clip positive")
-        if not (0 <= self.warmup < 1 and 0 <= self.final_lr <= 1 and 0 <= self.ema < 1):
-            raise ValueError("warmup and ema must be in [0, 1), final_lr in [0, 1]")
-
-    def lr_at(self, progress: float) -> float:
-        """Learning rate when a share `progress` of the budget is spent."""
-        if progress < self.warmup:
-            return self.lr * progress / self.warmup
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - self.warmup) / (1 - self.warmup))))
-        return self.lr * (self.final_lr + (1 - self.final_lr) * cosine)
-
-
-def parse_budget(text: str) -> tuple[str, float]:
-    """`tokens=50M` as ("tokens", 5e7). Raises ValueError for anything else."""
-    unit, _, amount = text.partition("=")
-    scale = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
-    try:
-        value = float(amount[:-1]) * scale[amount[-1]] if amount[-1:] in scale else float(amount)
-    except ValueError:
-        value = math.nan
-    if unit not in ("tokens", "flops", "seconds") or not 0 < value < math.inf:
-        raise ValueError(f"budget {text!r}: expected tokens=50M, flops=1e15 or seconds=600")
-    return unit, value
-
-
-def total_steps(config: TrainConfig, block_length: int, flops_per_token: float) -> int | None:
-    """Updates that the budget pays for, at least one; None for a budget in seconds."""
-    unit, amount = parse_budget(config.budget)
-    if unit == "seconds":
-        return None
-    tokens = amount if unit == "tokens" else amount / flops_per_token
-    return max(1, round(tokens / (config.batch * config.accumulation * block_length)))
+NO_EFFECT = ("checkpoint_seconds", "data_source")
+"""What a run may be resumed with another value of: the weights do not depend on it."""
 
 
 @dataclass(slots=True)
@@ -137,10 +74,14 @@ class Run:
         for name, value in weights.items():
             if name in self.average:
                 self.average[name].copy_(value)
+        moments: dict[str, dict[str, Tensor]] = {}
+        for path, value in state.items():
+            if path.startswith("adam."):
+                _, key, name = path.split(".", 2)
+                moments.setdefault(name, {})[key] = value
         for name, p in self.model.named_parameters():
-            found = {k.split(".")[1]: v for k, v in state.items() if k.startswith("adam.") and k.split(".", 2)[2] == name}
-            if found:
-                self.optimizer.state[p] = {k: v.clone() if k == "step" else v.to(p.device) for k, v in found.items()}
+            if name in moments:
+                self.optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in moments[name].items()}
         self.step, self.seconds = int(state["run"][0]), float(state["run"][1])
 
     def scored(self) -> dict[str, Tensor]:
@@ -150,13 +91,16 @@ class Run:
 
 @contextmanager
 def deferred_interrupts() -> Iterator[Callable[[], bool]]:
-    """Let the update in hand finish on the first Ctrl-C or SIGTERM; a second Ctrl-C stops at once."""
-    asked: list[int] = []
+    """Let the update in hand finish on the first Ctrl-C or SIGTERM; another, a second or more later, stops at once.
+
+    Not sooner, since torchrun passes on to its processes the Ctrl-C that the terminal has sent them already.
+    """
+    asked: list[float] = []
 
     def ask(number: int, frame: Any) -> None:
-        if asked:
+        if asked and time.monotonic() - asked[0] > 1:
             raise KeyboardInterrupt
-        asked.append(number)
+        asked.append(time.monotonic())
 
     try:
         before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -169,11 +113,20 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
+def agreed(numbers: list[float], device: torch.device) -> list[float]:
+    """The first process's numbers, in every process: clocks differ, and signals come to each at its own time."""
+    if not dist.is_initialized():
+        return numbers
+    tensor = torch.tensor(numbers, dtype=torch.float64, device=device)
+    dist.broadcast(tensor, 0)
+    return tensor.tolist()
+
+
 def update(run: Run, data: TokenDataset, config: TrainConfig, progress: float) -> dict[str, float]:
     """One optimiser step over `accumulation` batches; returns numbers for the log.
 
     Raises:
-        UserError: the loss or the gradient is not finite; the weights are then those of the step before.
+        UserError: a number for the log is not finite; the weights are then those of the step before.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = next(run.model.parameters()).device
@@ -190,14 +143,16 @@ def update(run: Run, data: TokenDataset, config: TrainConfig, progress: float) -
             log[name] = log.get(name, 0.0) + value / config.accumulation
     if world > 1:
         for p in run.model.parameters():
-            dist.all_reduce(p.grad)
+            if p.grad is not None:
+                dist.all_reduce(p.grad)
         summed = torch.tensor(list(log.values()), dtype=torch.float64, device=device)
         dist.all_reduce(summed)
         log = dict(zip(log, (summed / world).tolist(), strict=True))
     log["gradient_norm"] = float(torch.nn.utils.clip_grad_norm_(run.model.parameters(), config.clip))
-    if not (math.isfinite(log["loss"]) and math.isfinite(log["gradient_norm"])):
+    if not all(map(math.isfinite, log.values())):
+        numbers = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in log.items())
         raise UserError(
-            f"step {run.step + 1}: loss {log['loss']}, gradient norm {log['gradient_norm']}. "
+            f"step {run.step + 1} is not finite: {numbers}. "
             "Earlier checkpoints are kept; start again with a lower learning rate, such as "
             f"--set training.lr={config.lr / 2:g} --fresh"
         )
@@ -232,15 +187,17 @@ def train(
         report: called after each update with (step, total steps or None, progress, log).
 
     Raises:
-        UserError: the directory holds another run; the loss is not finite.
+        UserError: the directory holds another run; the loss is not finite; nothing can be written.
         KeyboardInterrupt: after Ctrl-C, with the update in hand finished and saved.
     """
     cost = model.cost(model.block_length)
-    total, (unit, amount) = total_steps(config, model.block_length, cost.train_flops_per_token), parse_budget(config.budget)
+    total = total_steps(config, model.block_length, cost.train_flops_per_token)
+    unit, amount = parse_budget(config.budget)
+    device = next(model.parameters()).device
     tokens_a_step = config.batch * config.accumulation * model.block_length
     set_matmul_dtype(model, getattr(torch, config.matmul))
     run = Run.new(model, config)
-    recipe = {**to_dict(config), "checkpoint_seconds": None, **provenance}
+    recipe = {k: v for k, v in {**to_dict(config), **provenance}.items() if k not in NO_EFFECT}
     if checkpoint.steps(directory):
         folder, info = checkpoint.read_info(directory)
         refuse_other_run(directory, info, model, recipe)
@@ -260,7 +217,7 @@ def train(
             "paper_flops": run.step * tokens_a_step * cost.paper_train_flops_per_token,
             "seconds": round(run.seconds, 3),
             "seed": config.seed,
-            "device": device_name(next(model.parameters()).device),
+            "device": device_name(device),
             "dtype": config.matmul,
             "complete": complete,
         }
@@ -277,16 +234,17 @@ def train(
             keep=1 if complete else 2,
         )
 
-    log_path = directory / "log.jsonl"
+    log_path = directory / training_log.FILE
     if lead:
         directory.mkdir(parents=True, exist_ok=True)
-        keep_log_lines(log_path, run.step)
+        training_log.keep(log_path, run.step)
     with deferred_interrupts() as interrupted:
         while True:
             progress = run.step / total if total else min(1.0, (time.monotonic() - started) / amount)
+            progress, stop = agreed([progress, float(interrupted())], device)
             if progress >= 1:
                 break
-            if interrupted():
+            if stop:
                 if lead:
                     save(complete=False)
                 raise KeyboardInterrupt(f"step {run.step} is saved; issue the same command again to go on")
@@ -294,20 +252,21 @@ def train(
             run.seconds = time.monotonic() - started
             if lead:
                 line = {"step": run.step, "tokens": run.step * tokens_a_step, "seconds": round(run.seconds, 3), **log}
-                with log_path.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
+                training_log.append(log_path, line)
                 if time.monotonic() - saved > config.checkpoint_seconds:
                     save(complete=False)
                     saved = time.monotonic()
-            report(run.step, total, run.step / total if total else min(1.0, run.seconds / amount), line if lead else log)
-    if unit == "seconds" and run.step == 0:
-        raise UserError(f"budget {config.budget} ended before the first update; give more seconds")
-    return save(complete=True) if lead else directory
+            report(run.step, total, run.step / total if total else min(1.0, run.seconds / amount), log)
+        if unit == "seconds" and run.step == 0:
+            raise UserError(f"budget {config.budget} ended before the first update; give more seconds")
+        return save(complete=True) if lead else directory
 
 
 def refuse_other_run(directory: Path, info: Mapping[str, Any], model: LanguageModel, recipe: Mapping[str, Any]) -> None:
     """Raise UserError unless the checkpoint in `directory` was made by this very model config and recipe."""
-    theirs, ours = {**info["training"]["recipe"], "model": info["config"]}, {**recipe, "model": to_dict(model.config)}
+    recorded = {k: v for k, v in info["training"]["recipe"].items() if k not in NO_EFFECT}
+    theirs = _leaves({**recorded, "model": info["config"]})
+    ours = _leaves({**recipe, "model": to_dict(model.config)})
     for key in sorted(theirs.keys() | ours.keys()):
         if theirs.get(key) != ours.get(key):
             raise UserError(
@@ -316,21 +275,11 @@ def refuse_other_run(directory: Path, info: Mapping[str, Any], model: LanguageMo
             )
 
 
-def keep_log_lines(path: Path, step: int) -> None:
-    """Drop log lines after `step`, and a torn last one: the resumed run will write them again."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] > step:
-                break
-        except ValueError:
-            break
-        kept.append(line)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text("".join(f"{line}\n" for line in kept))
-    os.replace(temporary, path)
+def _leaves(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in data.items():
+        leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return leaves
 
 
 def device_name(device: torch.device) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,15 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("name", help="a preset, such as ltm-tiny or ar-small")
     p.add_argument("--corpus", required=True, help="an embedded corpus (pydocs), one in --data-dir, or one on the hub")
     p.add_argument("--split", default="train", help="default: train")
-    p.add_argument("--budget", metavar="UNIT=AMOUNT", help="tokens=50M, flops=1e15 or seconds=600; default: the preset's")
-    p.add_argument("--data-dir", metavar="DIR", type=Path, help="corpora as CORPUS/SPLIT.{txt,jsonl}[.xz|.gz|.zst]; default: $LTM_DATA_DIR")
+    p.add_argument(
+        "--budget", metavar="UNIT=AMOUNT", help="tokens=50M, flops=1e15 or seconds=600; default: the preset's"
+    )
+    p.add_argument(
+        "--data-dir",
+        metavar="DIR",
+        type=Path,
+        help="corpora as CORPUS/SPLIT.{txt,jsonl}[.xz|.gz|.zst]; default: $LTM_DATA_DIR",
+    )
     p.add_argument("--tokenizer", metavar="NAME", help="gpt2, bpe-N or bytes; default: the preset's")
     p.add_argument("--output", metavar="DIR", type=Path, help="default: $LTM_HOME/models/NAME")
     p.add_argument("--seed", type=int, help="weights, order of data and noise; default: 0")
@@ -46,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="a setting of the model (posterior.steps=32, kl_warmup=0.3) or of the recipe (training.lr=1e-3)",
     )
-    p.add_argument("--fresh", action="store_true", help="delete what --output holds and start over")
+    p.add_argument("--fresh", action="store_true", help="delete the run that --output holds and start over")
     return p
 
 
@@ -56,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace) -> int:
-    folder = train_preset(
+    train_preset(
         options.name,
         corpus=options.corpus,
         split=options.split,
@@ -69,9 +77,14 @@ def _main(options: argparse.Namespace) -> int:
         settings=options.set,
         fresh=options.fresh,
     )
-    where = f"--checkpoint {folder.parent}" if options.output else ""
-    print(f"next: ltm-eval --model {options.name} {where}{' ' if where else ''}--tasks {_task_for(options.corpus)}")
+    if _lead():
+        where = f" --checkpoint {shlex.quote(str(options.output))}" if options.output else ""
+        print(f"next: ltm-eval --model {options.name}{where} --tasks {_task_for(options.corpus)}")
     return 0
+
+
+def _lead() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def _task_for(corpus: str) -> str:
@@ -97,20 +110,14 @@ def train_preset(
     Raises:
         UserError: unknown name, corpus or setting; a corpus smaller than a block; another run in `output`.
     """
-    import shutil
-
     from ltm import registry
-    from ltm.checkpoint import home, steps
+    from ltm.checkpoint import home
 
     cls, preset = registry.preset(name)
     output = output or home() / "models" / name
     model_config, recipe = configure(preset, budget=budget, seed=seed, settings=settings)
     check_device(device)
     check_writable(output)
-    if fresh and output.exists():
-        if any(output.iterdir()) and not (steps(output) or (output / "log.jsonl").exists()):
-            raise UserError(f"--fresh: {output} is not the directory of a run; delete it yourself if you mean it")
-        shutil.rmtree(output)
 
     import dataclasses
 
@@ -119,7 +126,9 @@ def train_preset(
     from ltm import corpus as corpora
     from ltm import tokenizer as tokenizers
     from ltm.dataset import TokenDataset
-    from ltm.train import total_steps, train
+    from ltm.progress import progress_report, say
+    from ltm.train import train
+    from ltm.train_config import total_steps
 
     text = corpora.load(corpus, split, data_dir=data_dir)
     tokenizer = tokenizers.build(tokenizer_name or preset.tokenizer, documents=text.texts(), data_dir=data_dir)
@@ -127,7 +136,7 @@ def train_preset(
     # The weights' own generator: torch's global one is forked, seeded and put back.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
-        model = cls(model_config)  # type: ignore[call-arg]
+        model: LanguageModel = cls(model_config)
     separate = text.unit == "document"
     data = TokenDataset.build(
         text,
@@ -144,43 +153,84 @@ def train_preset(
         "tokenizer": tokenizer.fingerprint,
         "eos_between_documents": separate,
     }
-    world = _start_processes(device)
-    if recipe.batch % world:
-        raise UserError(f"training.batch {recipe.batch} must be a multiple of the {world} processes")
-    device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" else device
     cost = model.cost(model.block_length)
     updates = total_steps(recipe, model.block_length, cost.train_flops_per_token)
-    quiet = int(os.environ.get("RANK", "0")) > 0
-    if not quiet:
-        say(
-            f"{name}: {cost.parameters:,} parameters, {tokenizer.name} tokenizer; {corpus}/{split}: {data.tokens:,} tokens, "
-            f"{data.blocks:,} blocks of {model.block_length}; {f'{updates:,} updates' if updates else recipe.budget}"
-        )
-    with progress_report(name, quiet=quiet, tokens_a_step=recipe.batch * recipe.accumulation * model.block_length) as report:
-        folder = train(
-            name, model.to(device), data, tokenizer, recipe, output, provenance=provenance, report=report
-        )
-    if not quiet:
+    tokens_a_step = recipe.batch * recipe.accumulation * model.block_length
+    # One process owns the directory; the others meet it when it has made it ready.
+    with _owned(output, fresh=fresh), _processes(device) as world:
+        if recipe.batch % world:
+            raise UserError(f"training.batch {recipe.batch} must be a multiple of the {world} processes")
+        if _lead():
+            say(
+                f"{name}: {cost.parameters:,} parameters, {tokenizer.name} tokenizer; "
+                f"{corpus}/{split}: {data.tokens:,} tokens, {data.blocks:,} blocks of {model.block_length}; "
+                f"{f'{updates:,} updates' if updates else recipe.budget}"
+            )
+        place = f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and world > 1 else device
+        with progress_report(name, quiet=not _lead(), tokens_a_step=tokens_a_step) as report:
+            folder = train(name, model.to(place), data, tokenizer, recipe, output, provenance=provenance, report=report)
+    if _lead():
         say(f"{name}: trained; weights in {folder}")
     return folder
 
 
+@contextmanager
+def _owned(output: Path, *, fresh: bool) -> Iterator[None]:
+    """Keep other commands out of `output` meanwhile; with `fresh`, first delete the run that it holds."""
+    if not _lead():
+        yield
+        return
+    from ltm import checkpoint, training_log
+    from ltm.lock import locked
+    from ltm.progress import say
+
+    with locked(output / ".lock", work=f"training in {output}") as died:
+        if died:
+            say(died)
+        if fresh:
+            checkpoint.drop(output)
+            (output / training_log.FILE).unlink(missing_ok=True)
+        yield
+
+
+@contextmanager
+def _processes(device: str) -> Iterator[int]:
+    """Join the other processes that torchrun has started; yields how many there are."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        yield 1
+        return
+    import torch
+    import torch.distributed as dist
+
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        yield world
+    finally:
+        dist.destroy_process_group()
+
+
 def configure(preset: Preset, *, budget: str | None, seed: int | None, settings: Sequence[str]) -> tuple[Any, Any]:
     """Model config and recipe of a preset after `--budget`, `--seed` and `--set`."""
-    import dataclasses
-
-    from ltm.config import from_dict, with_settings
-    from ltm.train import TrainConfig
+    from ltm.config import from_dict, setting_names, with_settings
+    from ltm.train_config import TrainConfig
 
     recipe = from_dict(TrainConfig, preset.training, where="preset")
-    own = [s.removeprefix("training.") for s in settings if s.startswith("training.")]
-    recipe = with_settings(recipe, [*([f"budget={budget}"] if budget else []), *own])
-    if seed is not None:
-        recipe = dataclasses.replace(recipe, seed=seed)
+    own = [s for s in settings if s.startswith("training.")]
     rest = [s for s in settings if not s.startswith("training.")]
     if any(s.startswith("vocab_size=") for s in rest):
         raise UserError("vocab_size follows from the tokenizer; choose one with --tokenizer")
-    return with_settings(preset.config, rest), recipe
+    if budget is not None:
+        own.append(f"training.budget={budget}")
+    if seed is not None:
+        own.append(f"training.seed={seed}")
+    model_names, own_names = setting_names(preset.config), setting_names(recipe, "training.")
+    return (
+        with_settings(preset.config, rest, others=own_names),
+        with_settings(recipe, own, prefix="training.", others=model_names),
+    )
 
 
 def training_advice(name: str) -> str:
@@ -190,21 +240,23 @@ def training_advice(name: str) -> str:
     import torch
 
     from ltm import registry
-    from ltm.train import TrainConfig, parse_budget
+    from ltm.train_config import TrainConfig, parse_budget
 
     cls, preset = registry.preset(name)
     outputs = {"gpt2": 50258, "bytes": 258}.get(preset.tokenizer) or int(preset.tokenizer.rpartition("-")[2]) + 1
     with torch.device("meta"):
-        model: LanguageModel = cls(dataclasses.replace(preset.config, vocab_size=outputs))  # type: ignore[call-arg]
+        model: LanguageModel = cls(dataclasses.replace(preset.config, vocab_size=outputs))
     cost = model.cost(model.block_length)
     budget = preset.training.get("budget", TrainConfig().budget)
     unit, amount = parse_budget(budget)
+    corpus = DEFAULT_CORPUS if preset.trains_itself else "openwebtext"
+    command = f"Train it with:\n  ltm-train {name} --corpus {corpus} --budget {budget}\n"
+    if unit == "seconds":
+        return f"{command}or name weights with --checkpoint"
     tokens = amount if unit == "tokens" else amount / cost.train_flops_per_token
     flops, paper = tokens * cost.train_flops_per_token, tokens * cost.paper_train_flops_per_token
-    corpus = DEFAULT_CORPUS if preset.trains_itself else "openwebtext"
     return (
-        f"Train it with:\n  ltm-train {name} --corpus {corpus} --budget {budget}\n"
-        f"which costs {flops:.2g} FLOPs as executed ({paper:.2g} in the paper's convention), about "
+        f"{command}which costs {flops:.2g} FLOPs as executed ({paper:.2g} in the paper's convention), about "
         f"{_duration(flops / 2e14)} at 200 TFLOP/s or {_duration(flops / 2e11)} at 0.2 TFLOP/s (a laptop CPU); "
         "or name weights with --checkpoint"
     )
@@ -219,12 +271,16 @@ def _duration(seconds: float) -> str:
 
 def check_device(device: str) -> None:
     """Raise UserError unless torch can use `device` here."""
-    import torch
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
+        raise UserError(f"device {device!r}: expected cpu, cuda or cuda:N")
+    if kind == "cuda":
+        import torch
 
-    if device.split(":")[0] not in ("cpu", "cuda"):
-        raise UserError(f"device {device!r}: expected cpu or cuda")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError("device cuda: torch sees no GPU here; use --device cpu")
+        if not torch.cuda.is_available():
+            raise UserError(f"device {device}: torch sees no GPU here; use --device cpu")
+        if int(number or 0) >= (found := torch.cuda.device_count()):
+            raise UserError(f"device {device}: torch sees {found} GPUs here, the last is cuda:{found - 1}")
 
 
 def check_writable(directory: Path) -> None:
@@ -236,67 +292,6 @@ def check_writable(directory: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise UserError(f"cannot write to {directory}: {error.strerror}; choose another with --output") from error
-
-
-def _start_processes(device: str) -> int:
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world > 1:
-        import torch
-        import torch.distributed as dist
-
-        if device == "cuda":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    return world
-
-
-def say(text: str) -> None:
-    """One line for the person at the terminal; results go to stdout, this does not."""
-    print(text, file=sys.stderr, flush=True)
-
-
-class progress_report:
-    """A bar with loss, tokens/s and time left on a terminal; ten plain lines a run elsewhere."""
-
-    def __init__(self, name: str, *, quiet: bool, tokens_a_step: int):
-        self.name, self.quiet, self.tokens_a_step = name, quiet, tokens_a_step
-
-    def __enter__(self) -> Callable[[int, int | None, float, Mapping[str, float]], None]:
-        import time
-
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        self.bar: Progress | None = None
-        if self.quiet:
-            return lambda *_: None
-        if console.is_terminal:
-            self.bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"),
-                TextColumn("{task.fields[facts]}"), TimeRemainingColumn(), console=console,
-            )  # fmt: skip
-            self.bar.start()
-            task = self.bar.add_task(self.name, total=1.0, facts="")
-        started, first, shown = time.monotonic(), -1, 0
-
-        def report(step: int, total: int | None, progress: float, log: Mapping[str, float]) -> None:
-            nonlocal first, shown
-            first = step - 1 if first < 0 else first
-            speed = (step - first) * self.tokens_a_step / (time.monotonic() - started)
-            kl = f", KL {log['kl_per_token']:.3f}" if "kl_per_token" in log else ""
-            facts = f"step {step:,}{f'/{total:,}' if total else ''}, loss {log['loss']:.3f}{kl}, {speed:,.0f} tokens/s"
-            if self.bar is not None:
-                self.bar.update(task, completed=progress, facts=facts)
-            elif int(progress * 10) > shown:
-                shown = int(progress * 10)
-                say(f"{self.name}: {progress:.0%}, {facts}")
-
-        return report
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
 
 
 if __name__ == "__main__":

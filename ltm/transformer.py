@@ -7,6 +7,7 @@ The residual stream stays in the parameters' dtype; matrix products run in `comp
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +44,9 @@ def rotations(positions: Tensor, channels: int, dtype: torch.dtype, base: float 
     """Unit complex numbers (L, C/2) that rotate pairs of channels by position (RoPE, arXiv 2104.09864)."""
     inverse = base ** (-torch.arange(0, channels, 2, dtype=torch.float64, device=positions.device) / channels)
     angles = positions.double()[:, None] * inverse
-    return torch.polar(torch.ones_like(angles), angles).to(torch.complex128 if dtype == torch.float64 else torch.complex64)
+    return torch.polar(torch.ones_like(angles), angles).to(
+        torch.complex128 if dtype == torch.float64 else torch.complex64
+    )
 
 
 def rotate(x_BHLC: Tensor, rotations_LC: Tensor) -> Tensor:
@@ -106,7 +109,7 @@ class Linear(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, then cross-attention to the layer's latents where there are any, then SwiGLU; pre-RMSNorm each."""
+    """Self-attention, cross-attention to the layer's latents where there are any, SwiGLU; pre-RMSNorm each."""
 
     def __init__(self, config: TransformerConfig, cross_attention: bool):
         super().__init__()
@@ -176,7 +179,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.config, self.vocab_size, self.cross_attention = config, vocab_size, cross_attention
         self.embedding = nn.Parameter(torch.randn(vocab_size, config.width) * 0.02)
-        self.blocks = nn.ModuleList(Block(config, cross_attention) for _ in range(config.layers))
+        blocks = [Block(config, cross_attention) for _ in range(config.layers)]
+        self.blocks: Sequence[Block] = nn.ModuleList(blocks)  # type: ignore[assignment]
         self.norm = nn.RMSNorm(config.width, eps=1e-5)
         self.compute_dtype: torch.dtype | None = None
 
@@ -217,7 +221,10 @@ class Transformer(nn.Module):
 
     def forward(self, inputs_BL: Tensor, latents: list[KeysValues] | None = None) -> Tensor:
         """Hidden states (B, L, D) after the final norm, for inputs at positions 0 .. L-1."""
-        x, rotations_LC = self.embedding[inputs_BL], self.rotations(torch.arange(inputs_BL.shape[1], device=inputs_BL.device))
+        x, rotations_LC = (
+            self.embedding[inputs_BL],
+            self.rotations(torch.arange(inputs_BL.shape[1], device=inputs_BL.device)),
+        )
         for layer, block in enumerate(self.blocks):
             x, _ = block.self_attend(x, rotations_LC, self.dtype)
             if latents is not None:

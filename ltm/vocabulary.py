@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHUNK_ELEMENTS = 2**25
-"""Logits held at a time: 64 MiB in bfloat16, large enough for full-speed products."""
+CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**28}
+"""Logits held at a time. On a CPU 16 MiB in bfloat16: below the size at which malloc maps, and faults in, new pages."""
 
 
-def _chunks(tokens: int, vocabulary: int) -> Iterator[slice]:
-    size = max(16, CHUNK_ELEMENTS // vocabulary)
+def _chunks(tokens: int, head_VD: Tensor) -> Iterator[slice]:
+    size = max(16, CHUNK_ELEMENTS[head_VD.device.type] // len(head_VD))
     return (slice(start, start + size) for start in range(0, tokens, size))
 
 
@@ -28,7 +28,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 def token_nats(h_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
     """log p(target | h) of each token in nats, float32 (float64 for a float64 head)."""
     nats_N = h_ND.new_empty(len(targets_N), dtype=_wide(head_VD.dtype))
-    for rows in _chunks(len(targets_N), len(head_VD)):
+    for rows in _chunks(len(targets_N), head_VD):
         logits = h_ND[rows].to(head_VD.dtype) @ head_VD.T
         nats_N[rows] = -F.cross_entropy(logits.to(nats_N.dtype), targets_N[rows], reduction="none")
     return nats_N
@@ -41,7 +41,7 @@ def nll_gradient(h_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weights_N: Te
     Per token softmax(h W^T) W - W[target]: the fast loop needs this and nothing else.
     """
     gradient_ND = torch.empty_like(h_ND)
-    for rows in _chunks(len(targets_N), len(head_VD)):
+    for rows in _chunks(len(targets_N), head_VD):
         p = torch.softmax(h_ND[rows].to(head_VD.dtype) @ head_VD.T, -1)
         gradient_ND[rows] = (p @ head_VD).to(h_ND.dtype) - head_VD[targets_N[rows]]
     return gradient_ND if weights_N is None else gradient_ND * weights_N[:, None].to(h_ND.dtype)
@@ -51,12 +51,12 @@ class _WeightedNll(torch.autograd.Function):
     """The weighted sum of NLLs, with both gradients formed in the forward pass: three products, none repeated."""
 
     @staticmethod
-    def forward(ctx, h_ND, head_VD, targets_N, weights_N):  # type: ignore[override]
+    def forward(ctx, h_ND, head_VD, targets_N, weights_N):
         wide = _wide(head_VD.dtype)
         total = h_ND.new_zeros((), dtype=torch.float64)
         gradient_h = torch.empty_like(h_ND)
         gradient_head = torch.zeros_like(head_VD, dtype=wide)
-        for rows in _chunks(len(targets_N), len(head_VD)):
+        for rows in _chunks(len(targets_N), head_VD):
             h, targets, weights = h_ND[rows].to(head_VD.dtype), targets_N[rows], weights_N[rows].to(wide)
             log_p = torch.log_softmax((h @ head_VD.T).to(wide), -1)
             total -= (weights * log_p.gather(1, targets[:, None])[:, 0]).sum(dtype=torch.float64)
@@ -70,7 +70,7 @@ class _WeightedNll(torch.autograd.Function):
         return total.to(wide)
 
     @staticmethod
-    def backward(ctx, upstream):  # type: ignore[override]
+    def backward(ctx, upstream):
         gradient_h, gradient_head = ctx.saved_tensors
         return gradient_h * upstream, (gradient_head * upstream).to(ctx.head_dtype), None, None
 

@@ -41,8 +41,8 @@ def resolve(wanted: Iterable[str]) -> list[str]:
         full = name if name in known else PREFIX + name
         if full not in known:
             raise UserError(
-                f"{did_you_mean('task', name, [*short, *known] if name.startswith(PREFIX) else short)}; "
-                "lm-eval's own tasks run with: lm_eval --model ltm --model_args pretrained=MODEL --tasks TASK"
+                f"{did_you_mean('task', name, known if name.startswith(PREFIX) else short)} "
+                "(tasks of lm-eval itself: lm_eval --model ltm --model_args pretrained=MODEL --tasks TASK)"
             )
         found.append(full)
     if not found:
@@ -59,7 +59,7 @@ def read(name: str) -> TaskEntry:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     class Loader(yaml.SafeLoader):
         """Leaves the functions of a task alone."""

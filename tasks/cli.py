@@ -80,6 +80,8 @@ def _main(options: argparse.Namespace, arguments: Sequence[str] | None) -> int:
     if options.device:
         check_device(options.device)
     directories = {name: _locate(name, options.checkpoint) for name in models}
+    for name, directory in directories.items():
+        _check_settings(name, directory, options.set)
     check_writable(options.output)
     _quieten(texts)
 
@@ -104,8 +106,9 @@ def _listed(text: str, option: str) -> list[str]:
 
 
 def _check_numbers(options: argparse.Namespace) -> None:
-    from ltm.harness_arguments import whole_number
+    from ltm.harness_arguments import check_dtype, whole_number
 
+    check_dtype(options.dtype)
     whole_number("--seed", options.seed, least=0)
     for name in ("draws", "limit_blocks", "batch_size"):
         if (value := getattr(options, name)) not in (None, "auto"):
@@ -135,6 +138,24 @@ def _locate(name: str, checkpoint: str | None) -> Path | None:
     if itself and not checkpoints.read_info(directory)[1]["training"].get("complete", True):
         return None
     return directory
+
+
+def _check_settings(name: str, directory: Path | None, settings: Sequence[str]) -> None:
+    from ltm import checkpoint as checkpoints
+    from ltm import registry
+    from ltm.config import from_dict, with_settings
+
+    if not settings:
+        return
+    if directory is None:
+        config = registry.preset(name)[1].config
+    else:
+        info = checkpoints.read_info(directory)[1]
+        config = from_dict(registry.model_family(info["family"]).config_class, info["config"])
+    try:
+        with_settings(config, settings)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
 
 
 def _open(name: str, directory: Path | None, options: argparse.Namespace) -> HarnessModel:

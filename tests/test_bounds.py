@@ -69,7 +69,10 @@ def test_importance_weights_are_unbiased_for_the_evidence(gaussian):
     q = Posterior(mean=exact.mean + 0.2, log_variance=exact.log_variance + 0.3)
     ratios = torch.stack(
         [
-            (bounds.importance_bound(log_likelihood, q, TOKENS_B, draws=2, rng=SequenceRng(s, range(B))).nats_B - log_evidence).exp()
+            (
+                bounds.importance_bound(log_likelihood, q, TOKENS_B, draws=2, rng=SequenceRng(s, range(B))).nats_B
+                - log_evidence
+            ).exp()
             for s in range(100)
         ]
     )
@@ -97,7 +100,7 @@ def test_fitting_finds_the_posterior(gaussian):
 
 
 def test_reused_noise_claims_more_than_the_evidence(gaussian):
-    """The same decoder and budget: scored at the noise that it was fitted to, q beats log p(x); on fresh noise it cannot."""
+    """Scored at the noise that it was fitted to, q beats log p(x); on fresh noise it cannot."""
     log_likelihood, gradient, log_evidence, _ = gaussian
     config = PosteriorConfig(steps=600, lr=0.05, noise="reused")
     q = fit(gradient, (1, 1, Z), config, RNG, device=torch.device("cpu"), dtype=torch.float64)

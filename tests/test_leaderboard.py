@@ -181,6 +181,14 @@ def test_other_settings_make_other_rows_and_the_label_says_which(tmp_path: Path)
     ]
 
 
+def test_configs_of_one_name_are_told_apart_by_what_differs(tmp_path: Path) -> None:
+    def config(steps: int) -> dict[str, object]:
+        return {"config": {"width": 128, "posterior": {"steps": steps}}, "config_digest": str(steps) * 64}
+
+    (section,) = build(tmp_path, make_cell(model=config(8)), make_cell(model=config(9))).sections
+    assert [row.label for row in section.rows] == ["ltm-tiny (posterior.steps 8)", "ltm-tiny (posterior.steps 9)"]
+
+
 def test_scoring_again_with_another_seed_is_counted_and_not_averaged(tmp_path: Path) -> None:
     built = build(tmp_path, make_cell(nats=3.0, scoring={"seed": 1}), make_cell(nats=3.2))
     ((row,),) = (section.rows for section in built.sections)

@@ -30,7 +30,11 @@ def test_windowed_attention_is_the_dense_masked_one(window, length):
     ours = causal_attention(q, k, v, window)
     torch.testing.assert_close(ours, dense)
     weights = torch.randn_like(dense)
-    for a, b in zip(torch.autograd.grad((ours * weights).sum(), (q, k, v)), torch.autograd.grad((dense * weights).sum(), (q, k, v)), strict=True):
+    for a, b in zip(
+        torch.autograd.grad((ours * weights).sum(), (q, k, v)),
+        torch.autograd.grad((dense * weights).sum(), (q, k, v)),
+        strict=True,
+    ):
         torch.testing.assert_close(a, b)
 
 
@@ -50,7 +54,9 @@ def test_rope_depends_on_distance_only():
 
     assert score(3, 1) == pytest.approx(score(10, 8)) and score(3, 1) != pytest.approx(score(3, 2))
     angle = torch.tensor(5.0, dtype=torch.float64)  # the first pair turns by the position itself
-    turned = rotate(torch.tensor([[[[1.0, 0.0]]]], dtype=torch.float64), rotations(torch.tensor([5.0]), 2, torch.float64))
+    turned = rotate(
+        torch.tensor([[[[1.0, 0.0]]]], dtype=torch.float64), rotations(torch.tensor([5.0]), 2, torch.float64)
+    )
     torch.testing.assert_close(turned.flatten(), torch.stack([angle.cos(), angle.sin()]))
 
 
@@ -72,7 +78,9 @@ def test_cached_decoding_equals_one_pass(window, cross_attention):
     latents = None
     if cross_attention:
         at = stack.rotations(torch.tensor([2.5, 7.5]))
-        latents = [b.latent_keys_values(torch.randn(3, 2, 16, dtype=torch.float64), at, stack.dtype) for b in stack.blocks]
+        latents = [
+            b.latent_keys_values(torch.randn(3, 2, 16, dtype=torch.float64), at, stack.dtype) for b in stack.blocks
+        ]
     whole = stack(stack.with_bos(tokens), latents) @ stack.head().T
     inputs, cache = stack.with_bos(tokens), None
     for position in range(4, 12):

@@ -30,7 +30,10 @@ def test_repeats_under_a_seed_whatever_the_batch(model):
 
 def test_stops_at_stop_ids(model):
     sampling = Sampling(stop_ids=tuple(range(V)))
-    assert all(len(t) == 1 for t in model.generate([[], [0]], max_new_tokens=3, sampling=sampling, rng=SequenceRng(0, [0, 1])).tokens)
+    assert all(
+        len(t) == 1
+        for t in model.generate([[], [0]], max_new_tokens=3, sampling=sampling, rng=SequenceRng(0, [0, 1])).tokens
+    )
 
 
 def test_too_long_is_refused(model):

@@ -19,7 +19,9 @@ def with_fast_steps(model, **changes):
     """The model with other posterior settings, where it has a posterior: few steps hide a wrong estimator."""
     if not hasattr(model.config, "posterior"):
         return model
-    other = type(model)(dataclasses.replace(model.config, posterior=dataclasses.replace(model.config.posterior, **changes)))
+    other = type(model)(
+        dataclasses.replace(model.config, posterior=dataclasses.replace(model.config.posterior, **changes))
+    )
     other.double().load_state_dict(model.state_dict())
     return other.eval().requires_grad_(False)
 
@@ -52,7 +54,7 @@ def test_conditional_mass(model):
     for estimate in found.values():
         assert (estimate.tokens_B == L - 2).all()
         masses = estimate.nats_B.exp().view(V**2, V**2).sum(1)
-        if estimate.kind == "exact" or estimate.kind == "lower_bound" and not estimate.terms:
+        if estimate.kind == "exact" or (estimate.kind == "lower_bound" and not estimate.terms):
             torch.testing.assert_close(masses, torch.ones_like(masses))
         elif estimate.kind == "lower_bound":
             assert float(masses.max()) <= 1.02
@@ -120,7 +122,7 @@ def test_only_computes_what_is_asked(model):
 
 def test_bad_input_is_refused(model):
     rng = SequenceRng(0, [0])
-    with pytest.raises(ValueError, match="outside 0..2"):
+    with pytest.raises(ValueError, match=r"outside 0\.\.2"):
         model.log_likelihood(torch.tensor([[0, 1, V, 2]]), rng=rng)
     with pytest.raises(ValueError, match="context"):
         model.log_likelihood(TEXTS[:1], context=5, rng=rng)
