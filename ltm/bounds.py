@@ -52,7 +52,7 @@ def elbo(
 def importance_bound(
     log_likelihood: LogLikelihood, q: Posterior, tokens_B: Tensor, *, draws: int, rng: SequenceRng
 ) -> LikelihoodEstimate:
-    """log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k): a lower bound at least as tight as the ELBO (IWAE, arXiv 1509.00519)."""
+    """log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k), a lower bound at least as tight as the ELBO (arXiv 1509.00519)."""
     values_KB, ratios_KB = _draw(log_likelihood, q, draws, rng, "importance_bound")
     return _log_mean_exp(values_KB + ratios_KB, tokens_B)
 

@@ -31,7 +31,8 @@ SCHEMA = 1
 STEP = re.compile(r"step-\d{8}(-final)?")
 MANIFEST = "MANIFEST.json"
 SCORED = ("model.json", "tokenizer.json", "weights.safetensors")
-"""What every checkpoint has; one that training can go on from also has state.safetensors."""
+STATE = "state.safetensors"
+"""A checkpoint has the files of `SCORED`; one that training can go on from also has `STATE`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +142,7 @@ def _write(
     partial.mkdir()
     save_file(weights, partial / "weights.safetensors")
     if state:
-        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial / "state.safetensors")
+        save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, partial / STATE)
     tokenizer.save(partial)
     (partial / "model.json").write_text(json.dumps(info, indent=1, sort_keys=True) + "\n")
     manifest = {p.name: sha256_file(p) for p in sorted(partial.iterdir())}
@@ -226,7 +227,8 @@ def _manifest(folder: Path) -> dict[str, str]:
         raise _damaged(folder, f"{MANIFEST} is missing") from None
     except ValueError:
         manifest = None
-    if not isinstance(manifest, dict) or not all(isinstance(manifest.get(name), str) for name in SCORED):
+    listed = set(manifest) if isinstance(manifest, dict) else set()
+    if not set(SCORED) <= listed <= {*SCORED, STATE}:
         raise _damaged(folder, f"{MANIFEST} is altered or cut short")
     return manifest
 
@@ -284,7 +286,7 @@ def load_state(folder: Path) -> dict[str, Tensor]:
     """The training state of a step folder, verified by `read_info` before."""
     from safetensors.torch import load_file
 
-    path = folder / "state.safetensors"
+    path = folder / STATE
     if not path.is_file():
         raise UserError(f"checkpoint {folder} holds weights only: nothing to resume from")
     return load_file(path)
@@ -312,10 +314,12 @@ def find(name_or_path: str, checkpoint: str | None = None) -> Path:
 
 
 def _from_hub(repository: str) -> Path:
+    """The files of a step folder, at the top of a hub repository."""
     from ltm import hub
 
-    files = ("MANIFEST.json", "model.json", "tokenizer.json", "weights.safetensors")
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository):
+        raise UserError(f"there is no directory {repository}: expected a run of ltm-train or one of its step folders")
     try:
-        return hub.fetch(repository, "model", files).files[0].parent
+        return hub.fetch(repository, "model", (MANIFEST, *SCORED)).files[0].parent
     except hub.HubError as error:
         raise UserError(f"model {repository}: no such directory here, and as a hub repository: {error}") from error

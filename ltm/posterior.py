@@ -27,8 +27,10 @@ class PosteriorConfig:
         steps: T_fast, gradient steps a text.
         lr: step size of Adam on mu and log sigma^2.
         noise: `fresh` draws a new epsilon every step (Algorithm 1). `reused` draws one and keeps it.
-        lr_schedule: `constant`, or `published`: lr/10 + 0.45 lr (1 + cos(pi s / schedule_steps)), lr/10 beyond.
-        schedule_steps: length of the published schedule; longer fits than this stay at lr/10. None means `steps`.
+        lr_schedule: `constant`, or `cosine`: lr (0.1 + 0.45 (1 + cos(pi s / schedule_steps))), lr/10 beyond. Adam's
+            steps have the size of lr however small the gradient, so without decay a fit ends in noise of that size,
+            which the KL pays for.
+        schedule_steps: length of the cosine; longer fits than this stay at lr/10. None means `steps`.
         init_mean_std: mu starts at this times fresh normal noise; 0 is the prior's mean.
         init_log_variance: log sigma^2 starts here; 0 is the prior's.
         init_log_variance_std: plus this times fresh normal noise.
@@ -41,7 +43,7 @@ class PosteriorConfig:
     steps: int = 16
     lr: float = 0.3
     noise: Literal["fresh", "reused"] = "fresh"
-    lr_schedule: Literal["constant", "published"] = "constant"
+    lr_schedule: Literal["constant", "cosine"] = "cosine"
     schedule_steps: int | None = None
     init_mean_std: float = 0.0
     init_log_variance: float = 0.0
@@ -76,7 +78,6 @@ PosteriorConfig.NAMED["algorithm_1"] = PosteriorConfig()
 PosteriorConfig.NAMED["published_code"] = PosteriorConfig(
     lr=0.34,
     noise="reused",
-    lr_schedule="published",
     schedule_steps=16,
     init_mean_std=0.01,
     init_log_variance=-5.0,

@@ -176,7 +176,9 @@ def gather(records: Sequence[Any], *, stream_tokens: int, headline: str) -> Like
     """The records of one text or continuation as a float; `headline` names it where there is no record at all."""
     headline = records[0]["headline"] if records else headline
     likelihoods = {}
-    for name in records[0]["likelihoods"] if records else [headline]:
+    # One order, whether a record comes from the model or from disk: the headline, then by name.
+    names = records[0]["likelihoods"] if records else [headline]
+    for name in sorted(names, key=lambda name: (name != headline, name)):
         parts = [record["likelihoods"][name] for record in records]
         known = bool(parts) and all(part["mc_var"] is not None for part in parts)
         likelihoods[name] = BlockLikelihoods(
@@ -187,7 +189,7 @@ def gather(records: Sequence[Any], *, stream_tokens: int, headline: str) -> Like
             mc_var_N=np.array([part["mc_var"] for part in parts], np.float64) if known else None,
             terms={
                 term: np.array([p["terms"][term] for p in parts], np.float64)
-                for term in (parts[0]["terms"] if parts else ())
+                for term in sorted(parts[0]["terms"] if parts else ())
             },
         )
     return LikelihoodFloat(

@@ -59,7 +59,7 @@ def read(name: str) -> TaskEntry:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     class Loader(yaml.SafeLoader):
         """Leaves the functions of a task alone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -29,7 +30,7 @@ class Bigram(LanguageModel):
 
     family = "bigram"
     config_class = BigramConfig
-    presets = {}
+    presets: ClassVar[dict] = {}
 
     def __init__(self, config: BigramConfig):
         super().__init__()
@@ -169,7 +170,7 @@ TRAINING = {
 }
 
 
-def save_small(home: Path, name: str, *, seed: int = 0, **training) -> Path:
+def save_small(home: Path, name: str, *, seed: int = 0, step: int = 1, **training) -> Path:
     """Put an untrained model of a real family, a few thousand parameters, where `name` is looked for."""
     import dataclasses
 
@@ -189,7 +190,7 @@ def save_small(home: Path, name: str, *, seed: int = 0, **training) -> Path:
         model = cls(config)
     return checkpoint.save(
         home / "models" / name,
-        1,
+        step,
         name=name,
         model=model,
         tokenizer=tokens,

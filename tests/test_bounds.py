@@ -91,7 +91,7 @@ def test_elbo_is_unbiased_and_its_error_is_honest(gaussian):
 
 def test_fitting_finds_the_posterior(gaussian):
     log_likelihood, gradient, log_evidence, exact = gaussian
-    config = PosteriorConfig(steps=600, lr=0.05, lr_schedule="published")
+    config = PosteriorConfig(steps=600, lr=0.05, lr_schedule="cosine")
     q = fit(gradient, (1, 1, Z), config, RNG, device=torch.device("cpu"), dtype=torch.float64)
     elbo = bounds.elbo(log_likelihood, q, TOKENS_B, draws=256, rng=RNG)
     gap = float((log_evidence - elbo.nats_B).mean())

@@ -123,7 +123,7 @@ def test_free_bits_keep_the_kl_from_falling_further():
     """With no likelihood, q goes to the prior; with free bits it stops near the floor instead."""
     from ltm.posterior import fit
 
-    config = PosteriorConfig(steps=800, lr=0.01, init_log_variance=-5.0)
+    config = PosteriorConfig(steps=800, lr=0.01, lr_schedule="constant", init_log_variance=-5.0)
     shape, rng, device = (1, 3, 8), SequenceRng(0, [0]), torch.device("cpu")
     bare = fit(torch.zeros_like, shape, config, rng, device=device)
     assert float(bare.kl().max()) < 0.01
@@ -162,4 +162,4 @@ def test_bad_settings():
     for bad in ({"steps": -1}, {"lr": 0.0}, {"schedule_steps": 0}):
         with pytest.raises(ValueError):
             PosteriorConfig(**bad)
-    assert math.isclose(PosteriorConfig(lr=0.2).lr_at(100), 0.2)
+    assert math.isclose(PosteriorConfig(lr=0.2, lr_schedule="constant").lr_at(100), 0.2)

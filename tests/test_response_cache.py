@@ -25,6 +25,11 @@ def fill(directory: Path, **records) -> Path:
     return cache_path(directory, WHERE)
 
 
+def refused(directory: Path, words: str) -> None:
+    with pytest.raises(UserError, match=words), opened(directory, WHERE, work="scoring of x"):
+        pass
+
+
 def test_round_trip_keeps_floats_exactly(tmp_path):
     values = {"nats": -1 / 3, "tokens": 7, "parts": {"-kl": -0.1}, "text": "naïve\n", "none": None}
     fill(tmp_path, a=values, b=[1, 2])
@@ -75,9 +80,7 @@ def test_nothing_infinite_is_kept(tmp_path):
 
 def test_two_at_once_are_refused_and_told_who(tmp_path):
     with opened(tmp_path, WHERE, work="scoring of x"):
-        with pytest.raises(UserError, match=rf"scoring of x is already under way: process {os.getpid()} on .* minutes"):
-            with opened(tmp_path, WHERE, work="scoring of x"):
-                pass
+        refused(tmp_path, rf"scoring of x is already under way: process {os.getpid()} on .* minutes")
         with opened(tmp_path, {**WHERE, "seed": 1}, work="other work"):
             pass
     with opened(tmp_path, WHERE, work="scoring of x"):
@@ -100,9 +103,7 @@ def test_a_killed_owner_frees_the_lock_and_its_records_are_there(tmp_path, caplo
     assert process.stdout is not None
     for _ in range(20):
         line = process.stdout.readline()
-    with pytest.raises(UserError, match=f"already under way: process {process.pid}"):
-        with opened(tmp_path, WHERE, work="test"):
-            pass
+    refused(tmp_path, f"already under way: process {process.pid}")
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
@@ -114,9 +115,7 @@ def test_a_killed_owner_frees_the_lock_and_its_records_are_there(tmp_path, caplo
 def test_the_lock_of_another_machine_is_not_overruled(tmp_path):
     path = fill(tmp_path, a=1).with_suffix(".lock")
     path.write_text(json.dumps({"pid": 1, "host": "elsewhere", "since": time.time() - 3600}))
-    with pytest.raises(UserError, match=r"process 1 on elsewhere, begun 60 minutes ago.*delete .*\.lock"):
-        with opened(tmp_path, WHERE, work="test"):
-            pass
+    refused(tmp_path, r"process 1 on elsewhere, begun 60 minutes ago.*delete .*\.lock")
     path.unlink()
     with opened(tmp_path, WHERE, work="test") as cache:
         assert cache["a"] == 1
