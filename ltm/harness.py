@@ -50,6 +50,7 @@ class HarnessModel(LM):
         batch_size: a number, or `auto`. It changes no result beyond the rounding of floats.
         dtype: of the weights while scoring: float32, bfloat16, float16 or float64.
         settings: `field=value` of the model's config, several as a list or separated by `;`: posterior.steps=32.
+        headline_only: leave out the likelihoods beside the headline, which for a latent model cost most of the time.
         limit_blocks: score only so many blocks of each text, for a quick look; such results are marked partial.
 
     Raises:
@@ -69,6 +70,7 @@ class HarnessModel(LM):
         max_batch_size: int | None = None,
         dtype: str = "float32",
         settings: str | Sequence[str] = (),
+        headline_only: bool = False,
         limit_blocks: int | str | None = None,
         **unknown: Any,
     ):
@@ -77,7 +79,10 @@ class HarnessModel(LM):
             raise unknown_argument(name, inspect.signature(type(self).__init__).parameters)
         if (pretrained is None) == (path is None):
             raise UserError("model_args: expected one of pretrained=NAME_OR_PATH and path=PATH")
+        self.headline_only = headline_only
         check_dtype(dtype)
+        if not isinstance(headline_only, bool):
+            raise UserError(f"headline_only: expected true or false, found {headline_only!r}")
         seed = whole_number("seed", seed, least=0)
         draws = None if draws is None else whole_number("draws", draws, least=1)
         automatic = str(batch_size or "auto").startswith("auto")
@@ -116,11 +121,16 @@ class HarnessModel(LM):
 
     @cached_property
     def offered(self) -> dict[str, tuple[str, int]]:
-        """Kind and draws of every likelihood of whole texts, headline first; learnt from scoring one token."""
+        """Kind and draws of every likelihood that whole texts get, headline first; learnt from scoring one token."""
         first = torch.zeros(1, 1, dtype=torch.int64, device=self._device)
-        with torch.no_grad():
-            found = self.loaded.model.log_likelihoods(first, draws=self.answers.scorer.draws, rng=SequenceRng(0, [0]))
         headline = self.loaded.model.headline()
+        with torch.no_grad():
+            found = self.loaded.model.log_likelihoods(
+                first,
+                draws=self.answers.scorer.draws,
+                rng=SequenceRng(0, [0]),
+                only=headline if self.headline_only else None,
+            )
         return {name: (found[name].kind, found[name].draws) for name in sorted(found, key=lambda n: n != headline)}
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[LikelihoodFloat]:
@@ -136,7 +146,7 @@ class HarnessModel(LM):
                 self._blocks(ids, requests[n].doc_id or 0, f"text {_hash(text)}")
                 for n, ids, text in zip(numbers, streams, texts, strict=True)
             ]
-            records = self._score(task, rows, companions=True)
+            records = self._score(task, rows, companions=not self.headline_only)
             for n, ids, found in zip(numbers, streams, records, strict=True):
                 results[n] = gather(found, stream_tokens=len(ids), headline=self.loaded.model.headline())
         return results
@@ -146,7 +156,7 @@ class HarnessModel(LM):
         starts = range(0, len(ids), size)[: self.limit_blocks]
         return [
             Row(
-                record=f"{name} document {document} block {i}",
+                record=f"{name} document {document} block {i}{' headline' if self.headline_only else ''}",
                 tokens=ids[start : start + size],
                 context=0,
                 index=(document << 32) + i,

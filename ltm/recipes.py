@@ -7,7 +7,7 @@ from typing import Any
 
 def tiny_recipe() -> dict[str, Any]:
     """For a laptop CPU: minutes."""
-    return {"budget": "tokens=1M", "batch": 16, "lr": 2e-3, "ema": 0.99}
+    return {"budget": "tokens=400k", "batch": 16, "lr": 2e-3, "ema": 0.99}
 
 
 def published_recipe(tokens: str) -> dict[str, Any]:

@@ -78,13 +78,19 @@ def _main(options: argparse.Namespace) -> int:
         fresh=options.fresh,
     )
     if _lead():
-        where = f" --checkpoint {shlex.quote(str(options.output))}" if options.output else ""
-        print(f"next: ltm-eval --model {options.name}{where} --tasks {_task_for(options.corpus)}")
+        command = ["ltm-eval", "--model", options.name, "--tasks", _task_for(options.corpus)]
+        for option, value in (("--checkpoint", options.output), ("--data-dir", options.data_dir)):
+            command += [option, str(value)] if value else []
+        print(f"next: {shlex.join(command)}")
     return 0
 
 
 def _lead() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def _world() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _task_for(corpus: str) -> str:
@@ -116,6 +122,8 @@ def train_preset(
     cls, preset = registry.preset(name)
     output = output or home() / "models" / name
     model_config, recipe = configure(preset, budget=budget, seed=seed, settings=settings)
+    if recipe.batch % (world := _world()):
+        raise UserError(f"training.batch {recipe.batch} must be a multiple of the {world} processes")
     check_device(device)
     check_writable(output)
 
@@ -157,9 +165,7 @@ def train_preset(
     updates = total_steps(recipe, model.block_length, cost.train_flops_per_token)
     tokens_a_step = recipe.batch * recipe.accumulation * model.block_length
     # One process owns the directory; the others meet it when it has made it ready.
-    with _owned(output, fresh=fresh), _processes(device) as world:
-        if recipe.batch % world:
-            raise UserError(f"training.batch {recipe.batch} must be a multiple of the {world} processes")
+    with _owned(output, fresh=fresh), _processes(device):
         if _lead():
             say(
                 f"{name}: {cost.parameters:,} parameters, {tokenizer.name} tokenizer; "
@@ -194,11 +200,10 @@ def _owned(output: Path, *, fresh: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _processes(device: str) -> Iterator[int]:
-    """Join the other processes that torchrun has started; yields how many there are."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
-        yield 1
+def _processes(device: str) -> Iterator[None]:
+    """Join the other processes that torchrun has started."""
+    if _world() == 1:
+        yield
         return
     import torch
     import torch.distributed as dist
@@ -207,7 +212,7 @@ def _processes(device: str) -> Iterator[int]:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
-        yield world
+        yield
     finally:
         dist.destroy_process_group()
 

@@ -41,6 +41,7 @@ def identity(entry: TaskEntry, text: Split, model: HarnessModel) -> dict[str, An
             "eos_between_documents": False,
             "seed": model.answers.seed,
             "draws": draws,
+            "likelihoods": sorted(model.offered),
             "dtype": model.answers.dtype,
         },
     }

@@ -54,6 +54,11 @@ def parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="a setting of the model: posterior.steps=32"
     )
     p.add_argument(
+        "--headline-only",
+        action="store_true",
+        help="leave out the importance bound and the reused-noise estimate, most of a latent model's time",
+    )
+    p.add_argument(
         "--limit-blocks", type=int, metavar="N", help="a quick look at the first N blocks; such results stay partial"
     )
     return p
@@ -174,6 +179,7 @@ def _open(name: str, directory: Path | None, options: argparse.Namespace) -> Har
         batch_size=options.batch_size,
         dtype=options.dtype,
         settings=options.set,
+        headline_only=options.headline_only,
         limit_blocks=options.limit_blocks,
     )
 

@@ -125,6 +125,13 @@ def test_limited_blocks_are_the_first_ones_and_say_so():
     assert not part.complete and part.stream_tokens == whole.tokens
 
 
+def test_headline_only_gives_the_same_headline_and_nothing_else():
+    model = NoisyBigram(BigramConfig())
+    (whole,), (alone,) = (harness(model, headline_only=n).loglikelihood_rolling([rolling(TEXT)]) for n in (False, True))
+    assert alone == whole and len(whole.likelihoods) > 1
+    assert list(alone.likelihoods) == [model.headline()] == list(harness(model, headline_only=True).offered)
+
+
 def test_an_empty_text_costs_nothing():
     (value,) = harness().loglikelihood_rolling([rolling("")])
     assert value == 0.0 and value.tokens == 0 and value.complete

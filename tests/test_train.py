@@ -74,7 +74,7 @@ RECIPES = {
 
 @pytest.mark.parametrize("case", RECIPES)
 def test_a_run_that_was_broken_off_is_the_unbroken_run(case: str, tmp_path: Path) -> None:
-    family, recipe = case if case in FAMILIES else "ltm", RECIPES[case]
+    family, recipe = "ar" if case in ("ar", "without average") else "ltm", RECIPES[case]
     # Eight updates of eight sequences pass the end of the data more than once.
     assert 8 * 8 > 2 * dataset(tmp_path).blocks > 2 * 8
     straight, broken = tmp_path / "straight", tmp_path / "broken"
@@ -88,11 +88,9 @@ def test_a_run_that_was_broken_off_is_the_unbroken_run(case: str, tmp_path: Path
     assert any(name.startswith("weights.") for name in state) == bool(recipe.ema)
     assert_same(state_of(broken), state)
 
-    ends = [run(family, directory, tmp_path, recipe) for directory in (straight, broken)]
-    never = run(family, tmp_path / "never", tmp_path, recipe)
-    digests = {checkpoint.read_info(end)[1]["weights_digest"] for end in (*ends, never)}
-    assert len(digests) == 1
-    assert log(straight) == log(broken) == log(tmp_path / "never")
+    ends = [run(family, directory, tmp_path, recipe) for directory in (broken, tmp_path / "never")]
+    assert len({checkpoint.read_info(end)[1]["weights_digest"] for end in ends}) == 1
+    assert log(broken) == log(tmp_path / "never")
     assert [line["step"] for line in log(broken)] == list(range(1, 9))
     assert [line["tokens"] for line in log(broken)] == [n * 8 * L for n in range(1, 9)]
 
@@ -197,8 +195,10 @@ def test_budgets(text: str, expected: tuple[str, float]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "50M", "tokens", "tokens=", "tokens=M", "tokens=0", "tokens=-1", "tokens=nan", "flops=inf", "tokens=1e999"]
-    + ["hours=3", "tokens=5X", "Tokens=5", "tokens=5 M M", "seconds=1=2"],
+    (
+        *("", "50M", "tokens", "tokens=", "tokens=M", "tokens=0", "tokens=-1", "tokens=nan", "tokens=1e999"),
+        *("flops=inf", "hours=3", "tokens=5X", "Tokens=5", "tokens=5 M M", "seconds=1=2"),
+    ),
 )
 def test_bad_budgets(text: str) -> None:
     with pytest.raises(ValueError, match="expected tokens=50M, flops=1e15 or seconds=600"):
@@ -270,7 +270,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_what_was_good(value: 
     assert all(p.isfinite().all() for p in loaded.model.parameters())
 
 
-CHANGES = {
+CHANGES: dict[str, dict[str, Any]] = {
     "lr": {"config": {"lr": 0.02}},
     "seed": {"config": {"seed": 1}},
     "budget": {"config": {"budget": "tokens=640"}},

@@ -64,9 +64,9 @@ def test_reused_noise_is_not_a_likelihood():
     """Trained and scored at the noise it was fitted to, the estimate claims more than all probability."""
     torch.manual_seed(0)
     config = LatentThoughtModel.miniature(V + 1, L)
-    config = dataclasses.replace(config, posterior=PosteriorConfig(steps=16, noise="reused"))
+    config = dataclasses.replace(config, posterior=PosteriorConfig(steps=8, noise="reused"))
     model = LatentThoughtModel(config).double()
-    train_briefly(model, 300)
+    train_briefly(model, 200)
     model = with_fast_steps(model.eval().requires_grad_(False), steps=200)
     found = model.log_likelihoods(TEXTS, rng=SequenceRng(1, range(len(TEXTS))), draws=64)
     mass, _ = total_mass(found["reused_noise_estimate"])
