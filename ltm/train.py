@@ -122,8 +122,8 @@ def agreed(numbers: list[float], device: torch.device) -> list[float]:
     return tensor.tolist()
 
 
-def update(run: Run, data: TokenDataset, config: TrainConfig, progress: float) -> dict[str, float]:
-    """One optimiser step over `accumulation` batches; returns numbers for the log.
+def update(run: Run, data: TokenDataset, config: TrainConfig, *, progress: float, lr: float) -> dict[str, float]:
+    """One optimiser step of rate `lr` over `accumulation` batches; returns numbers for the log.
 
     Raises:
         UserError: a number for the log is not finite; the weights are then those of the step before.
@@ -156,7 +156,7 @@ def update(run: Run, data: TokenDataset, config: TrainConfig, progress: float) -
             "Earlier checkpoints are kept; start again with a lower learning rate, such as "
             f"--set training.lr={config.lr / 2:g} --fresh"
         )
-    log["lr"] = config.lr_at(progress)
+    log["lr"] = lr
     for group in run.optimizer.param_groups:
         group["lr"] = log["lr"]
     run.optimizer.step()
@@ -248,7 +248,9 @@ def train(
                 if lead:
                     save(complete=False)
                 raise KeyboardInterrupt(f"step {run.step} is saved; issue the same command again to go on")
-            log = update(run, data, config, progress)
+            # The rate is that of the update's end, so that the first one already moves.
+            lr = config.lr_at((run.step + 1) / total if total else progress)
+            log = update(run, data, config, progress=progress, lr=lr)
             run.seconds = time.monotonic() - started
             if lead:
                 line = {"step": run.step, "tokens": run.step * tokens_a_step, "seconds": round(run.seconds, 3), **log}

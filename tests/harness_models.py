@@ -82,7 +82,8 @@ class Bigram(LanguageModel):
         uniforms = SequenceRng.of(rng, len(prompts)).stream("tokens")
         drawn = torch.stack([uniforms.uniform() for _ in range(max_new_tokens)])
         for b, prompt in enumerate(prompts):
-            new, last = [], prompt[-1] if len(prompt) else self.vocab_size - 1
+            new: list[int] = []
+            last = prompt[-1] if len(prompt) else self.vocab_size - 1
             while len(new) < max_new_tokens and not (new and last in sampling.stop_ids):
                 last = int(draw(self.logits[last][None], drawn[len(new), b : b + 1], sampling))
                 new.append(last)

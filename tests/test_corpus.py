@@ -129,8 +129,8 @@ def test_known_corpora_are_detokenised_and_counted_raw(data: Path) -> None:
 
 
 def write_parquet(file: Path, **columns: list[str]) -> None:
-    import pyarrow  # type: ignore[import-untyped]
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow
+    import pyarrow.parquet
 
     file.parent.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.table(columns), file)

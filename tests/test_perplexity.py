@@ -47,7 +47,7 @@ def test_catalog_and_lm_eval_read_the_same_tasks():
 
 
 def test_every_metric_that_results_gives_has_an_aggregation():
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     text = (catalog.DIRECTORY / "_perplexity_yaml").read_text().replace("!function ", "")
     listed = {metric["metric"] for metric in yaml.safe_load(text)["metric_list"]}
