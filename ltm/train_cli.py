@@ -254,7 +254,7 @@ def training_advice(name: str) -> str:
     cost = model.cost(model.block_length)
     budget = preset.training.get("budget", TrainConfig().budget)
     unit, amount = parse_budget(budget)
-    corpus = DEFAULT_CORPUS if preset.trains_itself else "openwebtext"
+    corpus = DEFAULT_CORPUS if preset.trains_itself else "openwebtext --data-dir DIR"
     command = f"Train it with:\n  ltm-train {name} --corpus {corpus} --budget {budget}\n"
     if unit == "seconds":
         return f"{command}or name weights with --checkpoint"
