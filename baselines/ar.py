@@ -65,16 +65,6 @@ class Autoregressive(LanguageModel):
         decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=2)
         return ARConfig(vocab_size=vocab_size, decoder=decoder)
 
-    @property
-    def vocab_size(self) -> int:
-        """Rows of the embedding, BOS included."""
-        return self.config.vocab_size
-
-    @property
-    def block_length(self) -> int:
-        """The most stream tokens that fit beside the BOS."""
-        return self.config.decoder.max_length - 1
-
     def headline(self, context: int | Tensor = 0) -> str:
         """Exact, whatever is scored."""
         return "exact"

@@ -138,14 +138,14 @@ class LanguageModel(nn.Module, ABC):
         """The smallest config that still has every part of the family: what the contract tests build."""
 
     @property
-    @abstractmethod
     def vocab_size(self) -> int:
         """Rows of the embedding, BOS included."""
+        return self.config.vocab_size
 
     @property
-    @abstractmethod
     def block_length(self) -> int:
-        """The most stream tokens that fit beside the BOS."""
+        """The most stream tokens that fit beside the BOS; of a family without a `decoder`, its own to say."""
+        return self.config.decoder.max_length - 1
 
     @abstractmethod
     def training_loss(self, tokens_BL: Tensor, *, rng: Rng, progress: float = 1.0) -> Loss:

@@ -109,16 +109,6 @@ class LatentThoughtModel(LanguageModel):
         decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=2)
         return LTMConfig(vocab_size=vocab_size, decoder=decoder, latents=4, posterior=PosteriorConfig(steps=8))
 
-    @property
-    def vocab_size(self) -> int:
-        """Rows of the embedding, BOS included."""
-        return self.config.vocab_size
-
-    @property
-    def block_length(self) -> int:
-        """The most stream tokens that fit beside the BOS."""
-        return self.config.decoder.max_length - 1
-
     def headline(self, context: int | Tensor = 0) -> str:
         """The fresh-noise ELBO for whole texts; the predictive bound for continuations of a context."""
         return "elbo" if isinstance(context, int) and context == 0 else "predictive_bound"

@@ -1,11 +1,27 @@
-"""The exact evidence of a latent thought model with two latent dimensions, by Gauss-Hermite quadrature."""
+"""A latent thought model with two latent dimensions, and its exact evidence by Gauss-Hermite quadrature."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import torch
 
+from ltm.model import LatentThoughtModel
+from ltm.posterior import PosteriorConfig
 from ltm.vocabulary import token_nats
+from tests.contract.conftest import L, V, train_briefly
+
+
+def two_dimensional(seed: int, posterior: PosteriorConfig) -> LatentThoughtModel:
+    """Trained on the contract's texts, then given other posterior settings; few enough latents to integrate over."""
+    torch.manual_seed(seed)
+    config = LatentThoughtModel.miniature(V + 1, L)
+    decoder = dataclasses.replace(config.decoder, layers=1, width=2, heads=1)
+    model = LatentThoughtModel(dataclasses.replace(config, decoder=decoder, latents=1)).double()
+    train_briefly(model, 100)
+    model.config = dataclasses.replace(model.config, posterior=posterior)
+    return model.eval().requires_grad_(False)
 
 
 def evidence(model, tokens_BL: torch.Tensor, nodes: int = 24) -> torch.Tensor:

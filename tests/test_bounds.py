@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import pytest
 import torch
 
 from ltm import bounds
-from ltm.model import LatentThoughtModel
 from ltm.posterior import Posterior, PosteriorConfig, fit
 from ltm.rng import SequenceRng
-from tests.contract.conftest import all_texts, train_briefly
-from tests.quadrature import evidence
+from tests.contract.conftest import all_texts
+from tests.quadrature import evidence, two_dimensional
 
 B, Z = 64, 6
 RNG = SequenceRng(0, range(B))
@@ -123,14 +121,7 @@ def test_no_steps_no_reused_noise(gaussian):
 
 def test_bounds_of_the_model_stay_below_its_integrated_evidence():
     """A trained latent thought model with two latent dimensions, its evidence by quadrature."""
-    torch.manual_seed(0)
-    config = LatentThoughtModel.miniature(4, 4)
-    decoder = dataclasses.replace(config.decoder, layers=1, width=2, heads=1)
-    model = LatentThoughtModel(dataclasses.replace(config, decoder=decoder, latents=1)).double()
-    train_briefly(model, 100)
-    model.config = dataclasses.replace(model.config, posterior=PosteriorConfig(steps=30, lr=0.1))
-    model = model.eval().requires_grad_(False)
-    texts = all_texts()
+    model, texts = two_dimensional(0, PosteriorConfig(steps=30, lr=0.1)), all_texts()
     log_p = evidence(model, texts)
     assert float(log_p.exp().sum()) == pytest.approx(1, abs=1e-6)
     found = model.log_likelihoods(texts, rng=SequenceRng(0, range(len(texts))), draws=64)
@@ -144,14 +135,7 @@ def test_bounds_of_the_model_stay_below_its_integrated_evidence():
 
 def test_predictive_bound_against_the_exact_conditional():
     """A normalised predictive cannot beat p(y|x) on average over p(y|x), and a good fit comes close to it."""
-    torch.manual_seed(1)
-    config = LatentThoughtModel.miniature(4, 4)
-    decoder = dataclasses.replace(config.decoder, layers=1, width=2, heads=1)
-    model = LatentThoughtModel(dataclasses.replace(config, decoder=decoder, latents=1)).double()
-    train_briefly(model, 100)
-    model.config = dataclasses.replace(model.config, posterior=PosteriorConfig(steps=60, lr=0.05))
-    model = model.eval().requires_grad_(False)
-    texts = all_texts()
+    model, texts = two_dimensional(1, PosteriorConfig(steps=60, lr=0.05)), all_texts()
     exact = evidence(model, texts) - evidence(model, texts[:, :2])
     same_noise_for_one_context = SequenceRng(0, [i // 9 for i in range(len(texts))])
     found = model.log_likelihoods(texts, context=2, rng=same_noise_for_one_context, draws=64)["predictive_bound"]

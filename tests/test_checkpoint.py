@@ -291,7 +291,9 @@ def test_a_preset_without_weights_comes_with_the_command_and_its_cost() -> None:
         checkpoint.find("ltm-large")
     message = str(error.value)
     assert "ltm-large has no weights in" in message and "--checkpoint" in message
-    assert "ltm-train ltm-large --corpus openwebtext --data-dir DIR --budget tokens=0.9B" in message and "FLOPs" in message
+    assert (
+        "ltm-train ltm-large --corpus openwebtext --data-dir DIR --budget tokens=0.9B" in message and "FLOPs" in message
+    )
     with pytest.raises(UserError, match="ltm-train ltm-tiny --corpus pydocs --budget tokens=1M"):
         checkpoint.find("ltm-tiny")
 
