@@ -85,7 +85,7 @@ class LatentThoughtModel(LanguageModel):
             config=LTMConfig(
                 decoder=TransformerConfig(layers=3, width=128, heads=4, hidden=352, max_length=128, window=32),
                 latents=6,
-                posterior=PosteriorConfig(steps=16),
+                posterior=PosteriorConfig(steps=8),
                 kl_warmup=0.3,
             ),
             tokenizer="bpe-2048",
