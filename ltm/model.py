@@ -129,7 +129,7 @@ class LatentThoughtModel(LanguageModel):
 
     def prepare(self, stack: Transformer, tokens_BL: Tensor) -> _Prepared:
         """Everything of a pass over `tokens_BL` that does not depend on z, computed once for all steps and draws."""
-        x = stack.embedding[stack.with_bos(tokens_BL)]
+        x = stack.embed(stack.with_bos(tokens_BL))
         rotations_LC = stack.rotations(torch.arange(tokens_BL.shape[1], device=tokens_BL.device))
         x, _ = stack.blocks[0].self_attend(x, rotations_LC, stack.dtype)
         return _Prepared(x, stack.blocks[0].cross_queries(x, rotations_LC, stack.dtype), rotations_LC)

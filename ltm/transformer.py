@@ -210,6 +210,10 @@ class Transformer(nn.Module):
         """The output matrix (V - 1, D): the tied embedding of every id but BOS, in the compute dtype."""
         return self.embedding[:-1].to(self.dtype)
 
+    def embed(self, inputs_BL: Tensor) -> Tensor:
+        """Embeddings (B, L, D). Not by indexing, whose gradient is summed in an order that differs between runs."""
+        return F.embedding(inputs_BL, self.embedding)
+
     def rotations(self, positions: Tensor) -> Tensor:
         """RoPE rotations for given positions, which may be fractions."""
         return rotations(positions, self.config.width // self.config.heads, self.norm.weight.dtype)
@@ -222,7 +226,7 @@ class Transformer(nn.Module):
     def forward(self, inputs_BL: Tensor, latents: list[KeysValues] | None = None) -> Tensor:
         """Hidden states (B, L, D) after the final norm, for inputs at positions 0 .. L-1."""
         x, rotations_LC = (
-            self.embedding[inputs_BL],
+            self.embed(inputs_BL),
             self.rotations(torch.arange(inputs_BL.shape[1], device=inputs_BL.device)),
         )
         for layer, block in enumerate(self.blocks):
@@ -236,7 +240,7 @@ class Transformer(nn.Module):
         self, inputs_BL: Tensor, start: int, latents: list[KeysValues] | None, past: list[KeysValues] | None
     ) -> tuple[Tensor, list[KeysValues]]:
         """Logits (B, V - 1) after the last of `inputs_BL`, which sit at positions `start`.., and the KV cache."""
-        x = self.embedding[inputs_BL]
+        x = self.embed(inputs_BL)
         rotations_LC = self.rotations(torch.arange(start, start + inputs_BL.shape[1], device=inputs_BL.device))
         cache = []
         for layer, block in enumerate(self.blocks):

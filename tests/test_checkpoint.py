@@ -294,7 +294,7 @@ def test_a_preset_without_weights_comes_with_the_command_and_its_cost() -> None:
     assert (
         "ltm-train ltm-large --corpus openwebtext --data-dir DIR --budget tokens=0.9B" in message and "FLOPs" in message
     )
-    with pytest.raises(UserError, match="ltm-train ltm-tiny --corpus pydocs --budget tokens=1M"):
+    with pytest.raises(UserError, match="ltm-train ltm-tiny --corpus pydocs --budget tokens=400k"):
         checkpoint.find("ltm-tiny")
 
 

@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from ltm.transformer import Transformer, TransformerConfig, causal_attention, executed_keys, rotate, rotations
+from ltm.vocabulary import mean_nll
 
 
 def small(window: int | None = 3, cross_attention: bool = False) -> Transformer:
@@ -130,3 +131,18 @@ def test_bad_shapes():
     for bad in ({"layers": 0}, {"heads": 3}, {"width": 6}, {"max_length": 1}, {"window": 0}):
         with pytest.raises(ValueError):
             TransformerConfig(**{**good, **bad})
+
+
+def test_gradients_repeat_with_several_threads():
+    """A resumed run is the unbroken one bit for bit only if no sum depends on which thread comes first."""
+    stack, tokens = small().float().requires_grad_(), torch.randint(10, (256, 12))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        found = []
+        for _ in range(6):
+            loss = mean_nll(stack(stack.with_bos(tokens)), stack.head(), tokens)
+            found.append(torch.autograd.grad(loss, stack.embedding)[0])
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(found[0], other) for other in found[1:])
