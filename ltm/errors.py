@@ -34,6 +34,9 @@ def run_command(main: Callable[[], int | None]) -> int:
 
     `LTM_TRACEBACK=1` shows the traceback of a `UserError`, for those who debug the suite itself.
     """
+    # Before torch is imported: threads that wait for each other spin this long, then sleep. By default they spin thirty
+    # times longer, and beside another busy program small models then run at a twentieth of their speed.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         return main() or 0
     except UserError as error:
