@@ -43,7 +43,7 @@ def fail(error: BaseException) -> int:
 
 
 def test_exit_codes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["/somewhere/ltm-train"])
+    monkeypatch.setattr(sys, "argv", ["somewhere/ltm-train"])
     assert run_command(lambda: None) == 0
     assert run_command(lambda: 3) == 3
     assert run_command(lambda: fail(UserError("no such thing"))) == 2
