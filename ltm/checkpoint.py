@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm.config import canonical_json, digest, from_dict, to_dict, with_settings
 from ltm.errors import UserError
+from ltm.files import sha256_file, sync
 from ltm.registry import model_family
 
 if TYPE_CHECKING:
@@ -52,15 +53,6 @@ class LoadedModel:
 def home() -> Path:
     """Where trained models, token files and caches live: `$LTM_HOME`, or ~/.ltm."""
     return Path(os.environ.get("LTM_HOME") or "~/.ltm").expanduser()
-
-
-def sha256_file(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    state = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            state.update(block)
-    return state.hexdigest()
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
@@ -117,7 +109,7 @@ def save(
         try:
             partial = _write(directory / f".{final.name}", info, weights, state, tokenizer)
             os.rename(partial, final)
-            _sync(directory)
+            sync(directory)
         finally:
             _clear(directory)
     except (OSError, SafetensorError) as error:
@@ -148,7 +140,7 @@ def _write(
     manifest = {p.name: sha256_file(p) for p in sorted(partial.iterdir())}
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     for path in [*partial.iterdir(), partial]:
-        _sync(path)
+        sync(path)
     return partial
 
 
@@ -165,14 +157,6 @@ def drop(directory: Path, *, keep: int = 0) -> None:
         hidden = old.with_name(f".{old.name}")
         os.rename(old, hidden)
         shutil.rmtree(hidden, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def steps(directory: Path) -> list[Path]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from ltm.config import canonical_json, digest
 from ltm.corpus import Split
 from ltm.errors import UserError
-from ltm.files import write_atomically
+from ltm.files import sha256_file, write_atomically
 from ltm.rng import seed_of
 from ltm.tokenizer import Tokenizer
 
@@ -212,7 +212,7 @@ def _write(file: Path, parts: Iterable[np.ndarray]) -> dict[str, Any]:
 def _open(file: Path, description: Path, dtype: np.dtype) -> np.ndarray:
     try:
         written = json.loads(description.read_text())
-        found = _sha256(file)
+        found = sha256_file(file)
         expected, tokens = written["sha256"], written["tokens"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
@@ -226,11 +226,3 @@ def _open(file: Path, description: Path, dtype: np.dtype) -> np.ndarray:
     if not tokens:
         return np.empty(0, dtype)
     return np.memmap(file, dtype=dtype, mode="r", shape=(tokens,))
-
-
-def _sha256(file: Path) -> str:
-    sha256 = hashlib.sha256()
-    with open(file, "rb") as data:
-        while part := data.read(1 << 20):
-            sha256.update(part)
-    return sha256.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from pathlib import Path
@@ -26,7 +27,7 @@ def write_atomically(path: Path, data: bytes) -> Path:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync_directory(path.parent)
+        sync(path.parent)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; make room there, or give another directory"
@@ -34,11 +35,20 @@ def write_atomically(path: Path, data: bytes) -> Path:
     return path
 
 
-def _sync_directory(directory: Path) -> None:
-    # Until the directory itself is on disk, a power cut may undo the move. Windows has no such call.
-    if os.name == "nt":
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    state = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            state.update(block)
+    return state.hexdigest()
+
+
+def sync(path: Path) -> None:
+    """Flush a file or directory to disk. Until its directory is there, a power cut may undo a move into it."""
+    if os.name == "nt" and path.is_dir():  # Windows has no such call
         return
-    descriptor = os.open(directory, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -18,6 +18,7 @@ import torch
 from ltm import checkpoint
 from ltm.config import digest
 from ltm.errors import UserError
+from ltm.files import sha256_file
 from tests.miniature_runs import dataset, model, save, tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +29,7 @@ def rewrite(folder: Path, changes: dict[str, Any]) -> None:
     """Change top-level fields of model.json and bring the manifest up to date, as an editor with intent would."""
     info = json.loads((folder / "model.json").read_text()) | changes
     (folder / "model.json").write_text(json.dumps(info))
-    manifest = {path.name: checkpoint.sha256_file(path) for path in folder.iterdir() if path.name != "MANIFEST.json"}
+    manifest = {path.name: sha256_file(path) for path in folder.iterdir() if path.name != "MANIFEST.json"}
     (folder / "MANIFEST.json").write_text(json.dumps(manifest))
 
 
