@@ -19,25 +19,20 @@ LogLikelihood = Callable[[Tensor], Tensor]
 """Maps z (B, Y, G, D) to log p(x|z) in nats, (B,), float64."""
 
 
-def _draw(
-    log_likelihood: LogLikelihood, q: Posterior, draws: int, rng: SequenceRng, purpose: str
-) -> tuple[Tensor, Tensor]:
-    """log p(x|z_k) and log p(z_k)/q(z_k) for `draws` noises that no fit has seen, (K, B) each."""
+def _draw(value: Callable[[Tensor], Tensor], q: Posterior, draws: int, rng: SequenceRng, purpose: str) -> Tensor:
+    """`value` at `draws` noises that no fit has seen, (K, B)."""
     if draws < 1:
         raise ValueError(f"draws must be at least 1, found {draws}")
-    stream, values, ratios = rng.stream(purpose), [], []
-    for _ in range(draws):
-        noise = stream.normal(*q.mean.shape[1:], dtype=q.mean.dtype, device=q.mean.device)
-        values.append(log_likelihood(q.at(noise)))
-        ratios.append(q.log_ratio(noise))
-    return torch.stack(values), torch.stack(ratios)
+    stream, shape = rng.stream(purpose), q.mean.shape[1:]
+    noises = (stream.normal(*shape, dtype=q.mean.dtype, device=q.mean.device) for _ in range(draws))
+    return torch.stack([value(noise) for noise in noises])
 
 
 def elbo(
     log_likelihood: LogLikelihood, q: Posterior, tokens_B: Tensor, *, draws: int, rng: SequenceRng
 ) -> LikelihoodEstimate:
     """E_q[log p(x|z)] - KL(q || p): Monte Carlo reconstruction on fresh noise, closed-form KL. A lower bound."""
-    values_KB, _ = _draw(log_likelihood, q, draws, rng, "elbo")
+    values_KB = _draw(lambda noise: log_likelihood(q.at(noise)), q, draws, rng, "elbo")
     reconstruction_B, kl_B = values_KB.mean(0), q.kl().flatten(1).sum(1)
     return LikelihoodEstimate(
         nats_B=reconstruction_B - kl_B,
@@ -53,8 +48,11 @@ def importance_bound(
     log_likelihood: LogLikelihood, q: Posterior, tokens_B: Tensor, *, draws: int, rng: SequenceRng
 ) -> LikelihoodEstimate:
     """log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k), a lower bound at least as tight as the ELBO (arXiv 1509.00519)."""
-    values_KB, ratios_KB = _draw(log_likelihood, q, draws, rng, "importance_bound")
-    return _log_mean_exp(values_KB + ratios_KB, tokens_B)
+
+    def log_weight(noise: Tensor) -> Tensor:
+        return log_likelihood(q.at(noise)) + q.log_ratio(noise)
+
+    return _log_mean_exp(_draw(log_weight, q, draws, rng, "importance_bound"), tokens_B)
 
 
 def predictive_bound(
@@ -64,7 +62,7 @@ def predictive_bound(
 
     The predictive is the integral of q(z|x) p(y|x,z), normalised over y, so there is no KL to pay.
     """
-    values_KB, _ = _draw(log_likelihood, q, draws, rng, "predictive_bound")
+    values_KB = _draw(lambda noise: log_likelihood(q.at(noise)), q, draws, rng, "predictive_bound")
     return _log_mean_exp(values_KB, tokens_B)
 
 
