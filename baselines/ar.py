@@ -15,8 +15,8 @@ from torch import Tensor
 from ltm.api import Cost, Generations, LanguageModel, LikelihoodEstimate, Loss, Preset, Rng, Sampling
 from ltm.cost import StackCost
 from ltm.recipes import published_recipe, tiny_recipe
-from ltm.sampling import check_ids, continue_prompts
-from ltm.scoring import scored_span
+from ltm.sampling import continue_prompts
+from ltm.scoring import opened
 from ltm.transformer import Transformer, TransformerConfig
 from ltm.vocabulary import mean_nll, token_nats
 
@@ -57,7 +57,7 @@ class Autoregressive(LanguageModel):
     def __init__(self, config: ARConfig):
         super().__init__()
         self.config = config
-        self.decoder = Transformer(config.decoder, config.vocab_size, cross_attention=False)
+        self.decoder = Transformer(config.decoder, config.vocab_size)
 
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> ARConfig:
@@ -86,9 +86,7 @@ class Autoregressive(LanguageModel):
         only: str | None = None,
     ) -> dict[str, LikelihoodEstimate]:
         """The exact log-likelihood; there is nothing to draw."""
-        check_ids(tokens_BL, self.vocab_size)
-        given_BL, scored_BL = scored_span(tokens_BL, context, lengths)
-        tokens_BL = tokens_BL.masked_fill(~(given_BL | scored_BL), 0)
+        tokens_BL, _, scored_BL = opened(tokens_BL, context, lengths, self.vocab_size)
         h_ND = self.decoder(self.decoder.with_bos(tokens_BL)).flatten(0, 1)
         nats_BL = token_nats(h_ND, self.decoder.head(), tokens_BL.flatten()).view(tokens_BL.shape).double()
         nats_B = nats_BL.masked_fill(~scored_BL, 0.0).sum(1)

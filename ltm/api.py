@@ -5,6 +5,7 @@ Shapes: B sequences, L stream tokens, V vocabulary. Natural logarithms; totals i
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -141,6 +142,11 @@ class LanguageModel(nn.Module, ABC):
     def vocab_size(self) -> int:
         """Rows of the embedding, BOS included."""
         return self.config.vocab_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(itertools.chain(self.parameters(), self.buffers())).device
 
     @property
     def block_length(self) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ltm.transformer import TransformerConfig, executed_keys
+from ltm.attention import executed_keys
+from ltm.transformer import TransformerConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

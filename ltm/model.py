@@ -18,8 +18,8 @@ from ltm.cost import StackCost
 from ltm.posterior import Posterior, PosteriorConfig, fit
 from ltm.recipes import published_recipe, tiny_recipe
 from ltm.rng import SequenceRng
-from ltm.sampling import check_ids, continue_prompts
-from ltm.scoring import scored_span
+from ltm.sampling import continue_prompts
+from ltm.scoring import opened
 from ltm.transformer import KeysValues, Transformer, TransformerConfig
 from ltm.vocabulary import mean_nll, nll_gradient, token_nats, weighted_nll
 
@@ -231,10 +231,8 @@ class LatentThoughtModel(LanguageModel):
 
         `reused_noise_estimate` fits q anew with noise drawn once, as the published code scores.
         """
-        check_ids(tokens_BL, self.vocab_size)
+        tokens_BL, given_BL, scored_BL = opened(tokens_BL, context, lengths, self.vocab_size)
         rng, draws = SequenceRng.of(rng, len(tokens_BL)), DRAWS if draws is None else draws
-        given_BL, scored_BL = scored_span(tokens_BL, context, lengths)
-        tokens_BL = tokens_BL.masked_fill(~(given_BL | scored_BL), 0)
         tokens_B = scored_BL.sum(1)
         prepared, head = self.prepare(self.decoder, tokens_BL), self.decoder.head()
 

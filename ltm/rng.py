@@ -8,6 +8,9 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+_GOLDEN = 0.6180339887498949
+_PLASTIC = 0.7548776662466927
+
 
 def seed_of(*parts: object) -> int:
     """A 63-bit seed from any printable parts; unlike `hash`, the same in every process."""
@@ -45,6 +48,26 @@ class SequenceRng:
     def generators(self, purpose: str) -> list[torch.Generator]:
         """B generators for one purpose; asking again starts the same streams afresh."""
         return [torch.Generator().manual_seed(seed_of(self.seed, i, purpose)) for i in self.indices]
+
+    def stratified(self, purpose: str, draws: int, points: int = 1) -> Tensor:
+        """Uniform numbers in [0, 1), float64, (draws, B, points), spread evenly over the draws, points and sequences.
+
+        Each number is uniform over seeds, so an average over them estimates an integral without bias. Together they
+        are a low-discrepancy set: the draws of a point cut [0, 1) into equal strata, with one offset that moves on
+        by the golden ratio from point to point of a run of indices (a Kronecker sequence, randomly rotated), and by
+        another irrational from text to text (2^32 indices each). Draws 2j and 2j + 1 mirror each other about 1/2,
+        so that what is linear in the number cancels in their mean. A last draw without a partner has the whole [0, 1).
+        """
+        offset = seed_of(self.seed, purpose, "offset") / 2**63
+        texts = torch.tensor([i >> 32 for i in self.indices], dtype=torch.float64)
+        runs = torch.tensor([i & (2**32 - 1) for i in self.indices], dtype=torch.float64)
+        counter_BP = runs[:, None] * points + torch.arange(points)
+        v_BP = (offset + texts[:, None] * _PLASTIC + counter_BP * _GOLDEN).remainder(1.0)
+        pairs = draws // 2
+        mirrored = [(pair + v_BP) / (2 * pairs) for pair in range(pairs)]
+        found = [number for half in mirrored for number in (half, 1 - half)]
+        # 1 - 0 is outside the interval.
+        return torch.stack(found + [v_BP] * (draws % 2)).clamp(max=1 - 2**-53)
 
     def stream(self, purpose: str) -> Stream:
         """A stream to draw successive batches of numbers from, for one purpose."""

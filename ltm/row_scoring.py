@@ -60,7 +60,7 @@ class RowScorer:
     def __init__(self, model: LanguageModel, *, draws: int | None, batch_size: int | None):
         self.model = model
         self.draws = draws
-        self.device = next(iter(model.parameters())).device
+        self.device = model.device
         tokens_at_a_time = 8192 if self.device.type == "cpu" else 65536
         self.batch_size = batch_size or min(64, max(1, tokens_at_a_time // model.block_length))
 

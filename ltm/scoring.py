@@ -1,9 +1,14 @@
-"""Which tokens of a batch are given, which are scored, and which are padding: one rule for every model."""
+"""Which tokens of a batch are given, which are scored, and which are padding: one rule for every model.
+
+Shapes: B sequences, L tokens, K draws.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from ltm.sampling import check_ids
 
 
 def scored_span(tokens_BL: Tensor, context: int | Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -20,3 +25,30 @@ def scored_span(tokens_BL: Tensor, context: int | Tensor, lengths: Tensor | None
     position_L = torch.arange(L, device=tokens_BL.device)
     given_BL = position_L < context_B[:, None]
     return given_BL, ~given_BL & (position_L < lengths_B[:, None])
+
+
+def opened(
+    tokens_BL: Tensor, context: int | Tensor, lengths: Tensor | None, vocab_size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The batch with padding set to 0, and the masks of `scored_span`: how every `log_likelihoods` begins.
+
+    Raises:
+        ValueError: as `scored_span`; or an id that is no output of the model.
+    """
+    check_ids(tokens_BL, vocab_size)
+    given_BL, scored_BL = scored_span(tokens_BL, context, lengths)
+    return tokens_BL.masked_fill(~(given_BL | scored_BL), 0), given_BL, scored_BL
+
+
+def variance_of_mean(values_KB: Tensor) -> Tensor | None:
+    """Variance of the mean over draws, from draws made with `SequenceRng.stratified`, (B,); None for one draw.
+
+    From four draws on it is taken between mirrored pairs. Strata make the mean better than independent draws would,
+    so in expectation this is an upper bound on the variance.
+    """
+    draws = len(values_KB)
+    if draws < 2:
+        return None
+    if draws >= 4 and draws % 2 == 0:
+        values_KB = values_KB.unflatten(0, (-1, 2)).mean(1)
+    return values_KB.var(0) / len(values_KB)

@@ -129,7 +129,7 @@ def update(run: Run, data: TokenDataset, config: TrainConfig, *, progress: float
         UserError: a number for the log is not finite; the weights are then those of the step before.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    device = next(run.model.parameters()).device
+    device = run.model.device
     run.optimizer.zero_grad(set_to_none=True)
     log: dict[str, float] = {}
     for micro in range(config.accumulation):
@@ -193,7 +193,7 @@ def train(
     cost = model.cost(model.block_length)
     total = total_steps(config, model.block_length, cost.train_flops_per_token)
     unit, amount = parse_budget(config.budget)
-    device = next(model.parameters()).device
+    device = model.device
     tokens_a_step = config.batch * config.accumulation * model.block_length
     set_matmul_dtype(model, getattr(torch, config.matmul))
     run = Run.new(model, config)

@@ -1,6 +1,7 @@
-"""One stack of Transformer blocks for every model: RMSNorm, RoPE, windowed attention, cross-attention, SwiGLU.
+"""One stack of Transformer blocks for every model: RMSNorm, RoPE, self-attention, cross-attention, SwiGLU.
 
-Shapes: B sequences, L positions, D width, H heads, C channels of a head, G latent vectors a layer.
+Self-attention is causal within a window, or bidirectional, or whatever a mask allows. Shapes: B sequences, L positions,
+K keys, D width, H heads, C channels of a head, G latent vectors a layer, E width of a condition.
 The residual stream stays in the parameters' dtype; matrix products run in `compute_dtype`.
 """
 
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ltm.attention import attend, causal_attention, rotate, rotations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,63 +43,6 @@ class TransformerConfig:
 KeysValues = tuple[Tensor, Tensor]
 
 
-def rotations(positions: Tensor, channels: int, dtype: torch.dtype, base: float = 1e4) -> Tensor:
-    """Unit complex numbers (L, C/2) that rotate pairs of channels by position (RoPE, arXiv 2104.09864)."""
-    inverse = base ** (-torch.arange(0, channels, 2, dtype=torch.float64, device=positions.device) / channels)
-    angles = positions.double()[:, None] * inverse
-    return torch.polar(torch.ones_like(angles), angles).to(
-        torch.complex128 if dtype == torch.float64 else torch.complex64
-    )
-
-
-def rotate(x_BHLC: Tensor, rotations_LC: Tensor) -> Tensor:
-    """Apply RoPE to interleaved pairs of channels, at no less than float32."""
-    wide = x_BHLC if x_BHLC.dtype == torch.float64 else x_BHLC.float()
-    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rotations_LC).flatten(-2).to(x_BHLC.dtype)
-
-
-def attend(q_BHLC: Tensor, k_BHKC: Tensor, v_BHKC: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Softmax attention over K keys; `mask` is true where a query may look and broadcasts to (B, H, L, K)."""
-    if q_BHLC.dtype == torch.bfloat16 and q_BHLC.device.type == "cpu" and torch.is_grad_enabled():
-        # The fused CPU kernel's backward pass is 2-3 times slower in bfloat16 than these products (docs/speed.md).
-        scores = (q_BHLC * q_BHLC.shape[-1] ** -0.5) @ k_BHKC.transpose(-1, -2)
-        if mask is not None:
-            scores = scores + torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
-        return scores.softmax(-1) @ v_BHKC
-    return F.scaled_dot_product_attention(q_BHLC, k_BHKC, v_BHKC, attn_mask=mask)
-
-
-def causal_attention(q_BHLC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, window: int | None) -> Tensor:
-    """Softmax attention over the past and self, at most `window` positions.
-
-    Beyond one window the sequence is cut into chunks of `window`; each attends to itself and its predecessor,
-    so the work grows with length x 2 windows instead of length squared.
-    """
-    B, H, L, C = q_BHLC.shape
-    device = q_BHLC.device
-    if window is None or L <= window:
-        return attend(q_BHLC, k_BHLC, v_BHLC, torch.ones(L, L, dtype=torch.bool, device=device).tril())
-    chunks = math.ceil(L / window)
-
-    def chunked(x: Tensor, with_previous: bool) -> Tensor:
-        x = F.pad(x, (0, 0, window if with_previous else 0, chunks * window - L)).reshape(B * H, -1, window, C)
-        return torch.cat([x[:, :-1], x[:, 1:]], 2) if with_previous else x
-
-    distance = torch.arange(window, device=device)[:, None] + window - torch.arange(2 * window, device=device)
-    mask = ((distance >= 0) & (distance < window)).repeat(chunks, 1, 1)
-    mask[0, :, :window] = False  # before the first chunk there is only padding
-    mixed = attend(chunked(q_BHLC, False), chunked(k_BHLC, True), chunked(v_BHLC, True), mask)
-    return mixed.reshape(B, H, -1, C)[:, :, :L]
-
-
-def executed_keys(length: int, window: int | None) -> float:
-    """Mean keys a query is multiplied with by `causal_attention`: what the hardware does, masked entries included."""
-    if window is None or length <= window:
-        return float(length)
-    return math.ceil(length / window) * window * 2 * window / length
-
-
 class Linear(nn.Module):
     """A bias-free product in the given dtype; the weight is cast once a call, or not at all when it already fits."""
 
@@ -109,11 +55,15 @@ class Linear(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention to the layer's latents where there are any, SwiGLU; pre-RMSNorm each."""
+    """Self-attention, cross-attention to the layer's latents where there are any, SwiGLU; pre-RMSNorm each.
 
-    def __init__(self, config: TransformerConfig, cross_attention: bool):
+    With a condition, its linear maps shift and scale both norms' outputs and scale what both branches add (adaLN,
+    arXiv 2212.09748). The maps start at zero, where the block is the unconditioned one.
+    """
+
+    def __init__(self, config: TransformerConfig, *, causal: bool, cross_attention: bool, condition: int):
         super().__init__()
-        D, self.heads, self.window = config.width, config.heads, config.window
+        D, self.heads, self.window, self.causal = config.width, config.heads, config.window, causal
         residual = 0.02 / math.sqrt((3 if cross_attention else 2) * config.layers)
         self.attention_norm = nn.RMSNorm(D, eps=1e-5)
         self.attention_in = Linear(D, 3 * D)
@@ -126,27 +76,48 @@ class Block(nn.Module):
         self.mlp_norm = nn.RMSNorm(D, eps=1e-5)
         self.mlp_in = Linear(D, 2 * config.hidden)
         self.mlp_out = Linear(config.hidden, D, residual)
+        self.modulation = Linear(condition, 6 * D, 0.0) if condition else None
 
     def _heads(self, x_BLX: Tensor) -> Tensor:
         return x_BLX.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def self_attend(
-        self, x_BLD: Tensor, rotations_LC: Tensor, dtype: torch.dtype, past: KeysValues | None = None
-    ) -> tuple[Tensor, KeysValues]:
-        """Add self-attention; also return the keys and values that later positions will need.
+    def modulations(self, condition_BE: Tensor | None, dtype: torch.dtype) -> Sequence[Tensor | None]:
+        """Shift, scale and gate of self-attention, then of the SwiGLU, (B, 1, D) each; six None without a condition."""
+        if self.modulation is None or condition_BE is None:
+            return (None,) * 6
+        return self.modulation(condition_BE, dtype)[:, None].chunk(6, -1)
 
-        With `past`, the L positions must be one: a decoding step.
+    def self_attend(
+        self,
+        x_BLD: Tensor,
+        rotations_LC: Tensor,
+        dtype: torch.dtype,
+        *,
+        past: KeysValues | None = None,
+        visible: Tensor | None = None,
+        modulations: Sequence[Tensor | None] = (None, None, None),
+    ) -> tuple[Tensor, KeysValues]:
+        """Add self-attention; also return the keys and values, `past` ones first, that later positions will need.
+
+        Args:
+            past: keys and values of earlier positions. A causal block without `visible` then takes one position
+                only, a decoding step.
+            visible: true where a query may look, broadcast to (B, H, L, K); it replaces the block's own rule.
+            modulations: shift, scale and gate.
         """
-        q, k, v = (self._heads(p) for p in self.attention_in(self.attention_norm(x_BLD), dtype).chunk(3, -1))
+        shift, scale, gate = modulations
+        normed = modulate(self.attention_norm(x_BLD), shift, scale)
+        q, k, v = (self._heads(p) for p in self.attention_in(normed, dtype).chunk(3, -1))
         q, k = rotate(q, rotations_LC), rotate(k, rotations_LC)
-        if past is None:
+        if past is not None:
+            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
+            if visible is None and self.causal and self.window is not None:
+                k, v = k[:, :, -self.window :], v[:, :, -self.window :]
+        if past is None and visible is None and self.causal:
             attended = causal_attention(q, k, v, self.window)
         else:
-            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
-            if self.window is not None:
-                k, v = k[:, :, -self.window :], v[:, :, -self.window :]
-            attended = attend(q, k, v)
-        return x_BLD + self.attention_out(attended.transpose(1, 2).flatten(2), dtype), (k, v)
+            attended = attend(q, k, v, visible)
+        return gated(x_BLD, self.attention_out(attended.transpose(1, 2).flatten(2), dtype), gate), (k, v)
 
     def latent_keys_values(self, z_BGD: Tensor, rotations_GC: Tensor, dtype: torch.dtype) -> KeysValues:
         """Keys (rotated) and values of one layer's latents, (B, H, G, C) each."""
@@ -162,24 +133,51 @@ class Block(nn.Module):
         attended = attend(q_BHLC, *latents)
         return x_BLD + self.cross_out(attended.transpose(1, 2).flatten(2), dtype)
 
-    def mlp(self, x_BLD: Tensor, dtype: torch.dtype) -> Tensor:
+    def mlp(
+        self, x_BLD: Tensor, dtype: torch.dtype, modulations: Sequence[Tensor | None] = (None, None, None)
+    ) -> Tensor:
         """Add the SwiGLU (arXiv 2002.05202)."""
-        gate, up = self.mlp_in(self.mlp_norm(x_BLD), dtype).chunk(2, -1)
-        return x_BLD + self.mlp_out(F.silu(gate) * up, dtype)
+        shift, scale, gate_BD = modulations
+        gate, up = self.mlp_in(modulate(self.mlp_norm(x_BLD), shift, scale), dtype).chunk(2, -1)
+        return gated(x_BLD, self.mlp_out(F.silu(gate) * up, dtype), gate_BD)
 
 
-class Transformer(nn.Module):
-    """Embedding, blocks and final norm. The head is the embedding itself, less the BOS row: BOS is never output.
+def modulate(x_BLD: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
+    """x (1 + scale) + shift; x itself without a condition."""
+    return x_BLD if shift is None or scale is None else x_BLD * (1 + scale) + shift
+
+
+def gated(x_BLD: Tensor, added_BLD: Tensor, gate: Tensor | None) -> Tensor:
+    """x + (1 + gate) added."""
+    return x_BLD + (added_BLD if gate is None else added_BLD * (1 + gate))
+
+
+class Stack(nn.Module):
+    """Blocks and a final norm, from embeddings to hidden states.
+
+    Args:
+        causal: a position sees itself and the past, at most `config.window` positions; otherwise it sees all, and
+            `config.window` must be None.
+        condition: width of the condition vector, 0 for none.
 
     Attributes:
         compute_dtype: dtype of matrix products; None means the parameters' own.
+
+    Raises:
+        ValueError: a window without causality.
     """
 
-    def __init__(self, config: TransformerConfig, vocab_size: int, *, cross_attention: bool):
+    def __init__(
+        self, config: TransformerConfig, *, causal: bool = True, cross_attention: bool = False, condition: int = 0
+    ):
         super().__init__()
-        self.config, self.vocab_size, self.cross_attention = config, vocab_size, cross_attention
-        self.embedding = nn.Parameter(torch.randn(vocab_size, config.width) * 0.02)
-        blocks = [Block(config, cross_attention) for _ in range(config.layers)]
+        if not causal and config.window is not None:
+            raise ValueError(f"attention in both directions has no window; set window=none, found {config.window}")
+        self.config, self.causal, self.cross_attention, self.condition = config, causal, cross_attention, condition
+        blocks = [
+            Block(config, causal=causal, cross_attention=cross_attention, condition=condition)
+            for _ in range(config.layers)
+        ]
         self.blocks: Sequence[Block] = nn.ModuleList(blocks)  # type: ignore[assignment]
         self.norm = nn.RMSNorm(config.width, eps=1e-5)
         self.compute_dtype: torch.dtype | None = None
@@ -190,13 +188,89 @@ class Transformer(nn.Module):
         master = self.norm.weight.dtype
         return master if self.compute_dtype is None or master == torch.float64 else self.compute_dtype
 
+    def rotations(self, positions: Tensor) -> Tensor:
+        """RoPE rotations for given positions, which may be fractions."""
+        return rotations(positions, self.config.width // self.config.heads, self.norm.weight.dtype)
+
+    def run(
+        self,
+        x_BLD: Tensor,
+        *,
+        positions_L: Tensor | None = None,
+        latents: list[KeysValues] | None = None,
+        past: list[KeysValues] | None = None,
+        visible: Tensor | None = None,
+        condition_BE: Tensor | None = None,
+    ) -> tuple[Tensor, list[KeysValues]]:
+        """Hidden states (B, L, D) after the final norm, and each layer's keys and values, `past` ones first.
+
+        Args:
+            positions_L: for RoPE; 0 .. L-1 when None.
+            latents: each layer's keys and values for cross-attention.
+            past, visible: see `Block.self_attend`.
+            condition_BE: one vector a sequence, for a stack that was made with one.
+        """
+        if positions_L is None:
+            positions_L = torch.arange(x_BLD.shape[1], device=x_BLD.device)
+        rotations_LC, cache = self.rotations(positions_L), []
+        for layer, block in enumerate(self.blocks):
+            modulations = block.modulations(condition_BE, self.dtype)
+            x_BLD, kept = block.self_attend(
+                x_BLD,
+                rotations_LC,
+                self.dtype,
+                past=past[layer] if past else None,
+                visible=visible,
+                modulations=modulations[:3],
+            )
+            cache.append(kept)
+            if latents is not None:
+                queries = block.cross_queries(x_BLD, rotations_LC, self.dtype)
+                x_BLD = block.cross_attend(x_BLD, queries, latents[layer], self.dtype)
+            x_BLD = block.mlp(x_BLD, self.dtype, modulations[3:])
+        return self.norm(x_BLD), cache
+
+
+class Transformer(Stack):
+    """A stack with an embedding. The head is the embedding itself, less BOS and all after it, which are never output.
+
+    Args:
+        vocab_size: V, ids of the tokenizer, of which BOS is the last.
+        extra_inputs: further ids V, V + 1, ... that are inputs only, such as a mask.
+
+    The rest is as in `Stack`.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        vocab_size: int,
+        *,
+        extra_inputs: int = 0,
+        causal: bool = True,
+        cross_attention: bool = False,
+        condition: int = 0,
+    ):
+        # Drawn first: an encoder added later changes no other weight under a seed.
+        embedding = torch.randn(vocab_size + extra_inputs, config.width) * 0.02
+        super().__init__(config, causal=causal, cross_attention=cross_attention, condition=condition)
+        self.vocab_size, self.extra_inputs = vocab_size, extra_inputs
+        self.embedding = nn.Parameter(embedding)
+
     def frozen(self, dtype: torch.dtype | None) -> Transformer:
         """A copy without gradients whose matrices are cast to `dtype` once; shares memory where nothing is cast.
 
         The embedding keeps its dtype for look-ups; see `head`.
         """
         with torch.device("meta"):
-            copy = Transformer(self.config, self.vocab_size, cross_attention=self.cross_attention)
+            copy = Transformer(
+                self.config,
+                self.vocab_size,
+                extra_inputs=self.extra_inputs,
+                causal=self.causal,
+                cross_attention=self.cross_attention,
+                condition=self.condition,
+            )
         copy.compute_dtype = dtype
         own = self.norm.weight.dtype if dtype is None or self.norm.weight.dtype == torch.float64 else dtype
         state = {
@@ -207,54 +281,43 @@ class Transformer(nn.Module):
         return copy.requires_grad_(False).train(self.training)
 
     def head(self) -> Tensor:
-        """The output matrix (V - 1, D): the tied embedding of every id but BOS, in the compute dtype."""
-        return self.embedding[:-1].to(self.dtype)
+        """The output matrix (V - 1, D): the tied embedding of every id before BOS, in the compute dtype."""
+        return self.embedding[: self.vocab_size - 1].to(self.dtype)
 
     def embed(self, inputs_BL: Tensor) -> Tensor:
         """Embeddings (B, L, D). Not by indexing, whose gradient is summed in an order that differs between runs."""
         return F.embedding(inputs_BL, self.embedding)
 
-    def rotations(self, positions: Tensor) -> Tensor:
-        """RoPE rotations for given positions, which may be fractions."""
-        return rotations(positions, self.config.width // self.config.heads, self.norm.weight.dtype)
+    def after_bos(self, tokens_BL: Tensor) -> Tensor:
+        """BOS, then all tokens, (B, L + 1)."""
+        return F.pad(tokens_BL, (1, 0), value=self.vocab_size - 1)
 
     def with_bos(self, tokens_BL: Tensor) -> Tensor:
         """Inputs of a teacher-forced pass: BOS, then all tokens but the last, (B, L)."""
-        bos = tokens_BL.new_full((tokens_BL.shape[0], 1), self.vocab_size - 1)
-        return torch.cat([bos, tokens_BL[:, :-1]], 1)
+        return self.after_bos(tokens_BL[:, :-1])
 
-    def forward(self, inputs_BL: Tensor, latents: list[KeysValues] | None = None) -> Tensor:
+    def forward(
+        self,
+        inputs_BL: Tensor,
+        latents: list[KeysValues] | None = None,
+        *,
+        visible: Tensor | None = None,
+        condition_BE: Tensor | None = None,
+    ) -> Tensor:
         """Hidden states (B, L, D) after the final norm, for inputs at positions 0 .. L-1."""
-        x, rotations_LC = (
-            self.embed(inputs_BL),
-            self.rotations(torch.arange(inputs_BL.shape[1], device=inputs_BL.device)),
-        )
-        for layer, block in enumerate(self.blocks):
-            x, _ = block.self_attend(x, rotations_LC, self.dtype)
-            if latents is not None:
-                x = block.cross_attend(x, block.cross_queries(x, rotations_LC, self.dtype), latents[layer], self.dtype)
-            x = block.mlp(x, self.dtype)
-        return self.norm(x)
+        return self.run(self.embed(inputs_BL), latents=latents, visible=visible, condition_BE=condition_BE)[0]
 
     def decode(
         self, inputs_BL: Tensor, start: int, latents: list[KeysValues] | None, past: list[KeysValues] | None
     ) -> tuple[Tensor, list[KeysValues]]:
         """Logits (B, V - 1) after the last of `inputs_BL`, which sit at positions `start`.., and the KV cache."""
-        x = self.embed(inputs_BL)
-        rotations_LC = self.rotations(torch.arange(start, start + inputs_BL.shape[1], device=inputs_BL.device))
-        cache = []
-        for layer, block in enumerate(self.blocks):
-            x, kept = block.self_attend(x, rotations_LC, self.dtype, past[layer] if past else None)
-            cache.append(kept)
-            if latents is not None:
-                x = block.cross_attend(x, block.cross_queries(x, rotations_LC, self.dtype), latents[layer], self.dtype)
-            x = block.mlp(x, self.dtype)
-        hidden = self.norm(x[:, -1]).to(self.dtype)
-        return hidden @ self.head().T, cache
+        positions_L = torch.arange(start, start + inputs_BL.shape[1], device=inputs_BL.device)
+        h_BLD, cache = self.run(self.embed(inputs_BL), positions_L=positions_L, latents=latents, past=past)
+        return h_BLD[:, -1].to(self.dtype) @ self.head().T, cache
 
 
 def set_matmul_dtype(model: nn.Module, dtype: torch.dtype | None) -> None:
     """Run the matrix products of every stack in `model` in `dtype`; None means the parameters' own."""
     for module in model.modules():
-        if isinstance(module, Transformer):
+        if isinstance(module, Stack):
             module.compute_dtype = dtype

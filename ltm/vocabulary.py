@@ -5,11 +5,12 @@ Shapes: N tokens, D width, V vocabulary. Matrix products in the dtype of the hea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**28}
 """Logits held at a time. On a CPU 16 MiB in bfloat16: below the size at which malloc maps, and faults in, new pages."""
@@ -89,3 +90,21 @@ def mean_nll(h_BLD: Tensor, head_VD: Tensor, targets_BL: Tensor) -> Tensor:
     targets_N = targets_BL.flatten()
     weights_N = torch.full(targets_N.shape, 1 / targets_N.numel(), dtype=torch.float64, device=h_BLD.device)
     return weighted_nll(h_BLD.flatten(0, 1), head_VD, targets_N, weights_N)
+
+
+def over_vocabulary(statistic: Callable[..., Tensor], h_ND: Tensor, head_VD: Tensor, *per_token: Tensor) -> Tensor:
+    """`statistic(logits, *per_token)` of each token, (N, ...), differentiable; logits are formed anew in the backward.
+
+    Args:
+        statistic: from logits (n, V) in float32 or wider, and the n rows of each of `per_token`, to (n, ...).
+    """
+
+    def part(h: Tensor, head: Tensor, *rows: Tensor) -> Tensor:
+        return statistic((h.to(head.dtype) @ head.T).to(_wide(head.dtype)), *rows)
+
+    found = []
+    for rows in _chunks(len(h_ND), head_VD):
+        arguments = h_ND[rows], head_VD, *(each[rows] for each in per_token)
+        kept = torch.is_grad_enabled()
+        found.append(checkpoint(part, *arguments, use_reentrant=False) if kept else part(*arguments))
+    return torch.cat(found) if found else statistic(h_ND @ head_VD.T, *per_token)

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from ltm.api import Sampling
+from ltm.attention import rotations
 from ltm.config import with_settings
 from ltm.model import LatentThoughtModel
 from ltm.registry import preset
 from ltm.rng import SequenceRng
-from ltm.transformer import rotations
 
 
 def miniature(*settings: str, seed: int = 0) -> LatentThoughtModel:

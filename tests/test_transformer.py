@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ltm.transformer import Transformer, TransformerConfig, causal_attention, executed_keys, rotate, rotations
+from ltm.attention import causal_attention, executed_keys, rotate, rotations
+from ltm.transformer import Transformer, TransformerConfig
 from ltm.vocabulary import mean_nll
 
 
