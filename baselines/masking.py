@@ -1,14 +1,15 @@
-"""What all masked diffusion models share: which positions are masked, how often, and what that weighs.
+"""What all masked diffusion models share: which tokens are masked, at what rate, and what each weighs in the bound.
 
 A text of n scored tokens is masked at rate m, each token by itself. With the rate's schedule integrated out, the
 continuous-time bound of absorbing diffusion (arXiv 2406.07524, 2406.04329) is
 
-    integral over m in [0, 1] of (1 / m) E_mask sum_masked c_i dm  =  sum over k = 1..n of (1 / k) E_{k masked} sum_masked c_i
+    integral over m in [0, 1] of (1 / m) E_mask[sum over masked i of c_i]  =  sum over k = 1..n of (1 / k) E_k[the same]
 
-where c_i is what masked token i costs, since the integral of m^(k-1) (1-m)^(n-k) is a Beta function. So the number k
-of masked tokens is uniform on 1..n, a text costs n times the mean over its masked tokens, and given k the rate has the law
-Beta(k, n - k + 1), that of the k-th smallest of n uniform numbers. Nothing is cut off at either end of [0, 1], and the
-weight, unlike 1 / m, is bounded. Shapes: K draws, B sequences, L tokens.
+where c_i is what masked token i costs and E_k is over masks of just k tokens: the integral of m^(k-1) (1-m)^(n-k) is a
+Beta function. So k is uniform on 1..n, a text costs n times the mean over its masked tokens, and given k the rate has
+the law Beta(k, n - k + 1), that of the k-th smallest of n uniform numbers. Nothing is cut off at either end of [0, 1],
+and the weight of a token, n / k, is bounded. In block diffusion (arXiv 2503.09573) each block is a text of its own.
+Shapes: K draws, B sequences, L tokens, P blocks of a sequence, S tokens of a block.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ltm.rng import SequenceRng
 
@@ -28,14 +30,14 @@ class Masks(NamedTuple):
     """One draw of masks for each sequence.
 
     Attributes:
-        masked_BL: bool; k of the scored positions.
-        rate_B: float64, the mask rate m that k was drawn at, in (0, 1).
-        weight_B: float64, n / k: what the sum over masked tokens is multiplied with; 0 where nothing is scored.
+        masked_BL: bool; of the scored tokens of each block, k.
+        weight_BL: float64; n / k where masked, else 0.
+        rate_BP: float64, the mask rate m of each block, in (0, 1]; of a block without scored tokens, 1.
     """
 
     masked_BL: Tensor
-    rate_B: Tensor
-    weight_B: Tensor
+    weight_BL: Tensor
+    rate_BP: Tensor
 
 
 def draw_masks(
@@ -44,15 +46,17 @@ def draw_masks(
     *,
     draws: int,
     block_length: int,
+    block: int | None = None,
     low: float = 0.0,
     high: float = 1.0,
     purpose: str = "masks",
 ) -> list[Masks]:
-    """`draws` masks for each sequence, with k spread evenly over the draws and over the sequences of a run.
+    """`draws` masks of each sequence; shares k / n are spread evenly over draws, blocks and sequences of a run.
 
     Args:
         scored_BL: where a token may be masked.
-        block_length: L of the longest sequence there may be: noise of a position does not depend on padding.
+        block_length: L of the longest sequence there may be, so that no noise depends on padding.
+        block: S, tokens of a block, BOS counted as the first of the first block; None for one block.
         low, high: the part of 1..n that k is drawn from; the bound needs all of it.
 
     Raises:
@@ -62,23 +66,25 @@ def draw_masks(
         raise ValueError(f"draws must be at least 1, found {draws}")
     if not 0 <= low < high <= 1:
         raise ValueError(f"need 0 <= low < high <= 1, found {low} and {high}")
-    device, L = scored_BL.device, scored_BL.shape[1]
-    n_B = scored_BL.sum(1)
-    u_KB = low + (high - low) * rng.stratified(purpose, draws)[..., 0].to(device)
+    B, L = scored_BL.shape
+    S = block_length + 1 if block is None else block
+    P = -(-(block_length + 1) // S)
+    padding = (1, P * S - L - 1)
+
+    def blocks(x_BL: Tensor, value: float) -> Tensor:
+        return F.pad(x_BL, padding, value=value).view(B, P, S)
+
+    scored_BPS = blocks(scored_BL, False)
+    n_BP = scored_BPS.sum(2)
+    u_KBP = low + (high - low) * rng.stratified(purpose, draws, P).to(scored_BL.device)
     stream, found = rng.stream(purpose), []
-    for u_B in u_KB:
-        v_BL = stream.uniform(block_length)[:, :L].to(device).masked_fill(~scored_BL, 2.0)
-        k_B = torch.minimum((u_B * n_B).long() + 1, n_B)
-        ordered_BL = v_BL.sort(1).values
-        rate_B = ordered_BL.gather(1, (k_B - 1).clamp(min=0)[:, None])[:, 0]
-        masked_BL = (v_BL <= rate_B[:, None]) & scored_BL
-        found.append(Masks(masked_BL, rate_B.clamp(max=1.0), n_B / k_B.clamp(min=1)))
+    for u_BP in u_KBP:
+        v_BL = stream.uniform(block_length)[:, :L].to(scored_BL.device)
+        v_BPS = blocks(v_BL, 2.0).masked_fill(~scored_BPS, 2.0)
+        k_BP = torch.minimum((u_BP * n_BP).long() + 1, n_BP).clamp(min=1)
+        rate_BP = v_BPS.sort(2).values.gather(2, k_BP[..., None] - 1)[..., 0]
+        masked_BPS = (v_BPS <= rate_BP[..., None]) & scored_BPS
+        weight_BPS = masked_BPS * (n_BP / k_BP)[..., None].double()
+        cut = slice(1, L + 1)
+        found.append(Masks(masked_BPS.flatten(1)[:, cut], weight_BPS.flatten(1)[:, cut], rate_BP.clamp(max=1.0)))
     return found
-
-
-def check_schedule(name: str, known: tuple[str, ...]) -> None:
-    """Raise ValueError, with the nearest known name, unless `name` is a schedule."""
-    from ltm.errors import did_you_mean
-
-    if name not in known:
-        raise ValueError(str(did_you_mean("schedule", name, known)))
