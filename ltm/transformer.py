@@ -20,7 +20,7 @@ from ltm.attention import attend, causal_attention, rotate, rotations
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransformerConfig:
-    """Shape of a stack. `window` counts the position itself; None attends to the whole past."""
+    """Shape of a stack. The `window` of a causal one counts the position itself; None attends to the whole past."""
 
     layers: int
     width: int

@@ -89,3 +89,30 @@ def test_seeds_tell_parts_apart() -> None:
     seeds = {seed_of(*parts) for parts in [("a", "b"), ("ab",), ("a", "b", ""), (1,), ("1",), (1, 2), (12,), ()]}
     assert len(seeds) == 8 and all(0 <= seed < 2**63 for seed in seeds)
     assert seed_of("order", 0, 0) == seed_of("order", 0, 0)
+
+
+@pytest.mark.parametrize(("draws", "points"), [(1, 1), (3, 1), (4, 1), (4, 8)])
+def test_stratified_numbers_are_uniform_over_seeds(draws: int, points: int) -> None:
+    found = torch.stack([SequenceRng(seed, [3, 2**33 + 1]).stratified("t", draws, points) for seed in range(2000)])
+    assert found.shape == (2000, draws, 2, points) and float(found.min()) >= 0 and float(found.max()) < 1
+    for moment in (1, 2, 3):  # the mean over draws of u^k estimates 1 / (k + 1) without bias
+        values = found.pow(moment).mean(1).flatten(1)[:, 0]
+        assert abs(float(values.mean()) - 1 / (moment + 1)) < 4 * float(values.std()) / 2000**0.5 + 1e-12
+
+
+def test_stratified_numbers_fill_the_interval() -> None:
+    """The largest gap of n points is a few 1/n; that of independent ones would be log(n)/n."""
+    blocks, draws = 500, 4
+    for first in (0, 5 << 32):
+        found = SequenceRng(0, range(first, first + blocks)).stratified("t", draws).flatten().sort().values
+        assert float(found.diff().max()) < 4 / found.numel()
+        assert abs(float(found.square().mean()) - 1 / 3) < 1e-3
+    texts = SequenceRng(0, [n << 32 for n in range(blocks)]).stratified("t", 1).flatten().sort().values
+    assert float(texts.diff().max()) < 4 / blocks
+
+
+def test_stratified_draws_mirror_and_do_not_depend_on_the_batch() -> None:
+    whole = SequenceRng(4, range(9)).stratified("t", 6, 2)
+    assert torch.equal(whole[:, 4:6], SequenceRng(4, [4, 5]).stratified("t", 6, 2))
+    torch.testing.assert_close(whole[0::2] + whole[1::2], torch.ones(3, 9, 2, dtype=torch.float64))
+    assert (whole[0::2].sort(0).values.mul(6).floor() == torch.arange(3)[:, None, None]).all()

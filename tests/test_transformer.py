@@ -127,7 +127,82 @@ def test_executed_keys():
     assert executed_keys(1024, 256) == 512
 
 
+def bidirectional(**options) -> Transformer:
+    torch.manual_seed(0)
+    config = TransformerConfig(layers=2, width=16, heads=2, hidden=24, max_length=20, window=None)
+    return Transformer(config, 11, causal=False, **options).double().requires_grad_(False)
+
+
+def test_without_causality_every_position_sees_every_other():
+    stack, tokens = bidirectional(), torch.randint(10, (1, 6))
+    base = stack(tokens)
+    for position in range(6):
+        changed = tokens.clone()
+        changed[0, position] = (tokens[0, position] + 1) % 10
+        assert float((stack(changed) - base).abs().amax(-1).min()) > 0
+    # As a set: with the positions permuted along, nothing changes but the order.
+    order = torch.randperm(6)
+    hidden, _ = stack.run(stack.embed(tokens[:, order]), positions_L=order)
+    torch.testing.assert_close(hidden, base[:, order])
+
+
+def test_hidden_positions_change_nothing():
+    stack, tokens = bidirectional(), torch.randint(10, (2, 7))
+    visible = torch.ones(2, 1, 1, 7, dtype=torch.bool)
+    visible[1, ..., 5:] = False
+    other = tokens.clone()
+    other[1, 5:] = (tokens[1, 5:] + 1) % 10
+    found = stack(tokens, visible=visible)
+    torch.testing.assert_close(stack(other, visible=visible)[1, :5], found[1, :5])
+    torch.testing.assert_close(stack(tokens[1:, :5])[0], found[1, :5])
+    torch.testing.assert_close(stack(tokens)[0], found[0])
+
+
+def test_causality_is_a_mask():
+    stack, tokens = small(window=None), torch.randint(10, (2, 9))
+    torch.testing.assert_close(stack(tokens, visible=torch.ones(9, 9, dtype=torch.bool).tril()), stack(tokens))
+
+
+def test_past_and_present_are_one_pass():
+    """Clean keys once, then queries that see some of them and some of their own: what block diffusion does."""
+    stack, tokens = bidirectional(), torch.randint(10, (2, 8))
+    halves = stack.embed(tokens).chunk(2, 1)
+    at = torch.arange(4)
+    first_sees, second_sees = torch.ones(4, 4, dtype=torch.bool).tril(), torch.rand(4, 8) < 0.5
+    second_sees[:, 4:] |= torch.eye(4, dtype=torch.bool)
+    _, cache = stack.run(halves[0], positions_L=at, visible=first_sees)
+    found, _ = stack.run(halves[1], positions_L=at, past=cache, visible=second_sees)
+    mask = torch.cat([torch.cat([first_sees, torch.zeros(4, 4, dtype=torch.bool)], 1), second_sees])
+    whole, _ = stack.run(torch.cat(halves, 1), positions_L=at.repeat(2), visible=mask)
+    torch.testing.assert_close(found, whole[:, 4:])
+
+
+def test_a_condition_starts_as_none_and_then_modulates():
+    plain, stack = bidirectional(), bidirectional(condition=6)
+    missing = stack.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert missing == ["blocks.0.modulation.weight", "blocks.1.modulation.weight"]
+    tokens, condition = torch.randint(10, (2, 5)), torch.randn(2, 6, dtype=torch.float64)
+    torch.testing.assert_close(stack(tokens, condition_BE=condition), plain(tokens))
+    with torch.no_grad():
+        stack.blocks[0].modulation.weight.normal_()
+    changed = (stack(tokens, condition_BE=condition) - plain(tokens)).abs().amax((1, 2))
+    assert (changed > 1e-3).all()
+    condition[1] = 0
+    torch.testing.assert_close(stack(tokens, condition_BE=condition)[1], plain(tokens)[1])
+
+
+def test_extra_inputs_are_never_output():
+    stack = bidirectional(extra_inputs=1)
+    assert stack.embedding.shape == (12, 16) and stack.head().shape == (10, 16)
+    assert stack(torch.full((1, 3), 11)).shape == (1, 3, 16)
+    assert torch.equal(stack.after_bos(torch.tensor([[1, 2]])), torch.tensor([[10, 1, 2]]))
+    copy = stack.frozen(None)
+    torch.testing.assert_close(copy(torch.tensor([[10, 11, 2]])), stack(torch.tensor([[10, 11, 2]])))
+
+
 def test_bad_shapes():
+    with pytest.raises(ValueError, match="set window=none, found 4"):
+        Transformer(TransformerConfig(layers=1, width=8, heads=2, hidden=8, window=4), 9, causal=False)
     good = dict(layers=1, width=8, heads=2, hidden=8)
     for bad in ({"layers": 0}, {"heads": 3}, {"width": 6}, {"max_length": 1}, {"window": 0}):
         with pytest.raises(ValueError):

@@ -43,3 +43,23 @@ def test_mean_nll_in_bfloat16_is_near():
     exact = F.cross_entropy((h @ head.T).flatten(0, 1), targets.flatten())
     assert float(vocabulary.mean_nll(h, head.bfloat16(), targets)) == pytest.approx(float(exact), rel=3e-3)
     assert float(vocabulary.mean_nll(h, head, targets)) == pytest.approx(float(exact), rel=1e-6)
+
+
+def test_any_statistic_over_the_vocabulary(problem):
+    h, head, targets, weights = problem
+
+    def statistic(logits, target, weight):
+        return (logits.gather(1, target[:, None])[:, 0] - logits.exp().sum(1)) * weight
+
+    plain = statistic(h @ head.T, targets, weights)
+    ours = vocabulary.over_vocabulary(statistic, h, head, targets, weights)
+    torch.testing.assert_close(ours, plain)
+    for got, expected in zip(
+        torch.autograd.grad(ours.square().sum(), (h, head)),
+        torch.autograd.grad(plain.square().sum(), (h, head)),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, expected)
+    assert vocabulary.over_vocabulary(statistic, h[:0], head, targets[:0], weights[:0]).shape == (0,)
+    with torch.no_grad():
+        torch.testing.assert_close(vocabulary.over_vocabulary(statistic, h, head, targets, weights), plain)
