@@ -60,13 +60,15 @@ def draw_masks(
         low, high: the part of 1..n that k is drawn from; the bound needs all of it.
 
     Raises:
-        ValueError: fewer than one draw, or not 0 <= low < high <= 1.
+        ValueError: fewer than one draw, a text longer than `block_length`, or not 0 <= low < high <= 1.
     """
     if draws < 1:
         raise ValueError(f"draws must be at least 1, found {draws}")
     if not 0 <= low < high <= 1:
         raise ValueError(f"need 0 <= low < high <= 1, found {low} and {high}")
     B, L = scored_BL.shape
+    if L > block_length:
+        raise ValueError(f"a text of {L} tokens exceeds the {block_length} that fit beside the BOS")
     S = block_length + 1 if block is None else block
     P = -(-(block_length + 1) // S)
     padding = (1, P * S - L - 1)

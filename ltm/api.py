@@ -9,12 +9,16 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from ltm.errors import UserError
 from ltm.rng import SequenceRng
+
+if TYPE_CHECKING:
+    from ltm.checkpoint import LoadedModel
 
 Kind = Literal["exact", "lower_bound", "estimate"]
 """exact: log p(x) up to float error. lower_bound: an unbiased Monte Carlo average of a proven lower bound
@@ -126,17 +130,50 @@ class LanguageModel(nn.Module, ABC):
 
     Every method takes stream tokens without BOS and puts the BOS in front itself: given, never scored.
     A block holds at most `block_length` = max_length - 1 stream tokens.
+
+    Attributes:
+        learns_by_counting: trained by `count` and `finish` instead of by gradients of `training_loss`.
     """
 
     family: ClassVar[str]
     config_class: ClassVar[type]
     presets: ClassVar[Mapping[str, Preset]]
+    learns_by_counting: ClassVar[bool] = False
     config: Any
 
     @classmethod
     @abstractmethod
     def miniature(cls, vocab_size: int, block_length: int) -> Any:
         """The smallest config that still has every part of the family: what the contract tests build."""
+
+    @classmethod
+    def check_source(cls, source: str, settings: Sequence[str] = ()) -> None:
+        """Raise UserError unless `FAMILY:source` names a model made elsewhere that `from_source` can open.
+
+        Quick, so that mistakes are said before any work; `settings` are `field=value` of the model's config.
+        """
+        raise UserError(f"{cls.family}:{source}: the family {cls.family} has presets and checkpoints only")
+
+    @classmethod
+    def from_source(cls, source: str, *, settings: Sequence[str] = (), device: str = "cpu") -> LoadedModel:
+        """The model that `FAMILY:source` names, of a family that opens models made elsewhere.
+
+        Raises:
+            UserError: as `check_source`; or its files are damaged.
+        """
+        cls.check_source(source, settings)
+        raise NotImplementedError(f"{cls.__name__}.from_source")
+
+    def count(self, tokens_BL: Tensor) -> None:
+        """Take in one batch of full blocks, where `learns_by_counting`."""
+        raise NotImplementedError(f"{type(self).__name__} is trained by its loss")
+
+    def finish(self) -> None:
+        """Make the model of all that was counted, where `learns_by_counting`; what it was before is replaced."""
+        raise NotImplementedError(f"{type(self).__name__} is trained by its loss")
+
+    def allocate(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Make room for the tensors of a checkpoint, where their shapes depend on more than the config."""
 
     @property
     def vocab_size(self) -> int:

@@ -52,7 +52,7 @@ def importance_bound(
     def log_weight(noise: Tensor) -> Tensor:
         return log_likelihood(q.at(noise)) + q.log_ratio(noise)
 
-    return _log_mean_exp(_draw(log_weight, q, draws, rng, "importance_bound"), tokens_B)
+    return log_mean_exp(_draw(log_weight, q, draws, rng, "importance_bound"), tokens_B)
 
 
 def predictive_bound(
@@ -63,7 +63,7 @@ def predictive_bound(
     The predictive is the integral of q(z|x) p(y|x,z), normalised over y, so there is no KL to pay.
     """
     values_KB = _draw(lambda noise: log_likelihood(q.at(noise)), q, draws, rng, "predictive_bound")
-    return _log_mean_exp(values_KB, tokens_B)
+    return log_mean_exp(values_KB, tokens_B)
 
 
 def reused_noise_estimate(log_likelihood: LogLikelihood, q: Posterior, tokens_B: Tensor) -> LikelihoodEstimate:
@@ -87,7 +87,8 @@ def reused_noise_estimate(log_likelihood: LogLikelihood, q: Posterior, tokens_B:
     )
 
 
-def _log_mean_exp(log_weights_KB: Tensor, tokens_B: Tensor) -> LikelihoodEstimate:
+def log_mean_exp(log_weights_KB: Tensor, tokens_B: Tensor) -> LikelihoodEstimate:
+    """log (1/K) sum_k w_k. With independent weights that are unbiased for p(x), a lower bound on its logarithm."""
     draws = len(log_weights_KB)
     nats_B = log_weights_KB.logsumexp(0) - math.log(draws)
     # Delta method: var(log mean w) is about var(w) / (K mean(w)^2).

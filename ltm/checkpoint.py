@@ -244,6 +244,7 @@ def load(directory: Path, *, device: str = "cpu", settings: Iterable[str] = ()) 
         raise UserError(f"checkpoint {folder}: tokenizer.json is not the tokenizer it was trained with")
     model: LanguageModel = cls(config)
     weights = load_weights(folder)
+    model.allocate({k: tuple(v.shape) for k, v in weights.items()})
     expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
     found = {k: tuple(v.shape) for k, v in weights.items()}
     if expected != found:

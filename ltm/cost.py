@@ -16,11 +16,19 @@ class StackCost:
         first_attention: the first layer's self-attention and cross-attention queries, which z cannot change.
         after_first_attention: all the rest of the blocks.
         head: the product with the vocabulary.
+        products: of `after_first_attention`, the products of two activations, which is attention. Their backward pass
+            costs twice their forward one, even where no weight wants a gradient.
     """
 
     first_attention: float
     after_first_attention: float
     head: float
+    products: float
+
+    @property
+    def latent_gradient(self) -> float:
+        """The gradient of the likelihood in z, without any in the weights, beside what z cannot change."""
+        return 2 * (self.after_first_attention + self.head) + self.products
 
     @property
     def forward(self) -> float:
@@ -40,4 +48,5 @@ class StackCost:
             first_attention=attention + queries,
             after_first_attention=(config.layers - 1) * (attention + queries) + config.layers * (cross + mlp),
             head=2 * D * outputs,
+            products=(config.layers - 1) * 4 * D * executed_keys(length, config.window) + config.layers * 4 * D * G,
         )

@@ -15,18 +15,20 @@ class UserError(Exception):
 def did_you_mean(kind: str, name: str, known: Iterable[str]) -> UserError:
     """An error for an unknown `name` that offers the nearest of the `known` ones, or lists them.
 
-    Case does not count, and of dotted names the last part alone may be what is near: `lr` finds `training.lr`.
+    Case does not count, and of dotted names the last part alone may be what is near: `lr` finds `training.lr`. Among
+    equals the likeness of a whole dotted name decides.
     """
     known = sorted(known)
     likeness = {candidate: _likeness(name.lower(), candidate.lower()) for candidate in known}
-    close = [c for c in sorted(known, key=lambda c: -likeness[c]) if likeness[c] >= 0.5][:3]
+    close = [c for c in sorted(known, key=lambda c: likeness[c], reverse=True) if likeness[c] >= (0.5,)][:3]
     hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known) or 'none'}"
     return UserError(f"unknown {kind} {name!r}; {hint}")
 
 
-def _likeness(name: str, candidate: str) -> float:
+def _likeness(name: str, candidate: str) -> tuple[float, float]:
     pairs = ((name, candidate), (name.rpartition(".")[2], candidate.rpartition(".")[2]))
-    return max(difflib.SequenceMatcher(None, a, b).ratio() for a, b in pairs)
+    whole, last = (difflib.SequenceMatcher(None, a, b).ratio() for a, b in pairs)
+    return max(whole, last), whole if "." in name else 0.0
 
 
 def run_command(main: Callable[[], int | None]) -> int:

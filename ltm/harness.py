@@ -22,6 +22,7 @@ import torch
 from lm_eval.api.model import LM
 
 from ltm import checkpoint as checkpoints
+from ltm import registry
 from ltm.answers import Answers, Prompt
 from ltm.api import Sampling
 from ltm.errors import UserError
@@ -41,7 +42,8 @@ class HarnessModel(LM):
     """A trained model behind lm-eval's interface.
 
     Args:
-        pretrained: a preset with weights, a checkpoint directory, a hub repository, or a `ltm.checkpoint.LoadedModel`.
+        pretrained: a preset with weights, a checkpoint directory, a hub repository, `FAMILY:SOURCE` for a model made
+            elsewhere (pretrained:gpt2), or a `ltm.checkpoint.LoadedModel`.
         path: the same, under the name that other backends use.
         checkpoint: a directory of weights for the preset `pretrained`.
         draws: Monte Carlo draws of the headline likelihood; the model's own default when None.
@@ -309,6 +311,10 @@ def _load(source: Any, checkpoint: Any, settings: str | Sequence[str], device: s
         if settings or checkpoint is not None:
             raise UserError("settings and checkpoint are for models loaded by name or path")
         return source
+    if found := registry.source(str(source)):
+        if checkpoint is not None:
+            raise UserError(f"checkpoint is for presets; {source} already says where its weights are")
+        return found[0].from_source(found[1], settings=settings, device=device)
     directory = checkpoints.find(str(source), None if checkpoint is None else str(checkpoint))
     return checkpoints.load(directory, device=device, settings=settings)
 

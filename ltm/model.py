@@ -1,73 +1,41 @@
-"""The Latent Thought Model (arXiv 2502.01567): p(z) = N(0, I), p(x|z) a Transformer that reads z by cross-attention.
+"""The Latent Thought Model (arXiv 2502.01567): z is inferred for each text anew, by gradient steps on that text.
 
-Shapes: B texts, L tokens, Y layers, G latent vectors a layer (N_z = Y G), D width, V vocabulary.
+By default q(z|x) is fitted (fast learning); `inference=langevin` samples z by a Langevin chain instead. Shapes: B
+texts, L tokens, Y layers, G latent vectors a layer (N_z = Y G), D width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ltm import bounds
-from ltm.api import Cost, Generations, LanguageModel, LikelihoodEstimate, Loss, Preset, Rng, Sampling
+from ltm import bounds, langevin
+from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng
 from ltm.cost import StackCost
-from ltm.posterior import Posterior, PosteriorConfig, fit
+from ltm.langevin import LangevinConfig
+from ltm.latent_model import DRAWS, LatentConfig, LatentModel, Opened
+from ltm.posterior import LikelihoodGradient, Posterior, PosteriorConfig, fit
 from ltm.recipes import published_recipe, tiny_recipe
 from ltm.rng import SequenceRng
-from ltm.sampling import continue_prompts
-from ltm.scoring import opened
-from ltm.transformer import KeysValues, Transformer, TransformerConfig
-from ltm.vocabulary import mean_nll, nll_gradient, token_nats, weighted_nll
-
-DRAWS = 8
-"""Default draws of the ELBO; the importance bound takes eight times as many."""
+from ltm.transformer import TransformerConfig
+from ltm.vocabulary import mean_nll, nll_gradient, weighted_nll
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LTMConfig:
+class LTMConfig(LatentConfig):
     """A Latent Thought Model.
 
     Attributes:
-        latents: N_z, latent vectors in all; layer l reads its own N_z / layers of them.
-        latent_positions: RoPE positions of latent keys: `spread` evenly over max_length, or `published`:
-            multiples of floor(max_length / N_z) from 0, the same few for every layer.
-        kl_warmup: share of training over which the weight of the KL in the fit rises linearly to 1.
-        kl_weight_start: where it rises from.
-        free_bits: nats a latent vector, in training, below which the KL is not pushed further down.
+        inference: `variational` fits a Gaussian q(z|x), by `posterior`; `langevin` runs a chain, by `langevin`, and
+            uses neither `posterior` nor `kl_warmup`, `kl_weight_start` and `free_bits`, since it has no KL.
     """
 
-    vocab_size: int = 0
-    decoder: TransformerConfig
-    latents: int
-    latent_positions: Literal["spread", "published"] = "spread"
+    inference: Literal["variational", "langevin"] = "variational"
     posterior: PosteriorConfig = field(default_factory=PosteriorConfig)
-    kl_warmup: float = 0.0
-    kl_weight_start: float = 0.02
-    free_bits: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.latents < 1 or self.latents % self.decoder.layers:
-            raise ValueError(f"latents {self.latents} must be a positive multiple of layers {self.decoder.layers}")
-        if not 0 <= self.kl_warmup <= 1 or not 0 <= self.kl_weight_start <= 1 or self.free_bits < 0:
-            raise ValueError("kl_warmup and kl_weight_start must be in [0, 1] and free_bits at least 0")
-
-    def kl_weight(self, progress: float) -> float:
-        """Weight of the KL in the fit when a share `progress` of training is done."""
-        if progress >= self.kl_warmup:
-            return 1.0
-        return self.kl_weight_start + (1 - self.kl_weight_start) * progress / self.kl_warmup
-
-
-class _Prepared(NamedTuple):
-    """What of a pass does not depend on z: the first layer's self-attention and cross-attention queries."""
-
-    x_BLD: Tensor
-    first_queries: Tensor
-    rotations_LC: Tensor
+    langevin: LangevinConfig = field(default_factory=LangevinConfig)
 
 
 def _published_shape(layers: int, latents: int, steps: int) -> LTMConfig:
@@ -75,8 +43,8 @@ def _published_shape(layers: int, latents: int, steps: int) -> LTMConfig:
     return LTMConfig(decoder=decoder, latents=latents, posterior=PosteriorConfig(steps=steps), kl_warmup=0.3)
 
 
-class LatentThoughtModel(LanguageModel):
-    """The decoder, its prior, and inference of z by fast learning."""
+class LatentThoughtModel(LatentModel):
+    """The decoder, its prior, and inference of z by gradient steps."""
 
     family = "ltm"
     config_class = LTMConfig
@@ -97,11 +65,7 @@ class LatentThoughtModel(LanguageModel):
         "ltm-large": Preset(config=_published_shape(12, 96, 64), tokenizer="gpt2", training=published_recipe("0.9B")),
     }
 
-    def __init__(self, config: LTMConfig):
-        super().__init__()
-        self.config = config
-        self.decoder = Transformer(config.decoder, config.vocab_size, cross_attention=True)
-        self.latent_shape = (config.decoder.layers, config.latents // config.decoder.layers, config.decoder.width)
+    config: LTMConfig
 
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> LTMConfig:
@@ -110,41 +74,37 @@ class LatentThoughtModel(LanguageModel):
         return LTMConfig(vocab_size=vocab_size, decoder=decoder, latents=4, posterior=PosteriorConfig(steps=8))
 
     def headline(self, context: int | Tensor = 0) -> str:
-        """The fresh-noise ELBO for whole texts; the predictive bound for continuations of a context."""
-        return "elbo" if isinstance(context, int) and context == 0 else "predictive_bound"
+        """For whole texts the fresh-noise ELBO or, of Langevin chains, the AIS bound; else the predictive bound."""
+        name = LatentModel.headline(self, context)
+        return "ais_bound" if name == "elbo" and self.config.inference == "langevin" else name
 
-    def latent_rotations(self, stack: Transformer) -> Tensor:
-        """RoPE rotations of one layer's latent keys, (G, C/2)."""
-        N, G, device = self.config.decoder.max_length, self.latent_shape[1], stack.embedding.device
-        if self.config.latent_positions == "published":
-            positions = torch.arange(G, device=device) * (N // self.config.latents)
-        else:
-            positions = (torch.arange(G, device=device, dtype=torch.float64) + 0.5) * N / G
-        return stack.rotations(positions)
+    def likelihood_gradient(
+        self, tokens_BL: Tensor, weights_BL: Tensor | None, *, matmul: str, leak_gradients: bool = False
+    ) -> LikelihoodGradient:
+        """The gradient of -log p(x|z) in z over the tokens that `weights_BL` does not zero.
 
-    def latent_keys_values(self, stack: Transformer, z_BYGD: Tensor) -> list[KeysValues]:
-        """Cross-attention keys and values of every layer."""
-        rotations_GC = self.latent_rotations(stack)
-        return [b.latent_keys_values(z_BYGD[:, y], rotations_GC, stack.dtype) for y, b in enumerate(stack.blocks)]
+        The decoder's weights receive none, unless `leak_gradients`: then summed over tokens, straight into `.grad`.
+        """
+        master = self.decoder.embedding.dtype
+        stack = self.decoder if leak_gradients else self.decoder.frozen(getattr(torch, matmul))
+        with torch.set_grad_enabled(leak_gradients):
+            prepared = self.prepare(stack, tokens_BL)
+        head, targets_N = stack.head(), tokens_BL.flatten()
+        weights_N = torch.ones_like(targets_N, dtype=master) if weights_BL is None else weights_BL.flatten().to(master)
 
-    def prepare(self, stack: Transformer, tokens_BL: Tensor) -> _Prepared:
-        """Everything of a pass over `tokens_BL` that does not depend on z, computed once for all steps and draws."""
-        x = stack.embed(stack.with_bos(tokens_BL))
-        rotations_LC = stack.rotations(torch.arange(tokens_BL.shape[1], device=tokens_BL.device))
-        x, _ = stack.blocks[0].self_attend(x, rotations_LC, stack.dtype)
-        return _Prepared(x, stack.blocks[0].cross_queries(x, rotations_LC, stack.dtype), rotations_LC)
+        def gradient(z_BYGD: Tensor) -> Tensor:
+            z_BYGD = z_BYGD.detach().requires_grad_()
+            with torch.enable_grad():
+                h_ND = self.hidden(stack, prepared, z_BYGD).flatten(0, 1)
+            if leak_gradients:
+                loss = weighted_nll(h_ND, stack.head(), targets_N, weights_N)
+                torch.autograd.backward(loss, retain_graph=True)  # the prepared part serves every step
+                assert z_BYGD.grad is not None
+                return z_BYGD.grad
+            (gradient_z,) = torch.autograd.grad(h_ND, z_BYGD, nll_gradient(h_ND, head, targets_N, weights_N))
+            return gradient_z
 
-    def hidden(self, stack: Transformer, prepared: _Prepared, z_BYGD: Tensor) -> Tensor:
-        """Hidden states (B, L, D) after the final norm, given z."""
-        x, queries, rotations_LC = prepared
-        for layer, (block, latents) in enumerate(
-            zip(stack.blocks, self.latent_keys_values(stack, z_BYGD), strict=True)
-        ):
-            if layer:
-                x, _ = block.self_attend(x, rotations_LC, stack.dtype)
-                queries = block.cross_queries(x, rotations_LC, stack.dtype)
-            x = block.mlp(block.cross_attend(x, queries, latents, stack.dtype), stack.dtype)
-        return stack.norm(x)
+        return gradient
 
     def infer(
         self,
@@ -163,58 +123,69 @@ class LatentThoughtModel(LanguageModel):
         With `leak_gradients` they do, as in the published code: summed over tokens, straight into `.grad`.
         """
         config = config or self.config.posterior
-        master = self.decoder.embedding.dtype
-        stack = self.decoder if leak_gradients else self.decoder.frozen(getattr(torch, config.matmul))
-        with torch.set_grad_enabled(leak_gradients):
-            prepared = self.prepare(stack, tokens_BL)
-        head, targets_N = stack.head(), tokens_BL.flatten()
-        weights_N = torch.ones_like(targets_N, dtype=master) if weights_BL is None else weights_BL.flatten().to(master)
-
-        def gradient(z_BYGD: Tensor) -> Tensor:
-            z_BYGD = z_BYGD.detach().requires_grad_()
-            with torch.enable_grad():
-                h_ND = self.hidden(stack, prepared, z_BYGD).flatten(0, 1)
-            if leak_gradients:
-                loss = weighted_nll(h_ND, stack.head(), targets_N, weights_N)
-                torch.autograd.backward(loss, retain_graph=True)  # the prepared part serves every step
-                assert z_BYGD.grad is not None
-                return z_BYGD.grad
-            (gradient_z,) = torch.autograd.grad(h_ND, z_BYGD, nll_gradient(h_ND, head, targets_N, weights_N))
-            return gradient_z
-
         return fit(
-            gradient,
+            self.likelihood_gradient(tokens_BL, weights_BL, matmul=config.matmul, leak_gradients=leak_gradients),
             self.latent_shape,
             config,
             rng,
             device=tokens_BL.device,
-            dtype=master,
+            dtype=self.decoder.embedding.dtype,
             kl_weight=kl_weight,
             free_bits=free_bits,
             purpose=purpose,
         )
 
+    def chains(
+        self,
+        tokens_BL: Tensor,
+        weights_BL: Tensor | None,
+        rng: SequenceRng,
+        *,
+        count: int = 1,
+        purpose: str = "chain",
+        weigh: bool = False,
+    ) -> langevin.Chains:
+        """Langevin chains towards p(z|x), x being the tokens that `weights_BL` does not zero."""
+        return langevin.chains(
+            self.likelihood_gradient(tokens_BL, weights_BL, matmul=self.config.langevin.matmul),
+            self.latent_shape,
+            self.config.langevin,
+            rng.stream(purpose),
+            count=count,
+            device=tokens_BL.device,
+            dtype=self.decoder.embedding.dtype,
+            weigh=weigh,
+        )
+
     def training_loss(self, tokens_BL: Tensor, *, rng: Rng, progress: float = 1.0) -> Loss:
-        """Algorithm 1: fit q (fast), then the reconstruction at one fresh z ~ q for the decoder to descend (slow)."""
-        rng = SequenceRng.of(rng, len(tokens_BL))
-        kl_weight = self.config.kl_weight(progress)
-        q = self.infer(
-            tokens_BL,
-            rng,
-            kl_weight=kl_weight,
-            free_bits=self.config.free_bits,
-            leak_gradients=self.config.posterior.leak_gradients,
-        )
-        if self.config.posterior.noise == "reused" and q.fitted_noise is not None:
-            noise = q.fitted_noise
+        """Algorithm 1: infer z (fast), then the reconstruction at that z for the decoder to descend (slow).
+
+        z is a fresh draw from the fitted q, or the end of a Langevin chain.
+        """
+        rng, config = SequenceRng.of(rng, len(tokens_BL)), self.config
+        metrics: dict[str, float] = {}
+        if config.inference == "langevin":
+            ((z, _),) = self.chains(tokens_BL, None, rng)
         else:
-            noise = rng.stream("slow").normal(*self.latent_shape, dtype=q.mean.dtype, device=q.mean.device)
-        h_BLD = self.hidden(self.decoder, self.prepare(self.decoder, tokens_BL), q.at(noise))
+            metrics["kl_weight"] = config.kl_weight(progress)
+            q = self.infer(
+                tokens_BL,
+                rng,
+                kl_weight=metrics["kl_weight"],
+                free_bits=config.free_bits,
+                leak_gradients=config.posterior.leak_gradients,
+            )
+            if config.posterior.noise == "reused" and q.fitted_noise is not None:
+                noise = q.fitted_noise
+            else:
+                noise = rng.stream("slow").normal(*self.latent_shape, dtype=q.mean.dtype, device=q.mean.device)
+            metrics["kl_per_token"] = float(q.kl().sum()) / tokens_BL.numel()
+            z = q.at(noise)
+        h_BLD = self.hidden(self.decoder, self.prepare(self.decoder, tokens_BL), z)
         value = mean_nll(h_BLD, self.decoder.head(), tokens_BL)
-        kl = float(q.kl().sum()) / tokens_BL.numel()
-        return Loss(
-            value=value, metrics={"kl_per_token": kl, "kl_weight": kl_weight, "nelbo": float(value.detach()) + kl}
-        )
+        if "kl_per_token" in metrics:
+            metrics["nelbo"] = float(value.detach()) + metrics["kl_per_token"]
+        return Loss(value=value, metrics=metrics)
 
     @torch.no_grad()
     def log_likelihoods(
@@ -227,60 +198,63 @@ class LatentThoughtModel(LanguageModel):
         rng: Rng,
         only: str | None = None,
     ) -> dict[str, LikelihoodEstimate]:
-        """Whole texts: `elbo`, `importance_bound`, `reused_noise_estimate`. Continuations: `predictive_bound`.
+        """Whole texts: `elbo`, `importance_bound`, `reused_noise_estimate`; continuations: `predictive_bound`.
 
-        `reused_noise_estimate` fits q anew with noise drawn once, as the published code scores.
+        `reused_noise_estimate` fits q anew with noise drawn once, as the published code scores. By Langevin chains,
+        whole texts have `ais_bound` and `langevin_estimate` instead.
         """
-        tokens_BL, given_BL, scored_BL = opened(tokens_BL, context, lengths, self.vocab_size)
-        rng, draws = SequenceRng.of(rng, len(tokens_BL)), DRAWS if draws is None else draws
-        tokens_B = scored_BL.sum(1)
-        prepared, head = self.prepare(self.decoder, tokens_BL), self.decoder.head()
-
-        def log_likelihood(z_BYGD: Tensor) -> Tensor:
-            h_ND = self.hidden(self.decoder, prepared, z_BYGD).flatten(0, 1)
-            nats_BL = token_nats(h_ND, head, tokens_BL.flatten()).view(tokens_BL.shape).double()
-            return nats_BL.masked_fill(~scored_BL, 0.0).sum(1)
-
-        if self.headline(context) == "predictive_bound":
-            q = self.infer(tokens_BL, rng, weights_BL=given_BL)
-            return {"predictive_bound": bounds.predictive_bound(log_likelihood, q, tokens_B, draws=8 * draws, rng=rng)}
-        found = {}
-        if only != "reused_noise_estimate":
-            q = self.infer(tokens_BL, rng, weights_BL=scored_BL)
-            if only in (None, "elbo"):
-                found["elbo"] = bounds.elbo(log_likelihood, q, tokens_B, draws=draws, rng=rng)
-            if only in (None, "importance_bound"):
-                found["importance_bound"] = bounds.importance_bound(
-                    log_likelihood, q, tokens_B, draws=8 * draws, rng=rng
-                )
-        if only in (None, "reused_noise_estimate") and self.config.posterior.steps:
+        batch, whole = self.opened(tokens_BL, context, lengths, rng), self.headline(context) != "predictive_bound"
+        if self.config.inference == "langevin":
+            return self.chain_bounds(batch, whole=whole, draws=langevin.CHAINS if draws is None else draws, only=only)
+        found = self.gaussian_bounds(batch, whole=whole, draws=DRAWS if draws is None else draws, only=only)
+        if whole and only in (None, "reused_noise_estimate") and self.config.posterior.steps:
             reused = self.config.posterior.with_reused_noise()
-            q = self.infer(tokens_BL, rng, weights_BL=scored_BL, config=reused, purpose="reused_noise_fit")
-            found["reused_noise_estimate"] = bounds.reused_noise_estimate(log_likelihood, q, tokens_B)
+            q = self.infer(
+                batch.tokens_BL, batch.rng, weights_BL=batch.scored_BL, config=reused, purpose="reused_noise_fit"
+            )
+            found["reused_noise_estimate"] = bounds.reused_noise_estimate(batch.log_likelihood, q, batch.tokens_B)
         return found
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling, rng: Rng
-    ) -> Generations:
-        """Ancestral: z from the prior without a prompt, from q fitted on the prompt with one; then token by token."""
+    def chain_bounds(
+        self, batch: Opened, *, whole: bool, draws: int, only: str | None
+    ) -> dict[str, LikelihoodEstimate]:
+        """What `draws` Langevin chains say of whole texts, or of continuations given chains on their contexts."""
+        seen_BL, weigh = batch.scored_BL if whole else batch.given_BL, whole and only != "langevin_estimate"
+        ends = self.chains(batch.tokens_BL, seen_BL, batch.rng, count=draws, weigh=weigh)
+        values_KB, log_ratios_KB = (
+            torch.stack(each) for each in zip(*((batch.log_likelihood(z), ratio_B) for z, ratio_B in ends), strict=True)
+        )
+        if not whole:
+            return {"predictive_bound": bounds.log_mean_exp(values_KB, batch.tokens_B)}
+        found = {
+            "ais_bound": bounds.log_mean_exp(values_KB + log_ratios_KB, batch.tokens_B),
+            "langevin_estimate": langevin.langevin_estimate(values_KB, batch.tokens_B),
+        }
+        return {name: estimate for name, estimate in found.items() if only in (None, name)}
 
-        def infer(tokens_BL: Tensor, rows: SequenceRng, times: int) -> list[KeysValues]:
-            noise = rows.stream(f"z {times}").normal(*self.latent_shape).to(self.decoder.embedding)
-            if tokens_BL.shape[1]:
-                noise = self.infer(tokens_BL, rows, purpose=f"fit {times}").at(noise)
-            return self.latent_keys_values(self.decoder, noise)
-
-        return continue_prompts(self.decoder, prompts, infer, max_new_tokens=max_new_tokens, sampling=sampling, rng=rng)
+    def draw_latents(self, tokens_BL: Tensor, rng: SequenceRng, times: int) -> Tensor:
+        """z to generate under; see `LatentModel.draw_latents`. From the end of a chain where chains infer z."""
+        if self.config.inference == "langevin" and tokens_BL.shape[1]:
+            ((z, _),) = self.chains(tokens_BL, None, rng, purpose=f"chain {times}")
+            return z
+        return LatentModel.draw_latents(self, tokens_BL, rng, times)
 
     def cost(self, length: int) -> Cost:
         """The paper's convention, (T + 1)(6P + 6LdN), and what this code executes; see `ltm.cost`."""
-        P, T, c = sum(p.numel() for p in self.parameters()), self.config.posterior.steps, self.config.decoder
+        P, c = sum(p.numel() for p in self.parameters()), self.config.decoder
+        chains = self.config.inference == "langevin"
+        T = self.config.langevin.steps if chains else self.config.posterior.steps
         stack = StackCost.of(c, self.vocab_size - 1, length, self.latent_shape[1])
-        fast = T * (2 * stack.after_first_attention + 2 * stack.head) + stack.first_attention
+        value = stack.after_first_attention + stack.head
+        fast = T * stack.latent_gradient + stack.first_attention
+        if chains:  # in scoring, the last point of a chain is weighed too, and every draw is a chain
+            score = 2 * stack.first_attention + langevin.CHAINS * ((T + 1) * stack.latent_gradient + value)
+        else:
+            score = fast + stack.first_attention + DRAWS * value
         return Cost(
             parameters=P,
             paper_train_flops_per_token=(T + 1) * (6 * P + 6 * c.layers * c.width * (length + 1)),
             train_flops_per_token=fast + 3 * stack.forward,
-            score_flops_per_token=fast + stack.first_attention + DRAWS * (stack.after_first_attention + stack.head),
+            score_flops_per_token=score,
             generate_flops_per_token=stack.forward,
         )

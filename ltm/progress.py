@@ -43,8 +43,9 @@ class progress_report:
             nonlocal first, shown
             first = step - 1 if first < 0 else first
             speed = (step - first) * self.tokens_a_step / (time.monotonic() - started)
+            loss = f", loss {log['loss']:.3f}" if "loss" in log else ""
             kl = f", KL {log['kl_per_token']:.3f}" if "kl_per_token" in log else ""
-            facts = f"step {step:,}{f'/{total:,}' if total else ''}, loss {log['loss']:.3f}{kl}, {speed:,.0f} tokens/s"
+            facts = f"step {step:,}{f'/{total:,}' if total else ''}{loss}{kl}, {speed:,.0f} tokens/s"
             if self.bar is not None:
                 self.bar.update(task, completed=progress, facts=facts)
             elif int(progress * 10) > shown:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm.errors import UserError, did_you_mean
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 MODELS = "ltm.models"
 CORPORA = "ltm.corpora"
+CHANCE = "ltm.chance"
 
 
 def names(group: str) -> dict[str, EntryPoint]:
@@ -43,6 +46,20 @@ def load(group: str, kind: str, name: str) -> Any:
 def model_family(name: str) -> type[LanguageModel]:
     """The class of a model family, such as `ltm` or `ar`."""
     return load(MODELS, "model family", name)
+
+
+def source(name: str) -> tuple[type[LanguageModel], str] | None:
+    """The family and the source of a name `FAMILY:SOURCE`, such as `pretrained:gpt2`; None for any other name.
+
+    Raises:
+        UserError: unknown family.
+    """
+    family, _, where = name.partition(":")
+    if not where or not re.fullmatch(r"[A-Za-z][\w-]+", family):
+        return None
+    if family not in names(MODELS) and Path(name).exists():
+        return None
+    return model_family(family), where
 
 
 def preset(name: str) -> tuple[type[LanguageModel], Preset]:

@@ -6,13 +6,14 @@ Shapes: B sequences, L tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ltm.api import Generations, Rng, Sampling
 from ltm.rng import SequenceRng
-from ltm.transformer import KeysValues, Transformer
+from ltm.transformer import KeysValues
 
 
 def probabilities(logits_BV: Tensor, sampling: Sampling) -> Tensor:
@@ -35,9 +36,14 @@ def probabilities(logits_BV: Tensor, sampling: Sampling) -> Tensor:
 
 def draw(logits_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -> Tensor:
     """One token id a row by inversion of the cumulative distribution in float64, (B,) int64."""
-    cumulative = probabilities(logits_BV, sampling).cumsum(1)
+    return invert(probabilities(logits_BV, sampling), uniforms_B)
+
+
+def invert(weights_BV: Tensor, uniforms_B: Tensor) -> Tensor:
+    """One column a row, (B,) int64, with probability in proportion to its weight, by inversion in float64."""
+    cumulative = weights_BV.double().cumsum(1)
     threshold = uniforms_B.to(cumulative)[:, None] * cumulative[:, -1:]
-    # `right`: a uniform of exactly 0 must not pick a leading token of probability 0.
+    # `right`: a uniform of exactly 0 must not pick a leading column of weight 0.
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp(max=cumulative.shape[1] - 1)
 
 
@@ -45,9 +51,28 @@ Infer = Callable[[Tensor, SequenceRng, int], list[KeysValues] | None]
 """Latents to decode under, from the tokens so far (B, L), the rows' noise, and how often they were inferred before."""
 
 
+class Decoder(Protocol):
+    """What decodes a text from left to right: a `Transformer`, or a model of another make."""
+
+    @property
+    def vocab_size(self) -> int:
+        """V, with BOS the last id."""
+
+    @property
+    def block_length(self) -> int:
+        """The most tokens that fit beside the BOS."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    def decode(self, inputs_BL: Tensor, start: int, latents: list[KeysValues] | None, past: Any) -> tuple[Tensor, Any]:
+        """Logits (B, V - 1) after the last of `inputs_BL`, which sit at positions `start`.., and what to pass on."""
+
+
 @torch.no_grad()
 def continue_prompts(
-    stack: Transformer,
+    stack: Decoder,
     prompts: Sequence[Sequence[int]],
     infer: Infer,
     *,
@@ -64,10 +89,10 @@ def continue_prompts(
     longest = max((len(p) for p in prompts), default=0)
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, found {max_new_tokens}")
-    if longest + max_new_tokens > stack.config.max_length - 1:
+    if longest + max_new_tokens > stack.block_length:
         raise ValueError(
-            f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the {stack.config.max_length - 1} "
-            "tokens that fit beside the BOS"
+            f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the {stack.block_length} tokens that "
+            "fit beside the BOS"
         )
     outputs: list[list[int]] = [[] for _ in prompts]
     evaluations = [0] * len(prompts)
@@ -75,22 +100,20 @@ def continue_prompts(
         rows = [r for r, p in enumerate(prompts) if len(p) == length]
         tokens_BL = torch.tensor([list(prompts[r]) for r in rows], dtype=torch.int64).view(len(rows), length)
         check_ids(tokens_BL, stack.vocab_size)
-        new, used = _continue(
-            stack, tokens_BL.to(stack.embedding.device), infer, max_new_tokens, sampling, rng.select(rows)
-        )
+        new, used = _continue(stack, tokens_BL.to(stack.device), infer, max_new_tokens, sampling, rng.select(rows))
         for r, sequence, count in zip(rows, new, used, strict=True):
             outputs[r], evaluations[r] = sequence, count
     return Generations(tokens=outputs, network_evaluations=evaluations)
 
 
 def _continue(
-    stack: Transformer, tokens_BL: Tensor, infer: Infer, max_new_tokens: int, sampling: Sampling, rng: SequenceRng
+    stack: Decoder, tokens_BL: Tensor, infer: Infer, max_new_tokens: int, sampling: Sampling, rng: SequenceRng
 ) -> tuple[list[list[int]], list[int]]:
     uniforms = rng.stream("tokens")
     outputs: list[list[int]] = [[] for _ in rng.indices]
     evaluations, running = [0] * len(outputs), [True] * len(outputs)
     latents = infer(tokens_BL, rng, 0)
-    past: list[KeysValues] | None = None
+    past: Any = None
     for n in range(max_new_tokens):
         if sampling.reinfer_every and n and n % sampling.reinfer_every == 0:
             latents, past = infer(tokens_BL, rng, n // sampling.reinfer_every), None

@@ -52,6 +52,11 @@ _SYMBOLS = _byte_symbols()
 _BYTE_OF = {symbol: byte for byte, symbol in enumerate(_SYMBOLS)}
 
 
+def token_bytes(token: str) -> bytes:
+    """The bytes that a token of a byte-level vocabulary spells. Raises KeyError for a character of no byte."""
+    return bytes(_BYTE_OF[symbol] for symbol in token)
+
+
 class Tokenizer:
     """Ids of text and bytes of ids. Get one from `build` or `Tokenizer.load`.
 
@@ -67,7 +72,7 @@ class Tokenizer:
         if not all(symbol in vocab for symbol in _SYMBOLS):
             raise ValueError("every byte must have a token")
         self._vocab, self._merges = dict(vocab), list(merges)
-        self._bytes = [bytes(_BYTE_OF[symbol] for symbol in token) for token in ids[:-1]] + [b"", b""]
+        self._bytes = [token_bytes(token) for token in ids[:-1]] + [b"", b""]
 
     @cached_property
     def name(self) -> str:

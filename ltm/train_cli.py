@@ -133,6 +133,7 @@ def train_preset(
 
     from ltm import corpus as corpora
     from ltm import tokenizer as tokenizers
+    from ltm.counting import train_by_counting
     from ltm.dataset import TokenDataset
     from ltm.progress import progress_report, say
     from ltm.train import train
@@ -167,14 +168,17 @@ def train_preset(
     # One process owns the directory; the others meet it when it has made it ready.
     with _owned(output, fresh=fresh), _processes(device):
         if _lead():
+            size, amount = f"{cost.parameters:,} parameters", f"{updates:,} updates" if updates else recipe.budget
+            if cls.learns_by_counting:  # what is counted becomes the parameters
+                size, amount = "counts", recipe.budget
             say(
-                f"{name}: {cost.parameters:,} parameters, {tokenizer.name} tokenizer; "
-                f"{corpus}/{split}: {data.tokens:,} tokens, {data.blocks:,} blocks of {model.block_length}; "
-                f"{f'{updates:,} updates' if updates else recipe.budget}"
+                f"{name}: {size}, {tokenizer.name} tokenizer; {corpus}/{split}: {data.tokens:,} tokens, "
+                f"{data.blocks:,} blocks of {model.block_length}; {amount}"
             )
         place = f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and world > 1 else device
         with progress_report(name, quiet=not _lead(), tokens_a_step=tokens_a_step) as report:
-            folder = train(name, model.to(place), data, tokenizer, recipe, output, provenance=provenance, report=report)
+            run = train_by_counting if cls.learns_by_counting else train
+            folder = run(name, model.to(place), data, tokenizer, recipe, output, provenance=provenance, report=report)
     if _lead():
         say(f"{name}: trained; weights in {folder}")
     return folder
@@ -259,6 +263,11 @@ def training_advice(name: str) -> str:
     if unit == "seconds":
         return f"{command}or name weights with --checkpoint"
     tokens = amount if unit == "tokens" else amount / cost.train_flops_per_token
+    if cls.learns_by_counting:
+        return (
+            f"{command}which costs no FLOPs to speak of, since it counts: about {_duration(tokens / 3e5)} at 300,000 "
+            "tokens a second; or name weights with --checkpoint"
+        )
     flops, paper = tokens * cost.train_flops_per_token, tokens * cost.paper_train_flops_per_token
     return (
         f"{command}which costs {flops:.2g} FLOPs as executed ({paper:.2g} in the paper's convention), about "

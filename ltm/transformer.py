@@ -257,6 +257,16 @@ class Transformer(Stack):
         self.vocab_size, self.extra_inputs = vocab_size, extra_inputs
         self.embedding = nn.Parameter(embedding)
 
+    @property
+    def block_length(self) -> int:
+        """The most tokens that fit beside the BOS."""
+        return self.config.max_length - 1
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.device
+
     def frozen(self, dtype: torch.dtype | None) -> Transformer:
         """A copy without gradients whose matrices are cast to `dtype` once; shares memory where nothing is cast.
 

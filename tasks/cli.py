@@ -39,7 +39,11 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument(
-        "--model", required=True, metavar="A[,B]", help="presets, checkpoint directories or hub repositories"
+        "--model",
+        required=True,
+        metavar="A[,B]",
+        help="presets, checkpoint directories, hub repositories, or pretrained:R for any causal LM of the hub or a "
+        "directory",
     )
     p.add_argument("--tasks", required=True, metavar="T[,U]", help="ptb, wikitext, pydocs, or full names: ltm_ptb")
     p.add_argument("--checkpoint", metavar="DIR", help="weights for the one --model; default: $LTM_HOME/models/NAME")
@@ -84,17 +88,15 @@ def _main(options: argparse.Namespace, arguments: Sequence[str] | None) -> int:
 
     if options.device:
         check_device(options.device)
-    directories = {name: _locate(name, options.checkpoint) for name in models}
-    for name, directory in directories.items():
-        _check_settings(name, directory, options.set)
+    located = {name: _locate(name, options.checkpoint, options.set) for name in models}
     check_writable(options.output)
     _quieten(texts)
 
     command = shlex.join(["ltm-eval", *(sys.argv[1:] if arguments is None else arguments)])
     cells = []
-    for name, directory in directories.items():
-        model = _open(name, directory, options)
-        if not model.loaded.info["training"].get("complete", True):
+    for name, found in located.items():
+        model = _open(name, found, options)
+        if model.loaded.info["training"].get("complete") is False:
             _say(f"{name}: warning: its training was not finished, as its results will say")
         for entry, text in zip(entries, texts, strict=True):
             cells.append(_evaluate(model, entry, text, options, command))
@@ -126,8 +128,21 @@ def _load_texts(entries: Sequence[TaskEntry], data_dir: Path | None) -> list[Spl
     return [corpus.load(entry.corpus, entry.split, data_dir=data_dir) for entry in entries]
 
 
-def _locate(name: str, checkpoint: str | None) -> Path | None:
-    """The directory of a model's weights; None for a preset that is to be trained, or trained further, first."""
+def _locate(name: str, checkpoint: str | None, settings: Sequence[str]) -> str | None:
+    """What `HarnessModel` takes for a model; None for a preset that is to be trained, or trained further, first."""
+    from ltm import registry
+
+    if found := registry.source(name):
+        if checkpoint is not None:
+            raise UserError(f"--checkpoint is for presets; {name} already says where its weights are")
+        found[0].check_source(found[1], settings)
+        return name
+    directory = _find(name, checkpoint)
+    _check_settings(name, directory, settings)
+    return None if directory is None else str(directory)
+
+
+def _find(name: str, checkpoint: str | None) -> Path | None:
     from ltm import checkpoint as checkpoints
     from ltm import registry
 
@@ -163,16 +178,16 @@ def _check_settings(name: str, directory: Path | None, settings: Sequence[str]) 
         raise UserError(f"{name}: {error}") from error
 
 
-def _open(name: str, directory: Path | None, options: argparse.Namespace) -> HarnessModel:
+def _open(name: str, found: str | None, options: argparse.Namespace) -> HarnessModel:
     from ltm.harness import HarnessModel
 
-    if directory is None:
+    if found is None:
         from ltm.train_cli import train_preset
 
         _say(f"{name}: no finished weights yet; training it first, as ltm-train {name} would")
-        directory = train_preset(name)
+        found = str(train_preset(name))
     return HarnessModel(
-        pretrained=str(directory),
+        pretrained=found,
         draws=options.draws,
         seed=options.seed,
         device=options.device,

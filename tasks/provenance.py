@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime
 import platform
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 PACKAGES = ("latent-thought-bench", "torch", "numpy", "scipy", "tokenizers", "lm-eval", "datasets")
+WHERE_USED = ("transformers",)
 
 
 def provenance(command: str, device: str, *, seconds: float, tokens: int) -> dict[str, Any]:
@@ -22,11 +24,12 @@ def provenance(command: str, device: str, *, seconds: float, tokens: int) -> dic
         tokens: that were scored.
     """
     commit, dirty = repository_state()
+    packages = [*PACKAGES, *(package for package in WHERE_USED if package in sys.modules)]
     return {
         "commit": commit,
         "dirty": dirty,
         "command": command,
-        "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
+        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
         "device": device_name(device),
         "wall_seconds": round(seconds, 3),
         "tokens_per_second": round(tokens / seconds, 3) if seconds > 0 else None,

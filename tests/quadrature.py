@@ -1,30 +1,45 @@
-"""A latent thought model with two latent dimensions, and its exact evidence by Gauss-Hermite quadrature."""
+"""Models with two latent dimensions, and their exact evidence by Gauss-Hermite quadrature."""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import torch
 
+from ltm.latent_model import LatentModel
 from ltm.model import LatentThoughtModel
 from ltm.posterior import PosteriorConfig
 from ltm.vocabulary import token_nats
 from tests.contract.conftest import L, V, train_briefly
 
 
-def two_dimensional(seed: int, posterior: PosteriorConfig) -> LatentThoughtModel:
-    """Trained on the contract's texts, then given other posterior settings; few enough latents to integrate over."""
+def two_dimensional(
+    seed: int,
+    posterior: PosteriorConfig | None = None,
+    *,
+    cls: type[LatentModel] = LatentThoughtModel,
+    updates: int = 100,
+    **settings: Any,
+) -> Any:
+    """Trained on the contract's texts, then given other posterior settings; few enough latents to integrate over.
+
+    Args:
+        cls: the family.
+        settings: other fields of its config, in training already.
+    """
     torch.manual_seed(seed)
-    config = LatentThoughtModel.miniature(V + 1, L)
+    config = cls.miniature(V + 1, L)
     decoder = dataclasses.replace(config.decoder, layers=1, width=2, heads=1)
-    model = LatentThoughtModel(dataclasses.replace(config, decoder=decoder, latents=1)).double()
-    train_briefly(model, 100)
-    model.config = dataclasses.replace(model.config, posterior=posterior)
+    model: Any = cls(dataclasses.replace(config, decoder=decoder, latents=1, **settings)).double()
+    train_briefly(model, updates)
+    if posterior is not None:
+        model.config = dataclasses.replace(model.config, posterior=posterior)
     return model.eval().requires_grad_(False)
 
 
-def evidence(model, tokens_BL: torch.Tensor, nodes: int = 24) -> torch.Tensor:
+def evidence(model: LatentModel, tokens_BL: torch.Tensor, nodes: int = 24) -> torch.Tensor:
     """log p(x) of each text, (B,), float64: the integral of p(x|z) N(z; 0, I) over a grid of nodes^2 points."""
     assert model.latent_shape == (1, 1, 2)
     x, w = np.polynomial.hermite_e.hermegauss(nodes)

@@ -151,8 +151,8 @@ def test_the_later_of_two_settings_wins() -> None:
     [
         ("posterior.stesp=3", "unknown setting 'posterior.stesp'; did you mean posterior.steps"),
         ("posteriro.steps=3", "did you mean posterior.steps"),
-        ("steps=3", "did you mean posterior.steps"),
-        ("STEPS=3", "did you mean posterior.steps"),
+        ("steps=3", "did you mean langevin.steps or posterior.steps"),
+        ("STEPS=3", "did you mean langevin.steps or posterior.steps"),
         ("latents.count=3", "unknown setting 'latents.count'"),
         ("decoder.window.size=3", "did you mean decoder.window"),
         ("lr=3", "did you mean posterior.lr or training.lr"),

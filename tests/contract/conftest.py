@@ -27,8 +27,14 @@ def structured_batch(generator: torch.Generator, count: int) -> torch.Tensor:
 
 
 def train_briefly(model, updates: int, seed: int = 0, lr: float = 0.02) -> None:
-    """Plain Adam on `structured_batch`; enough for a model to become far from uniform."""
-    generator, adam = torch.Generator().manual_seed(seed), torch.optim.Adam(model.parameters(), lr=lr)
+    """Plain Adam on `structured_batch`, or counting; enough for a model to become far from uniform."""
+    generator = torch.Generator().manual_seed(seed)
+    if model.learns_by_counting:
+        for _ in range(updates):
+            model.count(structured_batch(generator, 32))
+        model.finish()
+        return
+    adam = torch.optim.Adam(model.parameters(), lr=lr)
     for update in range(updates):
         adam.zero_grad()
         rng = SequenceRng(seed, range(update * 32, update * 32 + 32))

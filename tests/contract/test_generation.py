@@ -8,10 +8,9 @@ from scipy.stats import chisquare
 
 from ltm import registry
 from ltm.api import Sampling
-from ltm.posterior import PosteriorConfig
 from ltm.rng import SequenceRng
-from tests.contract.conftest import L, V, all_texts, train_briefly
-from tests.quadrature import evidence, two_dimensional
+from tests.contract.conftest import V, all_texts
+from tests.sampler_laws import law
 
 
 def test_repeats_under_a_seed_whatever_the_batch(model):
@@ -34,27 +33,16 @@ def test_stops_at_stop_ids(model):
     )
 
 
-def test_too_long_is_refused(model):
+def test_a_prompt_longer_than_a_block_is_refused(model):
     with pytest.raises(ValueError, match="exceed"):
-        model.generate([[0] * L], max_new_tokens=1, sampling=Sampling(), rng=SequenceRng(0, [0]))
+        model.generate([[0] * (model.block_length + 1)], max_new_tokens=1, sampling=Sampling(), rng=SequenceRng(0, [0]))
 
 
 @pytest.mark.parametrize("family", sorted(registry.names(registry.MODELS)))
-def test_frequencies_match_the_likelihood(family):
-    """V=3, L=2: unconditional samples against exp(log p), exact or integrated, by chi-square."""
-    if family == "ltm":
-        model = two_dimensional(0, PosteriorConfig())
-    else:
-        torch.manual_seed(0)
-        cls = registry.model_family(family)
-        model = cls(cls.miniature(V + 1, L)).double()
-        train_briefly(model, 100)
-        model = model.eval().requires_grad_(False)
+def test_frequencies_match_the_samplers_law(family):
+    """V=3, L=2: unconditional samples against their exact law, by chi-square; of exact models, their likelihood."""
     texts = all_texts(V, 2)
-    if family == "ltm":
-        log_p = evidence(model, texts)
-    else:
-        log_p = model.log_likelihood(texts, rng=SequenceRng(0, range(len(texts)))).nats_B
+    model, log_p = law(family, texts)
     count = 4000
     drawn = model.generate([[]] * count, max_new_tokens=2, sampling=Sampling(), rng=SequenceRng(3, range(count))).tokens
     frequency = torch.bincount(torch.tensor([a * V + b for a, b in drawn]), minlength=V * V)

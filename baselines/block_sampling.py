@@ -1,0 +1,126 @@
+"""Generation block by block: masks of the current block are revealed one at a time, given a KV cache of finished ones.
+
+Within a block this is first hitting, the exact limit of infinitely many small diffusion steps: the masks are revealed
+in an order that is uniformly random, each token drawn in float64 given all that the block shows by then, at the price
+of one network evaluation. The first evaluation of a block also takes in the tokens finished before it (the prompt, or
+the last block) and stores their keys and values, so that evaluations are as many as tokens revealed.
+
+In the last block only the tokens wanted are revealed and the rest stay masked: that is how a text that ends inside a
+block is scored, and, unlike a block cut short, a sight that training knows. Nothing is approximate within the N
+positions of the stack. Beyond them a block sees the last N - S positions only, BOS no more, through keys that were
+computed when their own past was in view; rotary positions go on counting, since attention depends on their differences
+alone.
+
+Shapes: B sequences, L positions, S positions of a block, N positions of the stack, T new tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ltm.api import Generations, Rng, Sampling
+from ltm.rng import SequenceRng
+from ltm.sampling import check_ids, draw
+from ltm.transformer import KeysValues, Transformer
+
+
+@torch.no_grad()
+def continue_in_blocks(
+    stack: Transformer,
+    block_size: int,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    sampling: Sampling,
+    rng: Rng,
+) -> Generations:
+    """Continue each prompt, to any length; prompts of one length run as a batch. A prompt may end inside a block.
+
+    Raises:
+        ValueError: a prompt longer than a text of the stack; a text beyond a stack that is a single block; an id
+            outside the vocabulary; `reinfer_every`.
+    """
+    room, longest = stack.config.max_length - 1, max((len(p) for p in prompts), default=0)
+    if sampling.reinfer_every:
+        raise ValueError("reinfer_every is for models that infer latents; a diffusion model has none")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, found {max_new_tokens}")
+    if longest > room:
+        raise ValueError(f"the {longest} tokens of a prompt exceed the {room} that fit beside the BOS")
+    if block_size > room and longest + max_new_tokens > room:
+        raise ValueError(
+            f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the {room} that fit beside the BOS: "
+            "with a single block there is no earlier one to go on from; use a smaller block_size"
+        )
+    rng = SequenceRng.of(rng, len(prompts))
+    outputs: list[list[int]] = [[] for _ in prompts]
+    evaluations = [0] * len(prompts)
+    for length in sorted({len(p) for p in prompts}):
+        rows = [r for r, p in enumerate(prompts) if len(p) == length]
+        tokens_BL = torch.tensor([list(prompts[r]) for r in rows], dtype=torch.int64).view(len(rows), length)
+        check_ids(tokens_BL, stack.vocab_size)
+        tokens_BL = tokens_BL.to(stack.embedding.device)
+        new_BT, used_B = _continue(stack, block_size, tokens_BL, max_new_tokens, sampling, rng.select(rows))
+        for r, new, used in zip(rows, new_BT.tolist(), used_B.tolist(), strict=True):
+            stop = next((n for n, token in enumerate(new) if token in sampling.stop_ids), max_new_tokens)
+            outputs[r], evaluations[r] = new[: stop + 1], used
+    return Generations(tokens=outputs, network_evaluations=evaluations)
+
+
+def _continue(
+    stack: Transformer, S: int, tokens_BL: Tensor, max_new_tokens: int, sampling: Sampling, rng: SequenceRng
+) -> tuple[Tensor, Tensor]:
+    """New tokens (B, T), fewer where all rows stopped, meaningless after a row's stop; and evaluations (B,)."""
+    mask_id, device = stack.vocab_size, tokens_BL.device
+    text_BL = stack.after_bos(tokens_BL)
+    first, end = text_BL.shape[1], text_BL.shape[1] + max_new_tokens
+    stop_ids = torch.tensor(sampling.stop_ids, dtype=torch.int64, device=device)
+    row_B = torch.arange(len(text_BL), device=device)
+    done_B, evaluations_B = torch.zeros_like(row_B, dtype=torch.bool), torch.zeros_like(row_B)
+    noise, past, stored = rng.stream("blocks"), None, 0
+    for start in range(first // S * S, end, S):
+        given, wanted = text_BL.shape[1] - start, min(S, end - start)
+        canvas_BS = F.pad(text_BL[:, start:], (0, S - given), value=mask_id)
+        # The same numbers for a block whatever is given in it and whichever rows go on.
+        order_u_BS, token_u_BS = noise.uniform(2, S).to(device).unbind(1)
+        order_XB = given + order_u_BS[:, given:wanted].argsort(1).T
+        for position_B, u_B in zip(order_XB, token_u_BS.T, strict=False):
+            inputs = torch.cat([text_BL[:, stored:start], canvas_BS], 1)
+            h_BLD, past = evaluate(stack, S, inputs, stored, past)
+            stored = start
+            logits_BV = h_BLD[row_B, position_B - S].to(stack.dtype) @ stack.head().T
+            canvas_BS[row_B, position_B] = draw(logits_BV, u_B, sampling)
+            evaluations_B += ~done_B
+            new_BT = canvas_BS[:, max(first - start, 0) : wanted]
+            known_BT = (new_BT != mask_id).cumprod(1).bool()
+            done_B |= (known_BT & torch.isin(new_BT, stop_ids)).any(1)
+            if done_B.all():
+                break
+        text_BL = torch.cat([text_BL[:, :start], canvas_BS], 1)
+        if done_B.all():
+            break
+    return text_BL[:, first:end], evaluations_B
+
+
+def evaluate(
+    stack: Transformer, S: int, inputs_BL: Tensor, start: int, past: list[KeysValues] | None
+) -> tuple[Tensor, list[KeysValues]]:
+    """Hidden states of whole blocks from position `start` on, the last one with masks; and the cache for the next ones.
+
+    A position sees its own block and the N / S - 1 before it. The cache keeps what a next evaluation of the last block
+    may look at, so not that block itself.
+    """
+    N, L = stack.config.max_length, inputs_BL.shape[1]
+    cached = past[0][0].shape[2] if past else 0
+    position_K = torch.arange(start - cached, start + L, device=inputs_BL.device)
+    block_K = position_K // S
+    age = block_K[cached:, None] - block_K
+    visible = (age >= 0) & (age < N // S)
+    embedded = stack.embed(inputs_BL)
+    h_BLD, cache = stack.run(embedded, positions_L=position_K[cached:], past=past, visible=visible)
+    kept = slice(max(0, cached + L - N), cached + L - S)
+    return h_BLD, [(k[:, :, kept], v[:, :, kept]) for k, v in cache]

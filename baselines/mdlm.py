@@ -1,0 +1,204 @@
+"""Masked diffusion, MDLM (arXiv 2406.07524): the suite's own blocks, bidirectional, predict masked tokens.
+
+SUBS by structure: the head has no row for the mask, and only masked positions are predicted. The schedule is log-linear
+(the mask rate is the time), the network is not told it, and the bound is the continuous-time one; see `masking.py`.
+
+Sizes: the embedding is tied and counted once, with a row for the mask; there is no time embedding. So at depths
+4 / 8 / 16 the models are those of the AR control and 512 parameters: within 0.1% of ltm-small / medium / large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from baselines import unmasking
+from baselines.masking import DRAWS, draw_masks
+from ltm.api import Cost, Generations, LanguageModel, LikelihoodEstimate, Loss, Preset, Rng, Sampling
+from ltm.cost import StackCost
+from ltm.recipes import published_recipe, tiny_recipe
+from ltm.rng import SequenceRng, Stream
+from ltm.scoring import opened, variance_of_mean
+from ltm.transformer import Transformer, TransformerConfig
+from ltm.vocabulary import token_nats, weighted_nll
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MDLMConfig:
+    """A bidirectional Transformer, and how it generates, which changes neither training nor scoring.
+
+    Attributes:
+        sampler: `first_hitting`, one token an evaluation and exact; `ancestral`, `sampling_steps` equal steps of the
+            mask rate with an evaluation each; `cached`, the same samples without the evaluations that reveal nothing.
+        stride: new tokens of each canvas after the first, where a text outgrows a block; half a block when none.
+    """
+
+    vocab_size: int = 0
+    decoder: TransformerConfig
+    sampler: Literal["ancestral", "cached", "first_hitting"] = "first_hitting"
+    sampling_steps: int = 1000
+    stride: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.decoder.window is not None:
+            raise ValueError(f"mdlm attends in both directions; set decoder.window=none, found {self.decoder.window}")
+        unmasking.check_settings(self.sampling_steps, self.stride, self.decoder.max_length - 1)
+
+
+def _matched_shape(layers: int) -> MDLMConfig:
+    return MDLMConfig(
+        decoder=TransformerConfig(layers=layers, width=512, heads=8, hidden=1376, max_length=1024, window=None)
+    )
+
+
+def visible_keys(real_BL: Tensor) -> Tensor | None:
+    """For `Stack.run`: BOS and all tokens that are not padding, (B, 1, 1, L + 1); None when that is everything."""
+    return None if bool(real_BL.all()) else F.pad(real_BL, (1, 0), value=True)[:, None, None]
+
+
+class MDLM(LanguageModel):
+    """Absorbing diffusion whose bound is a weighted mean of masked cross-entropies."""
+
+    family = "mdlm"
+    config_class = MDLMConfig
+    presets: ClassVar = {
+        "mdlm-tiny": Preset(
+            config=MDLMConfig(
+                decoder=TransformerConfig(layers=4, width=128, heads=4, hidden=352, max_length=128, window=None)
+            ),
+            tokenizer="bpe-2048",
+            training=tiny_recipe(),
+            trains_itself=True,
+        ),
+        "mdlm-small": Preset(config=_matched_shape(4), tokenizer="gpt2", training=published_recipe("7B")),
+        "mdlm-medium": Preset(config=_matched_shape(8), tokenizer="gpt2", training=published_recipe("5.2B")),
+        "mdlm-large": Preset(config=_matched_shape(16), tokenizer="gpt2", training=published_recipe("0.9B")),
+    }
+
+    def __init__(self, config: MDLMConfig):
+        super().__init__()
+        self.config = config
+        self.decoder = Transformer(config.decoder, config.vocab_size, extra_inputs=1, causal=False)
+
+    @classmethod
+    def miniature(cls, vocab_size: int, block_length: int) -> MDLMConfig:
+        """Two layers of width 8."""
+        decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=None)
+        return MDLMConfig(vocab_size=vocab_size, decoder=decoder)
+
+    @property
+    def mask_id(self) -> int:
+        """The id after BOS: an input only, and no id of the tokenizer."""
+        return self.vocab_size
+
+    def headline(self, context: int | Tensor = 0) -> str:
+        """The evidence lower bound, whatever is scored."""
+        return "elbo"
+
+    def hidden_states(self, canvas_BL: Tensor, wanted_BL: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Hidden states (N, D) of the wanted positions, row-major, of texts with mask ids in them."""
+        return self.decoder(self.decoder.after_bos(canvas_BL), visible=visible)[:, 1:][wanted_BL]
+
+    def training_loss(self, tokens_BL: Tensor, *, rng: Rng, progress: float = 1.0) -> Loss:
+        """The bound's estimate from one draw, mean nats a token."""
+        everything = torch.ones_like(tokens_BL, dtype=torch.bool)
+        rng = SequenceRng.of(rng, len(tokens_BL))
+        (masks,) = draw_masks(everything, rng, draws=1, block_length=self.block_length)
+        h_ND = self.hidden_states(tokens_BL.masked_fill(masks.masked_BL, self.mask_id), masks.masked_BL)
+        weights_N = masks.weight_BL[masks.masked_BL] / tokens_BL.numel()
+        return Loss(value=weighted_nll(h_ND, self.decoder.head(), tokens_BL[masks.masked_BL], weights_N))
+
+    @torch.no_grad()
+    def log_likelihoods(
+        self,
+        tokens_BL: Tensor,
+        *,
+        context: int | Tensor = 0,
+        lengths: Tensor | None = None,
+        draws: int | None = None,
+        rng: Rng,
+        only: str | None = None,
+    ) -> dict[str, LikelihoodEstimate]:
+        """The continuous-time bound; given tokens are never masked, so it is that of the rest given them."""
+        tokens_BL, given_BL, scored_BL = opened(tokens_BL, context, lengths, self.vocab_size)
+        rng, draws = SequenceRng.of(rng, len(tokens_BL)), DRAWS if draws is None else draws
+        visible, found = visible_keys(given_BL | scored_BL), []
+        for masks in draw_masks(scored_BL, rng, draws=draws, block_length=self.block_length):
+            h_ND = self.hidden_states(tokens_BL.masked_fill(masks.masked_BL, self.mask_id), masks.masked_BL, visible)
+            nats_BL = torch.zeros_like(masks.weight_BL)
+            nats_BL[masks.masked_BL] = token_nats(h_ND, self.decoder.head(), tokens_BL[masks.masked_BL]).double()
+            found.append((masks.weight_BL * nats_BL).sum(1))
+        nats_KB = torch.stack(found)
+        elbo = LikelihoodEstimate(
+            nats_B=nats_KB.mean(0),
+            tokens_B=scored_BL.sum(1),
+            kind="lower_bound",
+            draws=draws,
+            mc_var_B=variance_of_mean(nats_KB),
+        )
+        return {"elbo": elbo}
+
+    def predict(self, canvas_BL: Tensor, rate_B: Tensor, wanted_BL: Tensor) -> Tensor:
+        """Logits of the wanted positions (N, V - 1); the rate is not looked at."""
+        return self.hidden_states(canvas_BL, wanted_BL).to(self.decoder.dtype) @ self.decoder.head().T
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling, rng: Rng
+    ) -> Generations:
+        """Unmask the continuation with the configured sampler, canvas by canvas where it outgrows a block."""
+        c = self.config
+
+        def fill(canvas_BL: Tensor, noise: Stream) -> tuple[Tensor, Tensor]:
+            if c.sampler == "first_hitting":
+                return unmasking.first_hitting(self.predict, canvas_BL, self.mask_id, noise, sampling=sampling)
+            rates = [1 - step / c.sampling_steps for step in range(c.sampling_steps + 1)]
+            return unmasking.ancestral(
+                self.predict,
+                canvas_BL,
+                self.mask_id,
+                rates,
+                noise,
+                block_length=self.block_length,
+                sampling=sampling,
+                cached=c.sampler == "cached",
+            )
+
+        return unmasking.generate(
+            fill,
+            prompts,
+            vocab_size=self.vocab_size,
+            block_length=self.block_length,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            rng=rng,
+            device=self.device,
+            stride=c.stride,
+        )
+
+    def cost(self, length: int) -> Cost:
+        """The published AR rows' convention, 6P + 12LdN, and what this code executes; generation fills one canvas.
+
+        The head is paid for masked tokens only, on average (n + 1) / 2 of n.
+        """
+        P, c = sum(p.numel() for p in self.parameters()), self.config.decoder
+        stack = StackCost.of(c, self.vocab_size - 1, length + 1)
+        blocks = (stack.forward - stack.head) * (length + 1) / length  # BOS is computed, and is no token
+        forward = blocks + stack.head * (length + 1) / (2 * length)
+        steps = self.config.sampling_steps
+        evaluations = {
+            "first_hitting": length,
+            "ancestral": steps,
+            "cached": steps * (1 - (1 - 1 / steps) ** length),
+        }[self.config.sampler]
+        return Cost(
+            parameters=P,
+            paper_train_flops_per_token=6 * P + 12 * c.layers * c.width * (length + 1),
+            train_flops_per_token=3 * forward,
+            score_flops_per_token=DRAWS * forward,
+            generate_flops_per_token=evaluations * blocks + stack.head,
+        )

@@ -1,0 +1,190 @@
+"""The tokenizer that a pretrained model came with, as one of ours.
+
+GPT-2's kind, a byte-level BPE with EOS last, becomes `ltm.tokenizer.Tokenizer` itself. Others that can spell every
+text keep their own encoder. A tokenizer that drops or replaces characters is refused: the likelihood of its tokens
+would not be that of the text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ltm.config import digest
+from ltm.errors import UserError
+from ltm.files import write_atomically
+from ltm.tokenizer import EOS, FILE, Tokenizer, token_bytes
+
+
+class PretrainedTokenizer(Tokenizer):
+    """A `tokenizers` file behind the methods of `Tokenizer`, encoding as the model was trained.
+
+    Many put a space before a text, which is then part of its tokens but not of its bytes; some compose characters
+    (NFC). Apart from these, what is encoded decodes to the same bytes; each text is checked.
+
+    Args:
+        content: of tokenizer.json.
+        name: for tables.
+        outputs: ids that the model can output; BOS, as models of this suite count, is the id after them.
+        eos_id: what ends a text; None where the model has nothing for it.
+
+    Raises:
+        UserError: it cannot spell every text, or has ids that the model has not.
+    """
+
+    def __init__(self, content: str, *, name: str, outputs: int, eos_id: int | None):
+        import tokenizers
+
+        self._content, self._name, self._outputs = content, name, outputs
+        self._eos_id = outputs if eos_id is None else eos_id
+        data = json.loads(content)
+        self._own = tokenizers.Tokenizer.from_str(content)
+        self._own.no_truncation()
+        self._own.no_padding()
+        # Text that looks like a special token is ordinary text.
+        self._own.encode_special_tokens = True
+        if (size := self._own.get_vocab_size()) > outputs:
+            raise UserError(f"the tokenizer of {name} has {size} ids, the model only {outputs}: they belong to others")
+        special = {
+            token["id"]: b"" if token["special"] else token["content"].encode() for token in data["added_tokens"]
+        }
+        spell = _spelling(data, name)
+        self._bytes = [
+            special[id] if id in special else b"" if (token := self._own.id_to_token(id)) is None else spell(token)
+            for id in range(outputs)
+        ] + [b""]
+
+    @property
+    def name(self) -> str:
+        """As given."""
+        return self._name
+
+    @property
+    def eos_id(self) -> int:
+        """The model's; the encoder never gives it."""
+        return self._eos_id
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of what determines the ids, in hex."""
+        data = json.loads(self._content)
+        return digest(
+            ["tokenizers 1", {k: v for k, v in data.items() if k not in ("version", "truncation", "padding")}]
+        )
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Ids of each text, int32.
+
+        Raises:
+            UserError: a text that does not come back from its ids, or is not Unicode.
+        """
+        try:
+            wanted = [text.encode() for text in texts]
+        except UnicodeEncodeError as error:
+            raise UserError(f"text has half a surrogate pair at character {error.start}; it must be Unicode") from error
+        encodings = self._own.encode_batch_fast(list(texts), add_special_tokens=False)
+        found = [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
+        for text, expected, ids in zip(texts, wanted, found, strict=True):
+            spelt = self.decode_bytes(ids)
+            if spelt not in (expected, b" " + expected):
+                composed = unicodedata.normalize("NFC", text).encode()
+                if spelt not in (composed, b" " + composed):
+                    raise _lossy(self._name, composed, spelt)
+        return found
+
+    def save(self, directory: Path) -> Path:
+        """Write `tokenizer.json` as it came."""
+        return write_atomically(Path(directory) / FILE, self._content.encode())
+
+
+def read_tokenizer(directory: Path, *, name: str, outputs: int, eos_id: int | None) -> Tokenizer:
+    """The tokenizer in a model's directory: tokenizer.json, or GPT-2's older vocab.json and merges.txt.
+
+    Raises:
+        UserError: neither is there, the file is damaged, or it is a kind that cannot be used.
+    """
+    file = directory / FILE
+    try:
+        if not file.is_file():
+            return _older(directory, outputs)
+        content = file.read_text(encoding="utf-8")
+        data = json.loads(content)
+        if tokenizer := _byte_level(data, outputs):
+            return tokenizer
+        return PretrainedTokenizer(content, name=name, outputs=outputs, eos_id=eos_id)
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
+    except UserError:
+        raise
+    except Exception as error:  # the tokenizers package raises bare exceptions
+        raise UserError(
+            f"the tokenizer of {name} in {directory} is damaged or of an unknown format: {error}"
+        ) from error
+
+
+def _older(directory: Path, outputs: int) -> Tokenizer:
+    vocab = json.loads((directory / "vocab.json").read_text(encoding="utf-8"))
+    lines = (directory / "merges.txt").read_text(encoding="utf-8").split("\n")
+    merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+    tokenizer = Tokenizer(vocab, [(left, right) for left, right in merges])
+    if tokenizer.vocab_size != outputs + 1:
+        raise UserError(f"{directory / 'vocab.json'} has {len(vocab)} tokens, the model {outputs}")
+    return tokenizer
+
+
+def _byte_level(data: dict[str, Any], outputs: int) -> Tokenizer | None:
+    """Our own tokenizer, if this is one and has just the model's outputs; else None."""
+    model, split = data["model"], data.get("pre_tokenizer") or {}
+    ours = (
+        model.get("type", "BPE") == "BPE"
+        and not any(model.get(field) for field in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"))
+        and not model.get("ignore_merges")
+        and data.get("normalizer") is None
+        and split.get("type") == "ByteLevel"
+        and not split.get("add_prefix_space")
+        and split.get("use_regex", True)
+        and [token["content"] for token in data.get("added_tokens", [])] in ([], [EOS])
+        and len(model["vocab"]) == outputs
+    )
+    if not ours:
+        return None
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
+    try:
+        return Tokenizer(model["vocab"], [(left, right) for left, right in pairs])
+    except (ValueError, KeyError):
+        return None
+
+
+def _spelling(data: dict[str, Any], name: str) -> Any:
+    """Token to bytes. Raises UserError where the vocabulary cannot spell every text."""
+    decoder = data.get("decoder") or {}
+    kinds = {part.get("type") for part in (decoder, *decoder.get("decoders", []))}
+    if "ByteLevel" in kinds:
+        return token_bytes
+    if data["model"].get("byte_fallback"):
+        return _piece_bytes
+    raise UserError(
+        f"the tokenizer of {name} ({data['model'].get('type')}) cannot spell every text, so that its likelihoods are "
+        "not those of texts; expected a byte-level one, or one that falls back to bytes"
+    )
+
+
+def _piece_bytes(piece: str) -> bytes:
+    byte = re.fullmatch(r"<0x([0-9A-F]{2})>", piece)
+    return bytes([int(byte[1], 16)]) if byte else piece.replace("\u2581", " ").encode()
+
+
+def _lossy(name: str, expected: bytes, spelt: bytes) -> UserError:
+    at = next((i for i, (a, b) in enumerate(zip(expected, spelt)) if a != b), min(len(expected), len(spelt)))  # noqa: B905
+    before, after = (part[max(0, at - 10) : at + 10].decode(errors="replace") for part in (expected, spelt))
+    return UserError(
+        f"the tokenizer of {name} does not keep this text: {before!r} comes back as {after!r}; its likelihoods would "
+        "be those of another text"
+    )

@@ -1,0 +1,312 @@
+"""Score-entropy discrete diffusion, SEDD (arXiv 2310.16834): ratios of probabilities learned on two graphs of jumps.
+
+Absorbing: tokens turn into masks. Uniform: tokens turn into any token; no mask, and every token stays uncertain. The
+costs are derived in `score_entropy.py`. On the absorbing graph the bound has no ends. On the uniform graph noise runs
+between two levels, and the bound has two more terms in closed form: the noise end, the KL of the last law from the
+uniform one that generation starts with, and the data end, the exact posterior over each token by itself.
+No bound depends on how sigma runs over time, so training and scoring draw noise for the least variance
+(`masking.py`, `replacing.py`), and the choice of noise is the spacing of the sampler's steps. The published geometric
+noise goes on to sigma 20: from 6.9 on a network learns nothing, and pays more for its errors than the noise end does.
+
+Sizes: the embedding is tied and counted once (with a row for the mask, if there is one); time embedding and modulations
+are counted, and the SwiGLU is narrower for them. At depths 4 / 8 / 16 within 0.2% of ltm-small / medium / large.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from baselines import score_entropy, unmasking
+from baselines.masking import DRAWS, draw_masks
+from baselines.mdlm import visible_keys
+from baselines.replacing import draw_replaced
+from baselines.schedules import SIGMA_HIGH, SIGMA_LOW, Noise, told
+from baselines.stepping import Move, take_steps
+from ltm.api import Cost, Generations, LanguageModel, LikelihoodEstimate, Loss, Preset, Rng, Sampling
+from ltm.conditioning import TimeEmbedding, conditioning_flops
+from ltm.cost import StackCost
+from ltm.recipes import published_recipe, tiny_recipe
+from ltm.rng import SequenceRng, Stream
+from ltm.scoring import opened, variance_of_mean
+from ltm.transformer import Transformer, TransformerConfig
+from ltm.vocabulary import over_vocabulary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SEDDConfig:
+    """A bidirectional Transformer that is told the noise, its graph, and how it generates.
+
+    Attributes:
+        noise: how the sampler's steps are spaced: `loglinear`, by the share of disturbed tokens (published for the
+            absorbing graph), or `geometric`, by log sigma (for the uniform one).
+        condition_width: of the embedding of log sigma.
+        sampler: the step back in time, `analytic` (Tweedie) or `euler`; neither changes training or scoring.
+        sampling_steps: steps of equal time, before one that takes the last noise away.
+        stride: new tokens of each canvas after the first, where a text outgrows a block; half a block when none.
+    """
+
+    vocab_size: int = 0
+    decoder: TransformerConfig
+    graph: Literal["absorb", "uniform"] = "absorb"
+    noise: Literal["loglinear", "geometric"] = "loglinear"
+    condition_width: int = 128
+    sampler: Literal["analytic", "euler"] = "analytic"
+    sampling_steps: int = 1000
+    stride: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.decoder.window is not None:
+            raise ValueError(f"sedd attends in both directions; set decoder.window=none, found {self.decoder.window}")
+        if self.condition_width < 2 or self.condition_width % 2:
+            raise ValueError(f"condition_width must be even and at least 2, found {self.condition_width}")
+        unmasking.check_settings(self.sampling_steps, self.stride, self.decoder.max_length - 1)
+
+
+def _matched_shape(layers: int) -> SEDDConfig:
+    decoder = TransformerConfig(layers=layers, width=512, heads=8, hidden=1120, max_length=1024, window=None)
+    return SEDDConfig(decoder=decoder)
+
+
+_TINY = SEDDConfig(
+    decoder=TransformerConfig(layers=4, width=128, heads=4, hidden=288, max_length=128, window=None),
+    condition_width=32,
+    sampling_steps=256,
+)
+
+
+class SEDD(LanguageModel):
+    """Discrete diffusion by score entropy."""
+
+    family = "sedd"
+    config_class = SEDDConfig
+    presets: ClassVar = {
+        "sedd-tiny": Preset(config=_TINY, tokenizer="bpe-2048", training=tiny_recipe(), trains_itself=True),
+        "sedd-uniform-tiny": Preset(
+            config=dataclasses.replace(_TINY, graph="uniform", noise="geometric"),
+            tokenizer="bpe-2048",
+            training=tiny_recipe(),
+            trains_itself=True,
+        ),
+        "sedd-small": Preset(config=_matched_shape(4), tokenizer="gpt2", training=published_recipe("7B")),
+        "sedd-medium": Preset(config=_matched_shape(8), tokenizer="gpt2", training=published_recipe("5.2B")),
+        "sedd-large": Preset(config=_matched_shape(16), tokenizer="gpt2", training=published_recipe("0.9B")),
+    }
+
+    def __init__(self, config: SEDDConfig):
+        super().__init__()
+        self.config, self.noise = config, Noise(name=config.noise)
+        self.decoder = Transformer(
+            config.decoder,
+            config.vocab_size,
+            extra_inputs=int(config.graph == "absorb"),
+            causal=False,
+            condition=config.condition_width,
+        )
+        self.time_embedding = TimeEmbedding(config.condition_width)
+
+    @classmethod
+    def miniature(cls, vocab_size: int, block_length: int) -> SEDDConfig:
+        """Two layers of width 8 on the absorbing graph, told the noise by four numbers."""
+        decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=None)
+        return SEDDConfig(vocab_size=vocab_size, decoder=decoder, condition_width=4, sampling_steps=32)
+
+    @property
+    def outputs(self) -> int:
+        """V of the graph: the ids that a token can be."""
+        return self.vocab_size - 1
+
+    @property
+    def mask_id(self) -> int:
+        """The id after BOS: an input of the absorbing graph only, and no id of the tokenizer."""
+        return self.vocab_size
+
+    def headline(self, context: int | Tensor = 0) -> str:
+        """The evidence lower bound, whatever is scored."""
+        return "elbo"
+
+    def hidden_states(
+        self, canvas_BL: Tensor, sigma_B: Tensor, wanted_BL: Tensor, visible: Tensor | None = None
+    ) -> Tensor:
+        """Hidden states (N, D) of the wanted positions, row-major, of texts at noise sigma."""
+        inputs, condition_BE = self.decoder.after_bos(canvas_BL), self.time_embedding(told(sigma_B))
+        return self.decoder(inputs, visible=visible, condition_BE=condition_BE)[:, 1:][wanted_BL]
+
+    def training_loss(self, tokens_BL: Tensor, *, rng: Rng, progress: float = 1.0) -> Loss:
+        """Minus the bound's estimate from one draw, mean nats a token."""
+        everything = torch.ones_like(tokens_BL, dtype=torch.bool)
+        (cost_B,) = self._costs(tokens_BL, everything, SequenceRng.of(rng, len(tokens_BL)), draws=1)
+        return Loss(value=cost_B.sum() / tokens_BL.numel() + sum(self._ends().values()))
+
+    def _costs(
+        self, tokens_BL: Tensor, scored_BL: Tensor, rng: SequenceRng, *, draws: int, visible: Tensor | None = None
+    ) -> list[Tensor]:
+        """One estimate (B,) of the integral of score entropy for each draw, float64, differentiable."""
+        draw = self._absorb_costs if self.config.graph == "absorb" else self._uniform_costs
+        return list(draw(tokens_BL, scored_BL, rng, draws, visible))
+
+    def _absorb_costs(
+        self, tokens_BL: Tensor, scored_BL: Tensor, rng: SequenceRng, draws: int, visible: Tensor | None
+    ) -> Iterator[Tensor]:
+        for masks in draw_masks(scored_BL, rng, draws=draws, block_length=self.block_length):
+            sigma_B, masked_BL = -torch.log1p(-masks.rate_BP[:, 0]), masks.masked_BL
+            h_ND = self.hidden_states(tokens_BL.masked_fill(masked_BL, self.mask_id), sigma_B, masked_BL, visible)
+            cost_N = over_vocabulary(score_entropy.absorb_cost, h_ND, self.decoder.head(), tokens_BL[masked_BL])
+            yield (masks.weight_BL * _spread(cost_N, masked_BL)).sum(1)
+
+    def _uniform_costs(
+        self, tokens_BL: Tensor, scored_BL: Tensor, rng: SequenceRng, draws: int, visible: Tensor | None
+    ) -> Iterator[Tensor]:
+        options = {"draws": draws, "outputs": self.outputs, "block_length": self.block_length}
+        for drawn in draw_replaced(tokens_BL, scored_BL, rng, **options):
+            cost_N = over_vocabulary(
+                score_entropy.uniform_cost,
+                self.hidden_states(drawn.now_BL, drawn.sigma_B, scored_BL, visible),
+                self.decoder.head(),
+                *(
+                    each[scored_BL]
+                    for each in (tokens_BL, drawn.now_BL, drawn.sigma_B[:, None].expand(scored_BL.shape))
+                ),
+            )
+            yield drawn.weight_B * _spread(cost_N, scored_BL).sum(1)
+
+    def _ends(self) -> dict[str, float]:
+        """What the bound pays a token at the ends of the uniform graph's noise, nats."""
+        if self.config.graph == "absorb":
+            return {}
+        return {
+            "data_end": score_entropy.data_end(SIGMA_LOW, self.outputs),
+            "noise_end": score_entropy.noise_end(SIGMA_HIGH, self.outputs),
+        }
+
+    @torch.no_grad()
+    def log_likelihoods(
+        self,
+        tokens_BL: Tensor,
+        *,
+        context: int | Tensor = 0,
+        lengths: Tensor | None = None,
+        draws: int | None = None,
+        rng: Rng,
+        only: str | None = None,
+    ) -> dict[str, LikelihoodEstimate]:
+        """The bound; given tokens are never disturbed. On the uniform graph with its terms, ends apart."""
+        tokens_BL, given_BL, scored_BL = opened(tokens_BL, context, lengths, self.vocab_size)
+        rng, draws = SequenceRng.of(rng, len(tokens_BL)), DRAWS if draws is None else draws
+        visible = visible_keys(given_BL | scored_BL)
+        nats_KB = -torch.stack(self._costs(tokens_BL, scored_BL, rng, draws=draws, visible=visible))
+        tokens_B, diffusion_B = scored_BL.sum(1), nats_KB.mean(0)
+        terms = {name: -tokens_B * nats for name, nats in self._ends().items()}
+        elbo = LikelihoodEstimate(
+            nats_B=diffusion_B + sum(terms.values()),
+            tokens_B=tokens_B,
+            kind="lower_bound",
+            draws=draws,
+            mc_var_B=variance_of_mean(nats_KB),
+            terms={"diffusion": diffusion_B, **terms} if terms else {},
+        )
+        return {"elbo": elbo}
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling, rng: Rng
+    ) -> Generations:
+        """Run the graph back from pure noise in the continuation, canvas by canvas where it outgrows a block."""
+        absorb = self.config.graph == "absorb"
+        steps = self.steps(sampling)
+
+        def fill(canvas_BL: Tensor, noise: Stream) -> tuple[Tensor, Tensor]:
+            free_BL = canvas_BL == self.mask_id
+            if not absorb:
+                u_BL = noise.uniform(self.block_length)[:, : canvas_BL.shape[1]].to(canvas_BL.device)
+                canvas_BL = torch.where(free_BL, (u_BL * self.outputs).long(), canvas_BL)
+            return take_steps(
+                self.hidden_states,
+                self.decoder.head(),
+                steps,
+                canvas_BL,
+                free_BL,
+                noise,
+                block_length=self.block_length,
+                mask_id=self.mask_id if absorb else None,
+            )
+
+        return unmasking.generate(
+            fill,
+            prompts,
+            vocab_size=self.vocab_size,
+            block_length=self.block_length,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            rng=rng,
+            device=self.device,
+            stride=self.config.stride,
+        )
+
+    def _sigmas(self) -> Tensor:
+        """Noise levels of the sampler, falling, (steps + 1,)."""
+        return self.noise.sigma(1 - torch.arange(self.config.sampling_steps + 1).double() / self.config.sampling_steps)
+
+    def steps(self, sampling: Sampling) -> list[tuple[float, Move]]:
+        """The sampler's steps: each one's sigma and the weights of its moves; the last takes all noise away."""
+        S, graph, sampler = self.config.sampling_steps, self.config.graph, self.config.sampler
+        sigmas = self._sigmas()
+        if sampler == "euler":
+            lengths = self.noise.slope(1 - torch.arange(S).double() / S) / S
+        else:
+            lengths = sigmas[:-1] - sigmas[1:]
+        last = sigmas[-1].item()
+        if graph == "absorb":
+            ratios = 1 / torch.expm1(sigmas[:-1])
+            shares = (lengths if sampler == "euler" else torch.expm1(lengths)) * ratios
+            found = [_absorb_move(share, sampling) for share in shares.tolist()]
+            found.append(_absorb_move(1.0, sampling, last=True))
+        else:
+            weights = getattr(score_entropy, f"uniform_{sampler}_weights")
+            pairs = zip(sigmas.tolist(), lengths.tolist(), strict=False)
+            found = [_uniform_move(weights, sigma, length, sampling) for sigma, length in pairs]
+            found.append(_uniform_move(score_entropy.uniform_analytic_weights, last, last, sampling))
+        return list(zip(sigmas.tolist(), found, strict=True))
+
+    def cost(self, length: int) -> Cost:
+        """The published AR rows' convention, 6P + 12LdN, and what this code executes; generation fills one canvas.
+
+        Training forms logits twice for a gradient. The head is paid for masked tokens only, half of them on average;
+        on the uniform graph for all.
+        """
+        P, c = sum(p.numel() for p in self.parameters()), self.config.decoder
+        stack = StackCost.of(c, self.outputs, length + 1)
+        # BOS is computed, and is no token.
+        blocks = (stack.forward - stack.head) * (length + 1) / length
+        blocks += conditioning_flops(c, self.config.condition_width) / length
+        if self.config.graph == "absorb":
+            head = stack.head * (length + 1) / (2 * length)
+            rates = (-torch.expm1(-self._sigmas())).tolist()
+            generate = sum((1 - (1 - rate) ** length) * blocks + rate * stack.head for rate in rates)
+        else:
+            head = stack.head
+            generate = (self.config.sampling_steps + 1) * (blocks + head)
+        return Cost(
+            parameters=P,
+            paper_train_flops_per_token=6 * P + 12 * c.layers * c.width * (length + 1),
+            train_flops_per_token=3 * blocks + 4 * head,
+            score_flops_per_token=DRAWS * (blocks + head),
+            generate_flops_per_token=generate,
+        )
+
+
+def _spread(values_N: Tensor, where_BL: Tensor) -> Tensor:
+    """The values at the true positions, row-major, and 0 elsewhere; float64 (B, L), differentiable."""
+    return torch.zeros_like(where_BL, dtype=torch.float64).masked_scatter(where_BL, values_N.double())
+
+
+def _absorb_move(share: float, sampling: Sampling, *, last: bool = False) -> Move:
+    return lambda logits, now: score_entropy.absorb_weights(logits, share, sampling, last=last)
+
+
+def _uniform_move(weights: Callable[..., Tensor], sigma: float, length: float, sampling: Sampling) -> Move:
+    return lambda logits, now: weights(logits, now, sigma, length, sampling)

@@ -1,0 +1,65 @@
+"""Sampling in steps of which each moves every free token at once, by weights over all tokens: SEDD's and GenMD4's.
+
+Shapes: B sequences, L tokens of a canvas, V outputs, D width, N tokens that may move.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ltm.rng import Stream
+from ltm.sampling import invert
+
+_MOVED_TOGETHER = 256  # tokens whose float64 weights stand in memory at a time
+
+Move = Callable[[Tensor, Tensor], Tensor]
+"""From logits (N, V) and the tokens of now (N,) to weights (N, V) of each token, or (N, V + 1): the last, to stay."""
+
+
+class Hidden(Protocol):
+    """A network as the steps see it: one call is one evaluation of each row."""
+
+    def __call__(self, canvas_BL: Tensor, time_B: Tensor, wanted_BL: Tensor, /) -> Tensor:
+        """Hidden states (N, D) where `wanted` is true, row-major; the time (float64) is in the steps' own terms."""
+
+
+def take_steps(
+    hidden: Hidden,
+    head_VD: Tensor,
+    steps: Iterable[tuple[float, Move]],
+    canvas_BL: Tensor,
+    free_BL: Tensor,
+    noise: Stream,
+    *,
+    block_length: int,
+    mask_id: int | None,
+) -> tuple[Tensor, Tensor]:
+    """Take (time, move) steps; returns the canvas and evaluations (B,).
+
+    Args:
+        free_BL: tokens that may move; the others are given.
+        block_length: L of the longest canvas there may be, so that noise does not depend on its length.
+        mask_id: only free tokens that are masked move, and rows without any are not evaluated; None: all free ones.
+    """
+    canvas_BL, evaluations_B = canvas_BL.clone(), torch.zeros(len(canvas_BL), dtype=torch.int64)
+    for time, move in steps:
+        u_BL = noise.uniform(block_length)[:, : canvas_BL.shape[1]].to(canvas_BL.device)
+        wanted_BL = free_BL if mask_id is None else free_BL & (canvas_BL == mask_id)
+        rows = wanted_BL.any(1).nonzero()[:, 0]
+        if not len(rows):
+            continue
+        tokens, wanted = canvas_BL[rows], wanted_BL[rows]
+        h_ND = hidden(tokens, torch.full((len(rows),), time, dtype=torch.float64, device=tokens.device), wanted)
+        parts = (x.split(_MOVED_TOGETHER) for x in (h_ND.to(head_VD.dtype), tokens[wanted], u_BL[rows][wanted]))
+        drawn = []
+        for h, now, uniforms in zip(*parts, strict=True):
+            chosen = invert(move(h @ head_VD.T, now), uniforms)
+            drawn.append(torch.where(chosen < len(head_VD), chosen, now))
+        tokens[wanted] = torch.cat(drawn)
+        canvas_BL[rows] = tokens
+        evaluations_B[rows.cpu()] += 1
+    return canvas_BL, evaluations_B

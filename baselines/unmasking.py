@@ -1,0 +1,190 @@
+"""How masked diffusion models generate: masks are taken away until none is left, in canvases of at most one block.
+
+A mask rate m falls from 1 to 0. Between rates m > s each masked token is revealed with probability (m - s) / m, and
+what it shows is drawn from the network's p(token | canvas): the reverse process of absorbing diffusion. No token is
+chosen against the mask's weight, so revealing needs no rare large noise; all draws are in float64 (the tails that
+float32 noise loses: arXiv 2409.02908). Shapes: B sequences, L tokens of a canvas, V vocabulary, N tokens wanted.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ltm.api import Generations, Rng, Sampling
+from ltm.rng import SequenceRng, Stream
+from ltm.sampling import check_ids, draw
+
+_DRAWN_TOGETHER = 256  # tokens whose float64 probabilities stand in memory at a time
+
+
+class Predict(Protocol):
+    """A network as the samplers see it: one call is one evaluation of each row."""
+
+    def __call__(self, canvas_BL: Tensor, rate_B: Tensor, wanted_BL: Tensor) -> Tensor:
+        """Logits (N, V) where `wanted` is true, in row-major order.
+
+        Args:
+            canvas_BL: tokens without BOS; the mask id where masked.
+            rate_B: float64, the mask rate, for networks that are told it.
+        """
+
+
+Fill = Callable[[Tensor, Stream], tuple[Tensor, Tensor]]
+"""From a canvas (B, L) with masks to one without, and evaluations (B,) used; all noise comes from the stream."""
+
+
+def ancestral(
+    predict: Predict,
+    canvas_BL: Tensor,
+    mask_id: int,
+    rates: Sequence[float],
+    noise: Stream,
+    *,
+    block_length: int,
+    sampling: Sampling,
+    cached: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Reveal masks over a list of falling mask rates, 1 to 0; returns the canvas and evaluations (B,).
+
+    All tokens of one step are drawn from the same canvas, independently: the law of S steps is not the limit's. The
+    last rate is 0, so the last step reveals whatever is left, and it draws that like any other.
+
+    Args:
+        block_length: L of the longest canvas there may be, so that noise does not depend on its length.
+        cached: run the network only for rows that reveal something at this step. Between reveals a canvas does not
+            change, so this is the same as keeping predictions until it does; samples are the same with and without,
+            also of networks that are told the rate.
+
+    Raises:
+        ValueError: rates that do not fall strictly from 1 to 0.
+    """
+    if len(rates) < 2 or rates[0] != 1 or rates[-1] != 0 or any(a <= b for a, b in itertools.pairwise(rates)):
+        raise ValueError(f"mask rates must fall strictly from 1 to 0, found {list(rates)}")
+    B, L = canvas_BL.shape
+    canvas_BL, evaluations_B = canvas_BL.clone(), torch.zeros(B, dtype=torch.int64)
+    for rate, next_rate in itertools.pairwise(rates):
+        u_BXL = noise.uniform(2, block_length)[..., :L].to(canvas_BL.device)
+        wanted_BL = (canvas_BL == mask_id) & (u_BXL[:, 0] < 1 - next_rate / rate)
+        if cached:
+            rows = wanted_BL.any(1).nonzero()[:, 0]
+        else:
+            rows = torch.arange(B, device=canvas_BL.device)
+        _reveal(predict, canvas_BL, torch.full_like(u_BXL[:, 0, 0], rate), wanted_BL, u_BXL[:, 1], sampling, rows)
+        evaluations_B[rows.cpu()] += 1
+    return canvas_BL, evaluations_B
+
+
+def first_hitting(
+    predict: Predict, canvas_BL: Tensor, mask_id: int, noise: Stream, *, sampling: Sampling
+) -> tuple[Tensor, Tensor]:
+    """Reveal one mask at a time, each with one evaluation: the limit of infinitely many steps, exactly.
+
+    With n masks left at rate m, the highest of n uniform times below m is m u^(1/n), and it is any token's with equal
+    probability. Returns the canvas and evaluations (B,).
+    """
+    canvas_BL = canvas_BL.clone()
+    rate_B = torch.ones(len(canvas_BL), dtype=torch.float64, device=canvas_BL.device)
+    evaluations_B = (canvas_BL == mask_id).sum(1).cpu()
+    for _ in range(int(evaluations_B.max()) if len(evaluations_B) else 0):
+        u_B, choice_B, token_B = noise.uniform(3).to(canvas_BL.device).T
+        masked_BL = canvas_BL == mask_id
+        left_B = masked_BL.sum(1)
+        rate_B = rate_B * u_B ** (1 / left_B.clamp(min=1))
+        chosen_B = (choice_B * left_B).long()
+        wanted_BL = masked_BL & (masked_BL.cumsum(1) - 1 == chosen_B[:, None])
+        rows = (left_B > 0).nonzero()[:, 0]
+        _reveal(predict, canvas_BL, rate_B, wanted_BL, token_B[:, None].expand_as(wanted_BL), sampling, rows)
+    return canvas_BL, evaluations_B
+
+
+def _reveal(
+    predict: Predict,
+    canvas_BL: Tensor,
+    rate_B: Tensor,
+    wanted_BL: Tensor,
+    uniforms_BL: Tensor,
+    sampling: Sampling,
+    rows: Tensor,
+) -> None:
+    """Evaluate some rows and write the wanted tokens of theirs into the canvas."""
+    if not len(rows):
+        return
+    wanted, tokens = wanted_BL[rows], canvas_BL[rows]
+    logits_NV, uniforms_N = predict(tokens, rate_B[rows], wanted), uniforms_BL[rows][wanted]
+    parts = zip(logits_NV.split(_DRAWN_TOGETHER), uniforms_N.split(_DRAWN_TOGETHER), strict=True)
+    tokens[wanted] = torch.cat([draw(logits, uniforms, sampling) for logits, uniforms in parts])
+    canvas_BL[rows] = tokens
+
+
+def check_settings(sampling_steps: int, stride: int | None, block_length: int) -> None:
+    """Raise ValueError unless there is a step, and a stride moves the canvas on by at most itself."""
+    if sampling_steps < 1:
+        raise ValueError(f"sampling_steps must be at least 1, found {sampling_steps}")
+    if stride is not None and not 1 <= stride <= block_length:
+        raise ValueError(f"stride must be in 1..{block_length}, the tokens of a block, found {stride}")
+
+
+@torch.no_grad()
+def generate(
+    fill: Fill,
+    prompts: Sequence[Sequence[int]],
+    *,
+    vocab_size: int,
+    block_length: int,
+    max_new_tokens: int,
+    sampling: Sampling,
+    rng: Rng,
+    device: torch.device,
+    stride: int | None = None,
+) -> Generations:
+    """Continue each prompt, to any length; prompts of one length run as a batch.
+
+    A canvas is the prompt and masks for the new tokens. One that would pass `block_length` is filled to there; then
+    its last `block_length - stride` tokens are given to the next one (semi-autoregressive generation). A row ends with
+    the canvas in which a stop id appears; what is after the first one is cut.
+
+    Args:
+        fill: takes away the masks, which are id `vocab_size`.
+        stride: new tokens of each canvas after the first; half a block when None.
+
+    Raises:
+        ValueError: a prompt longer than a block, or an id outside the vocabulary; `reinfer_every`.
+    """
+    if sampling.reinfer_every:
+        raise ValueError("reinfer_every is for models that infer latents; a diffusion model has none")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, found {max_new_tokens}")
+    longest = max((len(p) for p in prompts), default=0)
+    if longest > block_length:
+        raise ValueError(f"the {longest} tokens of a prompt exceed the {block_length} that fit beside the BOS")
+    rng = SequenceRng.of(rng, len(prompts))
+    stride = -(-block_length // 2) if stride is None else stride
+    texts, evaluations = [list(p) for p in prompts], [0] * len(prompts)
+    for length in sorted({len(p) for p in prompts}):
+        running = [r for r, p in enumerate(prompts) if len(p) == length]
+        check_ids(torch.tensor([texts[r] for r in running]), vocab_size)
+        reached, canvas_number, end = length, 0, length + max_new_tokens
+        while running and reached < end:
+            given = reached if reached < block_length else block_length - stride
+            new = min(block_length - given, end - reached)
+            rows = [texts[r][reached - given :] + [vocab_size] * new for r in running]
+            # Named by its number: rows that ended must not move the noise of those that go on.
+            noise = rng.select(running).stream(f"canvas {canvas_number}")
+            filled_BL, used_B = fill(torch.tensor(rows, device=device), noise)
+            for r, text, used in zip(running, filled_BL[:, given:].tolist(), used_B.tolist(), strict=True):
+                texts[r] += text
+                evaluations[r] += used
+            running = [r for r in running if not set(sampling.stop_ids).intersection(texts[r][reached:])]
+            reached, canvas_number = reached + new, canvas_number + 1
+    new_tokens = [text[len(p) :] for text, p in zip(texts, prompts, strict=True)]
+    return Generations(tokens=[_cut(t, sampling.stop_ids) for t in new_tokens], network_evaluations=evaluations)
+
+
+def _cut(tokens: list[int], stop_ids: tuple[int, ...]) -> list[int]:
+    """Up to and with the first stop id."""
+    return tokens[: next((n + 1 for n, token in enumerate(tokens) if token in stop_ids), len(tokens))]

@@ -1,0 +1,151 @@
+"""Monte Carlo error of a diffusion bound over a whole split, by how masks are drawn.
+
+`python -m benchmarks.diffusion_error --model mdlm-tiny` scores the split many times under different seeds. `seen` is
+how much the total moves from seed to seed; `stated` is the error that one run prints beside it; both are in per cent of
+the total. The ratio compares seen variances with that of independent t: what it would take in draws to make up for it.
+Shapes: K draws, B sequences, L tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from baselines.masking import DRAWS, draw_masks
+from baselines.mdlm import MDLM, visible_keys
+from ltm import checkpoint, corpus
+from ltm.errors import UserError, run_command
+from ltm.rng import SequenceRng, seed_of
+from ltm.scoring import opened, variance_of_mean
+from ltm.vocabulary import token_nats
+
+MasksAndWeights = Iterator[tuple[Tensor, Tensor]]
+
+
+def independent(real_BL: Tensor, rng: SequenceRng, draws: int) -> MasksAndWeights:
+    """Each draw of each sequence has its own t, uniform; every token is masked with probability t and weighs 1 / t."""
+    t, noise = rng.stream("t"), rng.stream("masks")
+    for _ in range(draws):
+        yield _at_rate(1 - t.uniform(1), noise.uniform(real_BL.shape[1]), real_BL)
+
+
+def stratified(real_BL: Tensor, rng: SequenceRng, draws: int) -> MasksAndWeights:
+    """The same with t spread evenly over draws and sequences."""
+    noise = rng.stream("masks")
+    for t_B1 in 1 - rng.stratified("t", draws):
+        yield _at_rate(t_B1, noise.uniform(real_BL.shape[1]), real_BL)
+
+
+def counted_independent(real_BL: Tensor, rng: SequenceRng, draws: int) -> MasksAndWeights:
+    """The number of masked tokens uniform for each draw of each sequence by itself, its rate integrated out."""
+    for number in range(draws):
+        alone = [SequenceRng(seed_of(rng.seed, index, number), [index]) for index in rng.indices]
+        found = [
+            draw_masks(real_BL[row : row + 1], own, draws=1, block_length=real_BL.shape[1])[0]
+            for row, own in enumerate(alone)
+        ]
+        yield torch.cat([m.masked_BL for m in found]), torch.cat([m.weight_BL for m in found])
+
+
+def counted(real_BL: Tensor, rng: SequenceRng, draws: int) -> MasksAndWeights:
+    """What the suite does: the same with the number spread evenly over draws and sequences."""
+    for masks in draw_masks(real_BL, rng, draws=draws, block_length=real_BL.shape[1]):
+        yield masks.masked_BL, masks.weight_BL
+
+
+def _at_rate(t_B1: Tensor, noise_BL: Tensor, real_BL: Tensor) -> tuple[Tensor, Tensor]:
+    masked_BL = (noise_BL < t_B1) & real_BL
+    return masked_BL, masked_BL / t_B1
+
+
+ESTIMATORS: dict[str, Callable[[Tensor, SequenceRng, int], MasksAndWeights]] = {
+    "independent t": independent,
+    "stratified t": stratified,
+    "independent count": counted_independent,
+    "stratified count": counted,
+}
+
+
+@torch.no_grad()
+def estimates(model: MDLM, tokens_BL: Tensor, lengths_B: Tensor, drawn: MasksAndWeights) -> Tensor:
+    """The bound's estimate of each sequence from each draw of masks, nats, (K, B)."""
+    tokens_BL, _, real_BL = opened(tokens_BL, 0, lengths_B, model.vocab_size)
+    visible, found = visible_keys(real_BL), []
+    for masked_BL, weight_BL in drawn:
+        h_ND = model.hidden_states(tokens_BL.masked_fill(masked_BL, model.mask_id), masked_BL, visible)
+        nats_BL = torch.zeros_like(weight_BL)
+        nats_BL[masked_BL] = token_nats(h_ND, model.decoder.head(), tokens_BL[masked_BL]).double()
+        found.append((nats_BL * weight_BL).sum(1))
+    return torch.stack(found)
+
+
+def errors(
+    model: MDLM, blocks: list[Tensor], name: str, *, seeds: int, draws: int, batch: int
+) -> tuple[float, float, float]:
+    """Mean total in nats, its standard deviation over seeds, and the root mean square of the stated errors."""
+    totals, variances = [], []
+    for seed in range(seeds):
+        total = variance = 0.0
+        for first in range(0, len(blocks), batch):
+            rows = blocks[first : first + batch]
+            lengths_B = torch.tensor([len(row) for row in rows])
+            tokens_BL = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+            rng = SequenceRng(seed, range(first, first + len(rows)))
+            real_BL = torch.arange(tokens_BL.shape[1]) < lengths_B[:, None]
+            nats_KB = estimates(model, tokens_BL, lengths_B, ESTIMATORS[name](real_BL, rng, draws))
+            stated_B = variance_of_mean(nats_KB)
+            total += float(nats_KB.mean(0).sum())
+            variance += math.nan if stated_B is None else float(stated_B.sum())
+        totals.append(total)
+        variances.append(variance)
+    values = torch.tensor(totals, dtype=torch.float64)
+    return float(values.mean()), float(values.std()), math.sqrt(sum(variances) / seeds)
+
+
+def main() -> None:
+    """Print the table."""
+    p = argparse.ArgumentParser(prog="python -m benchmarks.diffusion_error", description=__doc__)
+    p.add_argument("--model", default="mdlm-tiny", help="a trained mdlm model, by name or path; default: mdlm-tiny")
+    p.add_argument("--corpus", default="pydocs")
+    p.add_argument("--split", default="validation")
+    p.add_argument("--seeds", type=int, default=20)
+    p.add_argument("--draws", type=int, default=DRAWS, help=f"masks of each block; default: {DRAWS}")
+    p.add_argument("--batch", type=int, default=16)
+    options = p.parse_args()
+    if options.seeds < 2 or options.draws < 1 or options.batch < 1:
+        raise UserError("expected at least 2 seeds, 1 draw and a batch of 1")
+    loaded = checkpoint.load(checkpoint.find(options.model))
+    model = loaded.model
+    if not isinstance(model, MDLM):
+        raise UserError(f"{options.model} is of family {model.family}; expected an mdlm model")
+    data_dir = os.environ.get("LTM_DATA_DIR")
+    split = corpus.load(options.corpus, options.split, data_dir=Path(data_dir) if data_dir else None)
+    stream = torch.as_tensor(loaded.tokenizer.encode("".join(split.iter_texts()))).long()
+    blocks = list(stream.split(model.block_length))
+    table = Table(
+        title=f"{options.model}, {options.corpus}/{options.split}: {len(stream):,} tokens in {len(blocks)} blocks, "
+        f"{options.draws} draws, {options.seeds} seeds"
+    )
+    for column in ("masks", "nats a token", "seen, %", "stated, %", "variance ratio"):
+        table.add_column(column, justify="left" if column == "masks" else "right")
+    first_seen = None
+    for name in ESTIMATORS:
+        value, seen, stated = errors(
+            model.eval(), blocks, name, seeds=options.seeds, draws=options.draws, batch=options.batch
+        )
+        first_seen = first_seen or seen
+        cells = [f"{100 * seen / -value:.3f}", f"{100 * stated / -value:.3f}", f"{(seen / first_seen) ** 2:.3f}"]
+        table.add_row(name, f"{-value / len(stream):.4f}", *cells)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run_command(main))

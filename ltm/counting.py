@@ -1,0 +1,103 @@
+"""Training of models that count instead of following gradients, on the very batches that `ltm.train` would feed.
+
+It takes seconds to minutes, so nothing is saved before the end: a run that was stopped starts over.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+
+from ltm import checkpoint
+from ltm.api import LanguageModel
+from ltm.config import to_dict
+from ltm.errors import UserError
+from ltm.progress import say
+from ltm.train import NO_EFFECT, device_name, refuse_other_run
+from ltm.train_config import TrainConfig, parse_budget, total_steps
+
+if TYPE_CHECKING:
+    from ltm.dataset import TokenDataset
+    from ltm.tokenizer import Tokenizer
+
+
+def train_by_counting(
+    name: str,
+    model: LanguageModel,
+    data: TokenDataset,
+    tokenizer: Tokenizer,
+    config: TrainConfig,
+    directory: Path,
+    *,
+    provenance: Mapping[str, Any],
+    report: Callable[[int, int | None, float, Mapping[str, float]], None] = lambda *_: None,
+) -> Path:
+    """Count to the end of the budget, or of the text: a second pass would say nothing new; returns the step folder.
+
+    Arguments as for `ltm.train.train`; of the recipe, budget, batch, accumulation and seed have an effect.
+
+    Raises:
+        UserError: the directory holds another run; several processes; nothing can be written.
+        KeyboardInterrupt: after Ctrl-C, with nothing saved.
+    """
+    if dist.is_initialized():
+        raise UserError(f"{name} is counted by one process; start it without torchrun")
+    recipe = {k: v for k, v in {**to_dict(config), **provenance}.items() if k not in NO_EFFECT}
+    if checkpoint.steps(directory):
+        folder, info = checkpoint.read_info(directory)
+        refuse_other_run(directory, info, model, recipe)
+        return folder
+    started, cost = time.monotonic(), model.cost(model.block_length)
+    try:
+        steps, blocks = _count(model, data, config, cost.train_flops_per_token, report)
+        model.finish()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("nothing is kept of a count half done; the same command starts over") from None
+    tokens = blocks * model.block_length
+    training = {
+        **provenance,
+        "recipe": recipe,
+        "steps": steps,
+        "tokens": tokens,
+        "flops": tokens * cost.train_flops_per_token,
+        "paper_flops": tokens * cost.paper_train_flops_per_token,
+        "seconds": round(time.monotonic() - started, 3),
+        "seed": config.seed,
+        "device": device_name(torch.device("cpu")),
+        "dtype": "int64",
+        "complete": True,
+    }
+    weights = model.state_dict()
+    return checkpoint.save(
+        directory, steps, name=name, model=model, tokenizer=tokenizer, weights=weights, state={}, training=training
+    )
+
+
+def _count(
+    model: LanguageModel,
+    data: TokenDataset,
+    config: TrainConfig,
+    flops_per_token: float,
+    report: Callable[[int, int | None, float, Mapping[str, float]], None],
+) -> tuple[int, int]:
+    """Feed the batches; how many there were, and the blocks in them."""
+    size = config.batch * config.accumulation
+    steps, blocks = total_steps(config, model.block_length, flops_per_token), data.blocks
+    if steps is not None and steps * size > blocks:
+        say(f"the budget is more than the text has: each of its {blocks:,} blocks is counted once")
+    elif steps is not None:
+        blocks = steps * size
+    unit, amount = parse_budget(config.budget)
+    started, step, fed = time.monotonic(), 0, 0
+    while fed < blocks and not (step and unit == "seconds" and time.monotonic() - started > amount):
+        tokens_BL, indices = data.batch(fed, min(size, blocks - fed), seed=config.seed)
+        model.count(tokens_BL)
+        fed += len(indices)
+        step += 1
+        report(step, -(-blocks // size), fed / blocks, {})
+    return step, fed

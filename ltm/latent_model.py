@@ -1,0 +1,202 @@
+"""What every model with latent vectors z and this decoder shares: p(z) p(x|z), p(x|z) a Transformer that reads z.
+
+How z is inferred from a text is a subclass's matter. Shapes: B texts, L tokens, Y layers, G latent vectors a layer
+(N_z = Y G), D width, K draws.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ltm import bounds
+from ltm.api import Generations, LanguageModel, LikelihoodEstimate, Rng, Sampling
+from ltm.posterior import Posterior
+from ltm.rng import SequenceRng
+from ltm.sampling import continue_prompts
+from ltm.scoring import opened
+from ltm.transformer import KeysValues, Transformer, TransformerConfig
+from ltm.vocabulary import token_nats
+
+DRAWS = 8
+"""Default draws of the ELBO; the importance bound takes eight times as many."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentConfig:
+    """A decoder and its latents.
+
+    Attributes:
+        latents: N_z, latent vectors in all; layer l reads its own N_z / layers of them.
+        latent_positions: RoPE positions of latent keys: `spread` evenly over max_length, or `published`:
+            multiples of floor(max_length / N_z) from 0, the same few for every layer.
+        kl_warmup: share of training over which the weight of the KL in fitting q rises linearly to 1.
+        kl_weight_start: where it rises from.
+        free_bits: nats a latent vector, in training, below which the KL is not pushed further down.
+    """
+
+    vocab_size: int = 0
+    decoder: TransformerConfig
+    latents: int
+    latent_positions: Literal["spread", "published"] = "spread"
+    kl_warmup: float = 0.0
+    kl_weight_start: float = 0.02
+    free_bits: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.latents < 1 or self.latents % self.decoder.layers:
+            raise ValueError(f"latents {self.latents} must be a positive multiple of layers {self.decoder.layers}")
+        if not 0 <= self.kl_warmup <= 1 or not 0 <= self.kl_weight_start <= 1 or self.free_bits < 0:
+            raise ValueError("kl_warmup and kl_weight_start must be in [0, 1] and free_bits at least 0")
+
+    def kl_weight(self, progress: float) -> float:
+        """Weight of the KL in fitting q when a share `progress` of training is done."""
+        if progress >= self.kl_warmup:
+            return 1.0
+        return self.kl_weight_start + (1 - self.kl_weight_start) * progress / self.kl_warmup
+
+
+class Prepared(NamedTuple):
+    """What of a pass does not depend on z: the first layer's self-attention and cross-attention queries."""
+
+    x_BLD: Tensor
+    first_queries: Tensor
+    rotations_LC: Tensor
+
+
+class Opened(NamedTuple):
+    """A batch ready to be scored: see `ltm.scoring.opened`. `log_likelihood` is that of the scored tokens, given z."""
+
+    tokens_BL: Tensor
+    given_BL: Tensor
+    scored_BL: Tensor
+    tokens_B: Tensor
+    rng: SequenceRng
+    log_likelihood: bounds.LogLikelihood
+
+
+class LatentModel(LanguageModel):
+    """A prior N(0, I), the decoder, and the bounds of a Gaussian q(z|x); a subclass infers q."""
+
+    config: LatentConfig
+
+    def __init__(self, config: LatentConfig):
+        super().__init__()
+        self.config = config
+        self.decoder = Transformer(config.decoder, config.vocab_size, cross_attention=True)
+        self.latent_shape = (config.decoder.layers, config.latents // config.decoder.layers, config.decoder.width)
+
+    @abstractmethod
+    def infer(
+        self, tokens_BL: Tensor, rng: SequenceRng, *, weights_BL: Tensor | None = None, purpose: str = "fit"
+    ) -> Posterior:
+        """q(z|x), x being the tokens that `weights_BL` does not zero; noise from the streams named `purpose`."""
+
+    def headline(self, context: int | Tensor = 0) -> str:
+        """The fresh-noise ELBO for whole texts; the predictive bound for continuations of a context."""
+        return "elbo" if isinstance(context, int) and context == 0 else "predictive_bound"
+
+    def latent_positions(self, device: torch.device) -> Tensor:
+        """RoPE positions of one layer's latents, (G,)."""
+        N, G = self.config.decoder.max_length, self.latent_shape[1]
+        if self.config.latent_positions == "published":
+            return torch.arange(G, device=device) * (N // self.config.latents)
+        return (torch.arange(G, device=device, dtype=torch.float64) + 0.5) * N / G
+
+    def latent_rotations(self, stack: Transformer) -> Tensor:
+        """RoPE rotations of one layer's latent keys, (G, C/2)."""
+        return stack.rotations(self.latent_positions(stack.embedding.device))
+
+    def latent_keys_values(self, stack: Transformer, z_BYGD: Tensor) -> list[KeysValues]:
+        """Cross-attention keys and values of every layer."""
+        rotations_GC = self.latent_rotations(stack)
+        return [b.latent_keys_values(z_BYGD[:, y], rotations_GC, stack.dtype) for y, b in enumerate(stack.blocks)]
+
+    def prepare(self, stack: Transformer, tokens_BL: Tensor) -> Prepared:
+        """Everything of a pass over `tokens_BL` that does not depend on z, computed once for all steps and draws."""
+        x = stack.embed(stack.with_bos(tokens_BL))
+        rotations_LC = stack.rotations(torch.arange(tokens_BL.shape[1], device=tokens_BL.device))
+        x, _ = stack.blocks[0].self_attend(x, rotations_LC, stack.dtype)
+        return Prepared(x, stack.blocks[0].cross_queries(x, rotations_LC, stack.dtype), rotations_LC)
+
+    def hidden(self, stack: Transformer, prepared: Prepared, z_BYGD: Tensor) -> Tensor:
+        """Hidden states (B, L, D) after the final norm, given z."""
+        x, queries, rotations_LC = prepared
+        for layer, (block, latents) in enumerate(
+            zip(stack.blocks, self.latent_keys_values(stack, z_BYGD), strict=True)
+        ):
+            if layer:
+                x, _ = block.self_attend(x, rotations_LC, stack.dtype)
+                queries = block.cross_queries(x, rotations_LC, stack.dtype)
+            x = block.mlp(block.cross_attend(x, queries, latents, stack.dtype), stack.dtype)
+        return stack.norm(x)
+
+    def opened(self, tokens_BL: Tensor, context: int | Tensor, lengths: Tensor | None, rng: Rng) -> Opened:
+        """The batch of a `log_likelihoods`, with what does not depend on z computed once for all draws."""
+        tokens_BL, given_BL, scored_BL = opened(tokens_BL, context, lengths, self.vocab_size)
+        prepared, head = self.prepare(self.decoder, tokens_BL), self.decoder.head()
+
+        def log_likelihood(z_BYGD: Tensor) -> Tensor:
+            h_ND = self.hidden(self.decoder, prepared, z_BYGD).flatten(0, 1)
+            nats_BL = token_nats(h_ND, head, tokens_BL.flatten()).view(tokens_BL.shape).double()
+            return nats_BL.masked_fill(~scored_BL, 0.0).sum(1)
+
+        rng = SequenceRng.of(rng, len(tokens_BL))
+        return Opened(tokens_BL, given_BL, scored_BL, scored_BL.sum(1), rng, log_likelihood)
+
+    def gaussian_bounds(
+        self, batch: Opened, *, whole: bool, draws: int, only: str | None
+    ) -> dict[str, LikelihoodEstimate]:
+        """`elbo` and `importance_bound` of whole texts, or the `predictive_bound` of continuations."""
+        tokens_BL, given_BL, scored_BL, tokens_B, rng, log_likelihood = batch
+        if not whole:
+            q = self.infer(tokens_BL, rng, weights_BL=given_BL)
+            return {"predictive_bound": bounds.predictive_bound(log_likelihood, q, tokens_B, draws=8 * draws, rng=rng)}
+        found: dict[str, LikelihoodEstimate] = {}
+        if only not in (None, "elbo", "importance_bound"):
+            return found
+        q = self.infer(tokens_BL, rng, weights_BL=scored_BL)
+        if only in (None, "elbo"):
+            found["elbo"] = bounds.elbo(log_likelihood, q, tokens_B, draws=draws, rng=rng)
+        if only in (None, "importance_bound"):
+            found["importance_bound"] = bounds.importance_bound(log_likelihood, q, tokens_B, draws=8 * draws, rng=rng)
+        return found
+
+    @torch.no_grad()
+    def log_likelihoods(
+        self,
+        tokens_BL: Tensor,
+        *,
+        context: int | Tensor = 0,
+        lengths: Tensor | None = None,
+        draws: int | None = None,
+        rng: Rng,
+        only: str | None = None,
+    ) -> dict[str, LikelihoodEstimate]:
+        """Whole texts: `elbo` and `importance_bound`. Continuations: `predictive_bound`."""
+        whole, batch = self.headline(context) == "elbo", self.opened(tokens_BL, context, lengths, rng)
+        return self.gaussian_bounds(batch, whole=whole, draws=DRAWS if draws is None else draws, only=only)
+
+    def draw_latents(self, tokens_BL: Tensor, rng: SequenceRng, times: int) -> Tensor:
+        """z to generate under, (B, Y, G, D): from the prior without tokens, from q(z|x) with some.
+
+        Args:
+            times: how often z was drawn before for these texts; names the noise.
+        """
+        noise = rng.stream(f"z {times}").normal(*self.latent_shape).to(self.decoder.embedding)
+        return self.infer(tokens_BL, rng, purpose=f"fit {times}").at(noise) if tokens_BL.shape[1] else noise
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling, rng: Rng
+    ) -> Generations:
+        """Ancestral: z from the prior without a prompt, inferred from the prompt with one; then token by token."""
+
+        def infer(tokens_BL: Tensor, rows: SequenceRng, times: int) -> list[KeysValues]:
+            return self.latent_keys_values(self.decoder, self.draw_latents(tokens_BL, rows, times))
+
+        return continue_prompts(self.decoder, prompts, infer, max_new_tokens=max_new_tokens, sampling=sampling, rng=rng)
