@@ -109,10 +109,12 @@ class BD3LM(LanguageModel):
 
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> BD3LMConfig:
-        """Two layers of width 8, blocks of 2; a text of even length gets one position more, to fill the last block."""
-        N = block_length + 1 + (block_length + 1) % 2
+        """Two layers of width 8, several blocks; where no size fits, one position more and blocks of 2."""
+        N = block_length + 1
+        S = next((size for size in range(2, N) if N % size == 0), None)
+        N, S = (N + 1, 2) if S is None else (N, S)
         decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=N, window=None)
-        return BD3LMConfig(vocab_size=vocab_size, decoder=decoder, block_size=2)
+        return BD3LMConfig(vocab_size=vocab_size, decoder=decoder, block_size=S)
 
     @property
     def mask_id(self) -> int:

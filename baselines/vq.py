@@ -30,14 +30,14 @@ class VQConfig:
         code_width: W, channels in which codes are compared; few, or one code in the midst of all outputs wins them all.
         commitment: weight of the loss that keeps the encoder's outputs near their codes.
         spread: weight of the loss that keeps the standard deviation of the outputs over the texts of a batch at 1 or
-            more, channel by channel; 0 turns it off.
+            more, channel by channel; 0 turns it off. It keeps codes in use whether or not the ELBO gains by them.
         prior_layers, prior_width, prior_heads: of the prior's Transformer, its hidden size twice its width.
     """
 
     codes: int = 256
     code_width: int = 8
     commitment: float = 0.25
-    spread: float = 1.0
+    spread: float = 0.05
     prior_layers: int = 1
     prior_width: int = 64
     prior_heads: int = 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,8 @@ def law(family: str, texts_BL: Tensor):
     """A trained model of the family that starts texts from nothing, and the log-probability of each text, (B,)."""
     if family in ("ltm", "vae"):
         posterior = PosteriorConfig() if family == "ltm" else None
-        model = two_dimensional(0, posterior, cls=registry.model_family(family))
+        cls: Any = registry.model_family(family)
+        model = two_dimensional(0, posterior, cls=cls)
         return model, evidence(model, texts_BL)
     model = trained(family)
     if family in ("mdlm", "md4"):

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -27,17 +28,17 @@ LEARNED = {"schedule": "learned", "sampler": "ancestral", "sampling_steps": 4}
 
 
 @functools.cache
-def learned() -> MD4:
+def learned() -> Any:
     """Trained under a learned schedule, then with speeds pulled further apart."""
     source = trained(MD4, **LEARNED)
-    model = MD4(source.config).double()
+    model: Any = MD4(source.config).double()
     model.load_state_dict(source.state_dict())
     with torch.no_grad():
         model.learned.raw += torch.tensor([-0.7, 0.0, 1.0])
     return model.eval().requires_grad_(False)
 
 
-def log_p(model: MD4, tokens: torch.Tensor, time: float) -> torch.Tensor:
+def log_p(model: Any, tokens: torch.Tensor, time: float) -> torch.Tensor:
     """Log probabilities of every position of canvases (C, length) at a time, (C, length, V); no code of the bound."""
     bos = torch.full((len(tokens), 1), V)
     condition = model.time_embedding(torch.full((len(tokens),), time, dtype=torch.float64))
@@ -45,7 +46,7 @@ def log_p(model: MD4, tokens: torch.Tensor, time: float) -> torch.Tensor:
     return (h @ model.decoder.embedding[:V].T).log_softmax(-1)
 
 
-def enumerated(model: MD4, length: int, points: int = 80) -> torch.Tensor:
+def enumerated(model: Any, length: int, points: int = 80) -> torch.Tensor:
     """The bound of every text, (V^length,): all masks, and quadrature over the mask rate, or the time if learned."""
     texts, masks = all_texts(V, length), canvases(length, (0, 1)).bool()[1:]
     masked_MTL = texts.masked_fill(masks[:, None], MASK)

@@ -105,7 +105,7 @@ def test_uniform_and_unigrams_in_closed_form():
 def slow_kneser_ney(texts: list[list[int]], order: int, outputs: int):
     """p(w, h) from dictionaries, h a tuple that begins with "BOS" or is as long as the order allows."""
     streams = [("BOS", *tokens) for tokens in texts]
-    raw = defaultdict(int)
+    raw: dict[tuple, int] = defaultdict(int)
     for stream in streams:
         for end in range(1, len(stream)):
             for start in range(max(0, end - order + 1), end + 1):

@@ -92,7 +92,9 @@ def directory(request) -> Path:
 
 
 def opened(directory: Path, *, settings=(), double: bool = True):
-    family, source = registry.source(f"pretrained:{directory}")
+    found = registry.source(f"pretrained:{directory}")
+    assert found is not None
+    family, source = found
     loaded = family.from_source(source, settings=settings)
     return dataclasses.replace(loaded, model=loaded.model.double()) if double else loaded
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ def absorb_enumerated(model: SEDD, length: int, sigmas: list[tuple[float, float]
     return total
 
 
-def over_time(name: str, points: int) -> list[tuple[float, float]]:
+def over_time(name: Any, points: int) -> list[tuple[float, float]]:
     """A quadrature over time as one over noise levels."""
     noise, found = Noise(name=name), []
     for x, weight in nodes(0.0, 1.0, points):

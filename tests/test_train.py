@@ -29,7 +29,7 @@ from ltm.train_config import TrainConfig, parse_budget, total_steps
 from tests.miniature_runs import RECIPE, L, dataset, log, model, run, tokenizer
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"
-FAMILIES = ("ltm", "ar")
+FAMILIES = ("ltm", "ar", "bd3lm", "md4", "mdlm", "sedd", "vae")
 
 
 def interrupt_at(step: int, number: signal.Signals = signal.SIGINT) -> Callable[..., None]:
@@ -65,8 +65,7 @@ def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 RECIPES = {
-    "ltm": RECIPE,
-    "ar": RECIPE,
+    **dict.fromkeys(FAMILIES, RECIPE),
     "without average": dataclasses.replace(RECIPE, ema=0.0),
     "bfloat16": dataclasses.replace(RECIPE, matmul="bfloat16"),
 }
@@ -74,7 +73,7 @@ RECIPES = {
 
 @pytest.mark.parametrize("case", RECIPES)
 def test_a_run_that_was_broken_off_is_the_unbroken_run(case: str, tmp_path: Path) -> None:
-    family, recipe = "ar" if case in ("ar", "without average") else "ltm", RECIPES[case]
+    family, recipe = case if case in FAMILIES else "ar" if case == "without average" else "ltm", RECIPES[case]
     # Eight updates of eight sequences pass the end of the data more than once.
     assert 8 * 8 > 2 * dataset(tmp_path).blocks > 2 * 8
     straight, broken = tmp_path / "straight", tmp_path / "broken"

@@ -41,7 +41,7 @@ def loud(model: VAE) -> VAE:
 @functools.cache
 def quantised() -> VAE:
     """Two latents of three codes, trained: nine sums of codes are all there is."""
-    model = miniature("bottleneck=vq", f"vq.codes={CODES}", f"latents={LATENTS}", "vq.prior_width=8")
+    model = miniature("bottleneck=vq", f"vq.codes={CODES}", f"latents={LATENTS}", "vq.prior_width=8", "vq.spread=1")
     train_briefly(model, 120)
     return model.eval().requires_grad_(False)
 
