@@ -5,16 +5,16 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEMO := demo
 
-TINY := ltm-tiny,ar-tiny,ngram-tiny,ngram-unigram-tiny,ngram-uniform-tiny,mdlm-tiny,md4-tiny,md4-learned-tiny,$\
-sedd-tiny,sedd-uniform-tiny,bd3lm-tiny,vae-tiny,vae-vq-tiny
+TINY := ltm-tiny,vae-tiny,vae-vq-tiny,ar-tiny,bd3lm-tiny,mdlm-tiny,md4-tiny,md4-learned-tiny,sedd-tiny,sedd-uniform-tiny
+TINY := $(TINY),ngram-tiny,ngram-unigram-tiny,ngram-uniform-tiny
 
 .PHONY: help setup demo readme leaderboard test lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train, evaluate and rank two tiny models on text that comes with Python (minutes, CPU)"
-	@echo "make readme  put the demo's table into README.md"
-	@echo "make leaderboard  train, evaluate and rank every tiny model on that text"
+	@echo "make leaderboard  the same for every tiny model"
+	@echo "make readme  put that leaderboard into README.md"
 	@echo "make test    run all tests"
 	@echo "make lint    ruff and mypy"
 	@echo "make setup   only make .venv, with the exact versions of constraints.txt"
@@ -36,14 +36,14 @@ demo: $(INSTALLED)
 	$(BIN)/ltm-eval --model ltm-tiny,ar-tiny --tasks pydocs --output $(DEMO)/results
 	$(BIN)/ltm-leaderboard build --results $(DEMO)/results --out $(DEMO)/LEADERBOARD.md
 
-readme: demo
-	$(BIN)/ltm-leaderboard build --results $(DEMO)/results --out $(DEMO)/LEADERBOARD.md --readme README.md
-
 # Tiny models train themselves on first use.
 leaderboard: export LTM_HOME = $(DEMO)/home
 leaderboard: $(INSTALLED)
 	$(BIN)/ltm-eval --model $(TINY) --tasks pydocs --output $(DEMO)/results
 	$(BIN)/ltm-leaderboard build --results $(DEMO)/results --out $(DEMO)/LEADERBOARD.md
+
+readme: leaderboard
+	$(BIN)/ltm-leaderboard build --results $(DEMO)/results --out $(DEMO)/LEADERBOARD.md --readme README.md
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
