@@ -102,6 +102,18 @@ class Autoregressive(LanguageModel):
             self.decoder, prompts, lambda *_: None, max_new_tokens=max_new_tokens, sampling=sampling, rng=rng
         )
 
+    @torch.no_grad()
+    def features(self, tokens_BL: Tensor, lengths: Tensor) -> Tensor:
+        """Mean over tokens of the token's embedding times the state before it: its logit, by dimensions.
+
+        A small network's state at the last token, which large ones are compared by, says little of a text as a whole;
+        how well each dimension foresees the tokens says what is written and whether the words are in order.
+        """
+        h_BLD = self.decoder(self.decoder.with_bos(tokens_BL))
+        text_BL = torch.arange(tokens_BL.shape[1], device=tokens_BL.device) < lengths[:, None]
+        foreseen_BLD = (h_BLD * self.decoder.embed(tokens_BL)).masked_fill(~text_BL[..., None], 0.0)
+        return foreseen_BLD.sum(1) / lengths[:, None]
+
     def cost(self, length: int) -> Cost:
         """The published AR rows' convention, 6P + 12LdN, and what this code executes."""
         P, c = sum(p.numel() for p in self.parameters()), self.config.decoder

@@ -159,6 +159,12 @@ class Pretrained(LanguageModel):
             self, prompts, lambda *_: None, max_new_tokens=max_new_tokens, sampling=sampling, rng=rng
         )
 
+    @torch.no_grad()
+    def features(self, tokens_BL: Tensor, lengths: Tensor) -> Tensor:
+        """The last hidden state at the last token, without BOS: the features that MAUVE was proposed with."""
+        h_BLD = self.network.base_model(input_ids=tokens_BL, use_cache=False).last_hidden_state
+        return h_BLD[torch.arange(len(h_BLD), device=h_BLD.device), lengths - 1]
+
     def decode(self, inputs_BL: Tensor, start: int, latents: Any, past: Any) -> tuple[Tensor, Any]:
         """Logits (B, V - 1) after the last of `inputs_BL`, which follow what `past` holds, and the cache."""
         inputs_BL = inputs_BL.masked_fill(inputs_BL == self.vocab_size - 1, self.bos_input)

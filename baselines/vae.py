@@ -10,8 +10,9 @@ codebook and code prior, included. Shapes: B texts, L tokens, Y layers, G latent
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -121,9 +122,15 @@ class VAE(LatentModel):
         return h[:, L + 1 :]
 
     def infer(
-        self, tokens_BL: Tensor, rng: SequenceRng, *, weights_BL: Tensor | None = None, purpose: str = "fit"
+        self,
+        tokens_BL: Tensor,
+        rng: SequenceRng,
+        *,
+        weights_BL: Tensor | None = None,
+        purpose: str = "fit",
+        start: Posterior | None = None,
     ) -> Posterior:
-        """q(z|x) from one pass of the encoder; it needs no noise."""
+        """q(z|x) from one pass of the encoder; it needs no noise, and starts nowhere."""
         h_BND = self.encode(tokens_BL, None if weights_BL is None else weights_BL.bool())
         mean, log_variance = self.to_posterior(h_BND, h_BND.dtype).unflatten(1, self.latent_shape[:2]).chunk(2, -1)
         return Posterior(mean=mean, log_variance=log_variance)
@@ -194,6 +201,28 @@ class VAE(LatentModel):
         if tokens_BL.shape[1]:
             return self.code_vectors(self.codes(tokens_BL))
         return self.code_vectors(self.codebook.sample(self.config.latents, rng, f"codes {times}"))
+
+    def latents_after(
+        self, tokens_BL: Tensor, rng: SequenceRng, *, weights_BL: Tensor, draws: int, before: Any = None
+    ) -> tuple[Iterator[Tensor], Any]:
+        """See `LatentModel.latents_after`; codes are drawn before any token, and the tokens' own after."""
+        if self.config.bottleneck == "gaussian":
+            return LatentModel.latents_after(self, tokens_BL, rng, weights_BL=weights_BL, draws=draws, before=before)
+        if tokens_BL.shape[1]:
+            return iter([self.code_vectors(self.codes(tokens_BL, weights_BL.bool()))]), None
+        drawn = (self.codebook.sample(self.config.latents, rng, f"codes {k}") for k in range(draws))
+        return map(self.code_vectors, drawn), None
+
+    def inference_cost(self, length: int, draws: int) -> tuple[float, int]:
+        """See `LatentModel.inference_cost`: a pass of the encoder, whatever the draws."""
+        D, N, gaussian = self.config.decoder.width, self.config.latents, self.config.bottleneck == "gaussian"
+        if not length:
+            return 0.0 if gaussian else draws * self.codebook.flops_per_text(N)[1], draws
+        positions = length + 1 + N
+        encoder = StackCost.of(self.config.encoder, 0, positions).forward * positions
+        if gaussian:
+            return encoder + 4 * D * D * N, draws
+        return encoder + self.codebook.flops_per_text(N)[0], 1
 
     def cost(self, length: int) -> Cost:
         """What this code executes; by the papers' convention 6P, with 6LdN for the decoder and 12LdN for the encoder.

@@ -9,11 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from leaderboard.store import Column, Entry, Row
+from leaderboard.store import PERPLEXITY, Column, Entry, Row
 from ltm.errors import UserError
 from ltm.result import Metric, read_records
-
-PERPLEXITY = "token_perplexity"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

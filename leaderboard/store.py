@@ -15,6 +15,9 @@ from ltm.result import Cell, cell_path, find_cells, read_cell
 TRACKS = {"tiny": 1e16, "small": 1e20}
 """Training FLOPs (as counted) below which a model is of the track; above, or where not known: reference."""
 
+PERPLEXITY = "token_perplexity"
+"""The headline of what sections compare; results without one are of other tasks."""
+
 # What a section or a column already says, or what a repetition varies: the rest of `scoring` tells rows apart.
 _NOT_OF_THE_ROW = {"block_length", "blocks", "tokens", "eos_between_documents", "seed"}
 
@@ -66,9 +69,10 @@ class Section:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Board:
-    """All sections, and the files that no table shows, counted by the reason."""
+    """All sections, the results of each task that measures no perplexity, and what no table shows, by the reason."""
 
     sections: tuple[Section, ...]
+    others: tuple[tuple[Entry, ...], ...]
     files: int
     not_shown: Mapping[str, int]
 
@@ -99,11 +103,20 @@ def board(entries: Iterable[Entry]) -> Board:
     entries = sorted(entries, key=lambda entry: entry.path)
     not_shown: Counter[str] = Counter(entry.cell.status for entry in entries if entry.cell.status != "complete")
     groups: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
+    others: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
     for entry in entries:
-        if entry.cell.status == "complete":
+        if entry.cell.status != "complete":
+            continue
+        if entry.cell.metric(PERPLEXITY):
             groups[_section_key(entry.cell)].append(entry)
-    sections = tuple(_section(key, groups[key], not_shown) for key in sorted(groups))
-    return Board(sections=sections, files=len(entries), not_shown=dict(sorted(not_shown.items())))
+        else:
+            others[_column_key(entry.cell)].append(entry)
+    return Board(
+        sections=tuple(_section(key, groups[key], not_shown) for key in sorted(groups)),
+        others=tuple(tuple(others[key]) for key in sorted(others)),
+        files=len(entries),
+        not_shown=dict(sorted(not_shown.items())),
+    )
 
 
 def track(cell: Cell) -> str:
@@ -131,7 +144,7 @@ def _section(key: tuple[Any, ...], entries: list[Entry], not_shown: Counter[str]
         groups[canonical_json(_identity(entry.cell))].append(entry)
     parts = [part for group in groups.values() for part in _one_training_a_seed(group)]
     names = [part[0][0].cell.model["name"] for part in parts]
-    labels = _tell_apart(names, [{**_legible(part[0].cell), **extra} for part, extra in parts])
+    labels = tell_apart(names, [{**legible(part[0].cell), **extra} for part, extra in parts])
     rows = []
     for label, (part, _) in zip(labels, parts, strict=True):
         cells: dict[Column, list[Entry]] = defaultdict(list)
@@ -161,7 +174,7 @@ def _column_key(cell: Cell) -> tuple[Any, ...]:
 def _columns(entries: list[Entry]) -> dict[tuple[Any, ...], Column]:
     cells = {_column_key(entry.cell): entry.cell for entry in entries}
     keys = sorted(cells)
-    titles = _tell_apart(
+    titles = tell_apart(
         [key[0].removeprefix("ltm_") for key in keys],
         [{"version": key[1], "split": key[2], "text": key[3][:8]} for key in keys],
     )
@@ -185,7 +198,7 @@ def _identity(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _legible(cell: Cell) -> dict[str, Any]:
+def legible(cell: Cell) -> dict[str, Any]:
     """The identity with the settings of the config, `posterior.steps`, in place of its digest."""
     identity = _identity(cell)
     del identity["config"]
@@ -221,7 +234,7 @@ def _one_scoring_a_training(entries: list[Entry], not_shown: Counter[str]) -> tu
     return tuple(kept.values())
 
 
-def _tell_apart(names: Sequence[str], identities: Sequence[Mapping[str, Any]]) -> list[str]:
+def tell_apart(names: Sequence[str], identities: Sequence[Mapping[str, Any]]) -> list[str]:
     """Each name, followed by what tells it apart from others of the same name, if there are any."""
     labels = []
     for name, identity in zip(names, identities, strict=True):

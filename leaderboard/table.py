@@ -6,27 +6,19 @@ import html
 import re
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from leaderboard import signs
-from leaderboard.ranking import PERPLEXITY, headline, ranked
+from leaderboard import other_tasks, signs
+from leaderboard.ranking import headline, ranked
 from leaderboard.signs import NOTHING
-from leaderboard.store import Board, Column, Entry, Row, Section
+from leaderboard.store import PERPLEXITY, Board, Column, Entry, Row, Section
+from leaderboard.text_table import Table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 TERMINAL_WIDTH = 100
 _PLAIN = str.maketrans({"≤": "<=", "–": "-", "±": "+-", "·": "|"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """Columns named by `header`, rows of as many texts. The first column holds names, the others numbers."""
-
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 def by_perplexity(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
@@ -192,6 +184,9 @@ def markdown(board: Board) -> str:
         for column in section.columns:
             lines += ["", f"### {escape(column.title)}", "", escape(caption(section, column)) + ".", ""]
             lines += markdown_table(task_table(section, column))
+    for entries in board.others:
+        lines += ["", f"## {escape(other_tasks.title(entries))}", "", escape(other_tasks.caption(entries)) + ".", ""]
+        lines += markdown_table(other_tasks.table(entries))
     return "\n".join([*lines, "", remainder(board), ""])
 
 
@@ -226,20 +221,20 @@ def print_board(board: Board, console: Console) -> None:
         # A terminal without ≤ would show something worse in its place.
         return Text(words if console.encoding.startswith("utf") else words.translate(_PLAIN))
 
+    def show(brief: Table, words: str) -> None:
+        table = rich_table.Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=text(words), title_justify="left")
+        for i, name in enumerate(brief.header):
+            table.add_column(name, justify="right" if i else "left", overflow="fold", no_wrap=i > 0)
+        for row in brief.rows:
+            table.add_row(*map(text, row))
+        console.print(table)
+
     for section in board.sections:
         console.print(text(title(section)), style="bold")
         for column in section.columns:
-            brief = brief_table(section, column)
-            table = rich_table.Table(
-                box=box.SIMPLE_HEAD,
-                padding=(0, 1, 0, 0),
-                title=text(caption(section, column)),
-                title_justify="left",
-            )
-            for i, name in enumerate(brief.header):
-                table.add_column(name, justify="right" if i else "left", overflow="fold", no_wrap=i > 0)
-            for row in brief.rows:
-                table.add_row(*map(text, row))
-            console.print(table)
+            show(brief_table(section, column), caption(section, column))
+    for entries in board.others:
+        console.print(text(other_tasks.title(entries)), style="bold")
+        show(other_tasks.brief_table(entries), other_tasks.caption(entries))
     console.print(text(signs.SHORT_LEGEND))
     console.print(text(remainder(board)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,8 +13,9 @@ from typing import Any
 
 from ltm.api import Sampling
 from ltm.checkpoint import LoadedModel, home
+from ltm.prequential import Prequential
 from ltm.response_cache import ResponseCache, code_digest, opened
-from ltm.rng import SequenceRng, seed_of
+from ltm.rng import LatentsApart, SequenceRng, seed_of
 from ltm.row_scoring import Advance, Row, RowScorer, progress
 
 
@@ -25,6 +27,7 @@ class Prompt:
         record: its name in the response cache.
         tokens: ids of the prompt; with `new_tokens` no more than a block.
         index: which stream of noise it gets.
+        latents: which stream its latents get, where that is another: z held fixed while tokens are drawn anew.
     """
 
     record: str
@@ -32,6 +35,7 @@ class Prompt:
     new_tokens: int
     sampling: Sampling
     index: int
+    latents: int | None = None
 
 
 class Answers:
@@ -40,13 +44,25 @@ class Answers:
     Args:
         loaded: the model, in `dtype` and on its device.
         batch_size: rows at a time; None to choose. No number depends on it, beyond the rounding of floats.
+        chunk: read whole texts in chunks of so many tokens; see `ltm.prequential`.
     """
 
-    def __init__(self, loaded: LoadedModel, *, seed: int, draws: int | None, dtype: str, batch_size: int | None):
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        seed: int,
+        draws: int | None,
+        dtype: str,
+        batch_size: int | None,
+        chunk: int | None = None,
+    ):
         self.loaded = loaded
         self.seed = seed
         self.dtype = dtype
-        self.scorer = RowScorer(loaded.model, draws=draws, batch_size=batch_size)
+        self.chunk = chunk
+        reader = loaded.model if chunk is None else Prequential(loaded.model, chunk)
+        self.scorer = RowScorer(reader, draws=draws, batch_size=batch_size)
 
     def noise(self, task: str, indices: Sequence[int]) -> SequenceRng:
         """The noise of some sequences of a task; it depends on seed, task and index alone."""
@@ -60,17 +76,33 @@ class Answers:
 
     def generate(self, task: str, prompts: Sequence[Prompt]) -> list[list[int]]:
         """New tokens for each prompt, in order."""
+        return [record["tokens"] for record in self.generations(task, prompts)]
+
+    def generations(self, task: str, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
+        """The record of each prompt, in order: {"tokens": new ones, "network_evaluations": n, "seconds": s}."""
         with self._at_work(task, len(prompts)) as (cache, advance):
             todo = {prompt.record: prompt for prompt in prompts if prompt.record not in cache}
             advance(len(prompts) - len(todo), 0)
             for batch in self._batches(todo.values()):
+                started = time.perf_counter()
                 found = self.loaded.model.generate(
                     [prompt.tokens for prompt in batch],
                     max_new_tokens=batch[0].new_tokens,
                     sampling=batch[0].sampling,
-                    rng=self.noise(task, [prompt.index for prompt in batch]),
+                    rng=LatentsApart(
+                        seed_of(self.seed, task),
+                        [prompt.index for prompt in batch],
+                        [prompt.index if prompt.latents is None else prompt.latents for prompt in batch],
+                    ),
                 )
-                cache.add({prompt.record: new for prompt, new in zip(batch, found.tokens, strict=True)})
+                seconds = (time.perf_counter() - started) / len(batch)
+                made = zip(batch, found.tokens, found.network_evaluations, strict=True)
+                cache.add(
+                    {
+                        prompt.record: {"tokens": new, "network_evaluations": evaluations, "seconds": seconds}
+                        for prompt, new, evaluations in made
+                    }
+                )
                 advance(len(batch), sum(map(len, found.tokens)))
             return [cache[prompt.record] for prompt in prompts]
 
@@ -110,4 +142,5 @@ class Answers:
             "draws": self.scorer.draws,
             "dtype": self.dtype,
             "task": task,
+            **({} if self.chunk is None else {"chunk": self.chunk}),
         }

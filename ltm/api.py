@@ -232,6 +232,18 @@ class LanguageModel(nn.Module, ABC):
     ) -> Generations:
         """Continue each prompt (without BOS; empty for unconditional text). Repeats under the same rng."""
 
+    def features(self, tokens_BL: Tensor, lengths: Tensor) -> Tensor:
+        """A vector a text, (B, D), of what the network makes of it, to compare sets of texts by (MAUVE).
+
+        Args:
+            tokens_BL: int64 stream tokens, at most a block; what lies at or beyond `lengths` changes nothing.
+            lengths: int64 (B,), at least 1.
+
+        Raises:
+            UserError: the family has no such vector.
+        """
+        raise UserError(f"the family {self.family} has no features of texts; autoregressive and pretrained models do")
+
     @abstractmethod
     def cost(self, length: int) -> Cost:
         """Parameters and FLOPs a token at blocks of `length` stream tokens."""

@@ -117,6 +117,19 @@ def load(corpus: str, split: str, *, data_dir: Path | None = None) -> Split:
     return Split.of(corpus, split, documents, unit=unit, detokenizer=known.detokenizer, source=source)
 
 
+def load_file(file: Path) -> Split:
+    """All of a local .txt or .jsonl file, plain or packed, as the split `all` of a corpus `text_<stem>`.
+
+    Documents are lines of a .txt file and rows of a .jsonl file, as in a directory of corpora; nothing is detokenised.
+
+    Raises:
+        UserError: no such file, another kind of file, no text in it, or text that cannot be read.
+    """
+    stem = corpus_files.stem(file)
+    documents, unit = corpus_files.read(file, KnownCorpus())
+    return Split.of(f"text_{stem}", "all", documents, unit=unit, source={"kind": "file", "file": file.name})
+
+
 def available(data_dir: Path | None = None) -> dict[str, list[str]]:
     """Corpora by name: local and hub ones with their splits, embedded ones with none, since only they know theirs."""
     directory = corpus_files.data_directory(data_dir)
@@ -139,7 +152,11 @@ def _unknown(corpus: str, split: str, directory: Path | None) -> UserError:
 def _looked_for(corpus: str, split: str, directory: Path | None) -> str:
     if directory is None:
         return f"no local directory is given: put {corpus_files.names(split)} at DIR/{corpus}/ and set LTM_DATA_DIR=DIR"
-    return f"looked for {corpus_files.names(split)} in {directory / corpus}"
+    there = corpus_files.corpora(directory).get(corpus)
+    found = (
+        f", which has {' and '.join(there)} (another split is never taken for it: name its file so)" if there else ""
+    )
+    return f"looked for {corpus_files.names(split)} in {directory / corpus}{found}"
 
 
 def _from_hub(
@@ -163,12 +180,14 @@ def _from_hub(
             raise UserError(f"{file}: expected the fields {', '.join(missing)}, found {', '.join(columns)}")
         rows = pyarrow.parquet.read_table(file, columns=list(known.fields)).to_pylist()
         documents += [known.as_in_file("\n".join(row[name] for name in known.fields)) for row in rows]
-    return documents, {
+    part = source.rows.get(split)
+    return documents[slice(*part)] if part else documents, {
         "kind": "hub",
         "repository": source.repository,
         "revision": source.revision,
         "commit": found.commit,
         "files": pattern,
+        **({"rows": list(part)} if part else {}),
     }
 
 

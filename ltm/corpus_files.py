@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -53,6 +54,20 @@ def corpora(directory: Path) -> dict[str, list[str]]:
 def names(split: str) -> str:
     """The file names that a split may have, for messages."""
     return f"{split}.txt or {split}.jsonl (also .xz, .gz, .zst)"
+
+
+def stem(file: Path) -> str:
+    """The name of a text file without its endings, other characters than letters, digits, `.`, `_` and `-` as `-`.
+
+    Raises:
+        UserError: there is no such file, or it is not of a kind that `read` knows.
+    """
+    if not file.is_file():
+        raise UserError(f"{file}: {'a directory, not a file' if file.is_dir() else 'no such file'}")
+    name, kind = os.path.splitext(file.name.removesuffix(_packing(file)))
+    if kind not in _KINDS:
+        raise UserError(f"{file}: expected the name of a text file, {names('NAME')}; rename it")
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
 
 
 def _files(directory: Path) -> dict[str, list[Path]]:

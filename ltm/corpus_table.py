@@ -11,6 +11,9 @@ from typing import Literal
 
 Unit = Literal["line", "document"]
 
+SCRIPT = "refs/convert/parquet"
+"""The branch on which the hub keeps parquet files of data sets whose main branch is a script or in another format."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubSource:
@@ -18,13 +21,17 @@ class HubSource:
 
     Attributes:
         repository: its id.
-        files: for each split, the pattern of its files.
+        files: for each split, the pattern of its files. A data set that was published without a validation split
+            has the files of its test split under both names, since the published tables evaluate on those; a result
+            names the files.
         revision: the branch to resolve; hub data sets made of a script have parquet on their own branch.
+        rows: for splits that are a part of their files, the first row and the one after the last, as in a slice.
     """
 
     repository: str
     files: Mapping[str, str]
     revision: str = "main"
+    rows: Mapping[str, tuple[int | None, int | None]] = field(default_factory=dict)
 
 
 def _as_is(row: str) -> str:
@@ -59,6 +66,22 @@ def _wikitext_line(row: str) -> str:
     return row or " \n"
 
 
+def _whole_line(row: str) -> str:
+    return row if row.endswith("\n") else f"{row}\n"
+
+
+def _scientific_papers(config: str) -> KnownCorpus:
+    return KnownCorpus(
+        fields=("article",),
+        detokenizer="scientific_papers",
+        hub=HubSource(
+            repository="armanc/scientific_papers",
+            files={split: f"{config}/{split}/*.parquet" for split in ("validation", "test")},
+            revision=SCRIPT,
+        ),
+    )
+
+
 KNOWN: Mapping[str, KnownCorpus] = {
     "ptb": KnownCorpus(
         fields=("sentence",),
@@ -68,7 +91,7 @@ KNOWN: Mapping[str, KnownCorpus] = {
         hub=HubSource(
             repository="ptb-text-only/ptb_text_only",
             files={split: f"penn_treebank/{split}/*.parquet" for split in ("train", "validation", "test")},
-            revision="refs/convert/parquet",
+            revision=SCRIPT,
         ),
     ),
     "wikitext": KnownCorpus(
@@ -86,6 +109,42 @@ KNOWN: Mapping[str, KnownCorpus] = {
             repository="openai/gsm8k", files={split: f"main/{split}-*.parquet" for split in ("train", "test")}
         ),
     ),
-    "arxiv": KnownCorpus(fields=("article",)),
-    "pubmed": KnownCorpus(fields=("article",)),
+    "lm1b": KnownCorpus(
+        as_in_file=_whole_line,
+        unit="line",
+        detokenizer="lm1b",
+        hub=HubSource(
+            repository="billion-word-benchmark/lm1b",
+            files={"validation": "plain_text/test/*.parquet", "test": "plain_text/test/*.parquet"},
+            revision=SCRIPT,
+        ),
+    ),
+    "lambada": KnownCorpus(
+        detokenizer="lambada",
+        hub=HubSource(
+            repository="EleutherAI/lambada_openai",
+            files={"validation": "default/test/*.parquet", "test": "default/test/*.parquet"},
+            revision=SCRIPT,
+        ),
+    ),
+    "ag_news": KnownCorpus(
+        hub=HubSource(
+            repository="fancyzhx/ag_news",
+            files={
+                "train": "data/train-*.parquet",
+                "validation": "data/test-*.parquet",
+                "test": "data/test-*.parquet",
+            },
+        ),
+    ),
+    "pubmed": _scientific_papers("pubmed"),
+    "arxiv": _scientific_papers("arxiv"),
+    "openwebtext": KnownCorpus(
+        hub=HubSource(
+            repository="Skylion007/openwebtext",
+            # One split was published. Its last 100,000 documents, all in the last file, are held out by convention.
+            files={"train": "plain_text/train-*.parquet", "validation": "plain_text/train-00079-of-00080.parquet"},
+            rows={"train": (None, -100_000), "validation": (-100_000, None)},
+        ),
+    ),
 }

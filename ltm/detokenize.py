@@ -41,6 +41,15 @@ def _trim_inside(opening: str, closing: str) -> Rule:
     return re.compile(rf"{left}\s*([^{right}]*?)\s*{right}"), rf"{opening}\1{closing}"
 
 
+def _close_up(opening: str, closing: str) -> Rule:
+    """Take out one space just inside both delimiters of each pair that holds neither delimiter itself."""
+    left, right = re.escape(opening), re.escape(closing)
+    return re.compile(rf"{left} ([^{left}{right}]+) {right}"), rf"{opening}\1{closing}"
+
+
+_END = r"(?=\n?\Z)"
+"""The end of a row, with its line end or without."""
+
 PTB = Detokenizer(
     name="ptb",
     rules=(
@@ -86,7 +95,47 @@ WIKITEXT = Detokenizer(
     ),
 )
 
-DETOKENIZERS = {detokenizer.name: detokenizer for detokenizer in (PTB, WIKITEXT)}
+LM1B = Detokenizer(
+    name="lm1b",
+    rules=(
+        ("http : / / ", "http://"),
+        ("https : / / ", "https://"),
+        (re.compile(r" '(?=\w)"), "'"),
+        # As published: the spaces around a match are used up by it, so the full stop of a one-word sentence stays
+        # apart; so does one after what is no word, such as "%".
+        (re.compile(r"( \w+) \. "), r"\1. "),
+        (re.compile(rf"( \w+) \.{_END}"), r"\1."),
+        (" ? ", "? "),
+        (re.compile(rf" \?{_END}"), "?"),
+        (" ! ", "! "),
+        (re.compile(rf" !{_END}"), "!"),
+        (" , ", ", "),
+        (" : ", ": "),
+        (" ; ", "; "),
+        (" / ", "/"),
+        _close_up('"', '"'),
+        _close_up("'", "'"),
+        _close_up("(", ")"),
+        _close_up("[", "]"),
+        ("$ ", "$"),
+        ("\N{POUND SIGN} ", "\N{POUND SIGN}"),
+    ),
+)
+
+LAMBADA = Detokenizer(
+    name="lambada",
+    rules=(
+        ("\N{LEFT DOUBLE QUOTATION MARK}", '"'),
+        ("\N{RIGHT DOUBLE QUOTATION MARK}", '"'),
+        (re.compile(r"\s+\Z"), ""),
+        # Passages start with a line end; published numbers count it.
+        (re.compile(r"\A\s*"), "\n"),
+    ),
+)
+
+SCIENTIFIC_PAPERS = Detokenizer(name="scientific_papers", rules=(*WIKITEXT.rules, *LM1B.rules))
+
+DETOKENIZERS = {found.name: found for found in (PTB, WIKITEXT, LM1B, LAMBADA, SCIENTIFIC_PAPERS)}
 
 
 def detokenizer(name: str) -> Detokenizer:

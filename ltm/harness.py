@@ -22,12 +22,13 @@ import torch
 from lm_eval.api.model import LM
 
 from ltm import checkpoint as checkpoints
-from ltm import registry
+from ltm import registry, separated_text
 from ltm.answers import Answers, Prompt
 from ltm.api import Sampling
 from ltm.errors import UserError
 from ltm.generation_request import parse
 from ltm.harness_arguments import check_dtype, choose_device, unknown_argument, whole_number
+from ltm.latent_model import LatentModel
 from ltm.likelihood_float import LikelihoodFloat
 from ltm.rng import SequenceRng, seed_of
 from ltm.row_scoring import Row, gather
@@ -54,6 +55,8 @@ class HarnessModel(LM):
         settings: `field=value` of the model's config, several as a list or separated by `;`: posterior.steps=32.
         headline_only: leave out the likelihoods beside the headline, which for a latent model cost most of the time.
         limit_blocks: score only so many blocks of each text, for a quick look; such results are marked partial.
+        prequential: read whole texts in chunks of so many tokens, each predicted from those before it; models with
+            latents. An exact likelihood is the same in chunks, and other bounds have no such reading.
 
     Raises:
         UserError: an unknown argument, weights that are not there, or a value that does not fit.
@@ -74,6 +77,7 @@ class HarnessModel(LM):
         settings: str | Sequence[str] = (),
         headline_only: bool = False,
         limit_blocks: int | str | None = None,
+        prequential: int | str | None = None,
         **unknown: Any,
     ):
         super().__init__()
@@ -94,9 +98,19 @@ class HarnessModel(LM):
         loaded = _load(path if pretrained is None else pretrained, checkpoint, settings, target)
         model = loaded.model.to(device=target, dtype=getattr(torch, dtype)).eval()
         self.loaded = dataclasses.replace(loaded, model=model)
-        self.answers = Answers(self.loaded, seed=seed, draws=draws, dtype=dtype, batch_size=rows)
+        chunk = None if prequential is None else whole_number("prequential", prequential, least=1)
+        self.answers = Answers(
+            self.loaded,
+            seed=seed,
+            draws=draws,
+            dtype=dtype,
+            batch_size=rows,
+            chunk=chunk if isinstance(model, LatentModel) else None,
+        )
         self._device = torch.device(target)
         self._shortened: Counter[str] = Counter()
+        if chunk is not None and self.answers.chunk is None:
+            self._check_exact()
 
     @classmethod
     def create_from_arg_obj(
@@ -112,6 +126,14 @@ class HarnessModel(LM):
 
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
+    def _check_exact(self) -> None:
+        name, (kind, _) = next(iter(self.offered.items()))
+        if kind != "exact":
+            raise UserError(
+                f"{self.loaded.name} has no prequential bound: its {name} bounds a whole text and predicts no chunk "
+                "from those before it; such bounds are of models with latents (ltm, vae), and exact ones need none"
+            )
+
     @property
     def block_length(self) -> int:
         """Tokens of a block."""
@@ -125,9 +147,10 @@ class HarnessModel(LM):
     def offered(self) -> dict[str, tuple[str, int]]:
         """Kind and draws of every likelihood that whole texts get, headline first; learnt from scoring one token."""
         first = torch.zeros(1, 1, dtype=torch.int64, device=self._device)
-        headline = self.loaded.model.headline()
+        reader = self.answers.scorer.model
+        headline = reader.headline()
         with torch.no_grad():
-            found = self.loaded.model.log_likelihoods(
+            found = reader.log_likelihoods(
                 first,
                 draws=self.answers.scorer.draws,
                 rng=SequenceRng(0, [0]),
@@ -135,22 +158,27 @@ class HarnessModel(LM):
             )
         return {name: (found[name].kind, found[name].draws) for name in sorted(found, key=lambda n: n != headline)}
 
+    def streams(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The tokens of each text that scoring covers, int32; see `ltm.separated_text`."""
+        return separated_text.streams(texts, self.loaded.tokenizer)
+
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[LikelihoodFloat]:
         """Whole texts: each is tokenised once and cut into blocks of `block_length`, the last one shorter.
 
+        Of a `SeparatedText` the EOS between documents are tokens like others, and scored.
         Every block is scored given BOS alone; the sum stands for the text. No token is scored twice or left out.
         """
         results: list[Any] = [None] * len(requests)
         for task, numbers in _by_task(requests).items():
             texts = [requests[n].args[0] for n in numbers]
-            streams = self.loaded.tokenizer.encode_batch(texts)
+            streams = self.streams(texts)
             rows = [
-                self._blocks(ids, requests[n].doc_id or 0, f"text {_hash(text)}")
+                self._blocks(ids, requests[n].doc_id or 0, _name(text))
                 for n, ids, text in zip(numbers, streams, texts, strict=True)
             ]
             records = self._score(task, rows, companions=not self.headline_only)
             for n, ids, found in zip(numbers, streams, records, strict=True):
-                results[n] = gather(found, stream_tokens=len(ids), headline=self.loaded.model.headline())
+                results[n] = gather(found, stream_tokens=len(ids), headline=self.answers.scorer.model.headline())
         return results
 
     def _blocks(self, ids: np.ndarray, document: int, name: str) -> list[Row]:
@@ -289,6 +317,7 @@ class HarnessModel(LM):
             "tokenizer_fingerprint": self.loaded.tokenizer.fingerprint,
             "block_length": self.block_length,
             "noise_seed": self.answers.seed,
+            **({} if self.answers.chunk is None else {"prequential_chunk": self.answers.chunk}),
         }
 
     def set_cache_hook(self, cache_hook: Any) -> None:
@@ -324,6 +353,12 @@ def _by_task(requests: Sequence[Instance]) -> Mapping[str, list[int]]:
     for n, request in enumerate(requests):
         numbers[request.task_name or ""].append(n)
     return numbers
+
+
+def _name(text: str) -> str:
+    if isinstance(text, separated_text.SeparatedText):
+        return f"separated text {_hash(*text.documents)}"
+    return f"text {_hash(text)}"
 
 
 def _hash(*texts: str) -> str:

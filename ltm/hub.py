@@ -132,12 +132,12 @@ def fetch(repository: str, kind: Kind, patterns: tuple[str, ...], revision: str 
 
 
 def _matching(directory: Path, patterns: tuple[str, ...]) -> tuple[Path, ...]:
-    """The files of every pattern, or nothing when one has none or some of its numbered parts are missing."""
+    """The files of every pattern, or nothing when one has none or not all the numbered parts of its `*`."""
     found: list[Path] = []
     for pattern in patterns:
         files = sorted(path for path in directory.glob(pattern) if path.is_file())
         numbered = re.search(r"-of-(\d+)\.", files[0].name) if files else None
-        if not files or (numbered and len(files) != int(numbered[1])):
+        if not files or (numbered and "*" in pattern and len(files) != int(numbered[1])):
             return ()
         found += files
     return tuple(found)

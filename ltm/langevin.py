@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -73,26 +73,31 @@ def chains(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
     weigh: bool = True,
+    starts: Sequence[Tensor] | None = None,
 ) -> Chains:
     """`count` independent chains of each text, one after the other.
 
     Args:
         gradient: of -log p(x|z); see `LikelihoodGradient`.
         weigh: whether to form the weight, which costs a gradient at the last point too; else the ratio is 0.
+        starts: one z (B, Y, G, D) a chain to go on from, instead of from the prior: every step is then towards
+            p(z) p(x|z) itself, and there is no weight.
 
     Raises:
-        ValueError: fewer than one chain.
+        ValueError: fewer than one chain; `starts` with weights, or not one a chain.
     """
     if count < 1:
         raise ValueError(f"draws must be at least 1, found {count}")
+    if starts is not None and (weigh or len(starts) != count):
+        raise ValueError(f"{len(starts)} starts for {count} chains, weigh={weigh}: expected one each, and no weights")
     draw = functools.partial(stream.normal, *shape, dtype=dtype, device=device)
     a = math.exp(-config.step_size / 2)
-    for _ in range(count):
-        z = draw()
+    for k in range(count):
+        z = draw() if starts is None else starts[k]
         g = -gradient(z).to(dtype)
         log_ratio_B = torch.zeros(len(z), dtype=torch.float64, device=device)
         for step in range(1, config.steps + 1):
-            b = step / config.steps
+            b = step / config.steps if starts is None else 1.0
             moved = a * z + (1 - a) * b * g + math.sqrt(1 - a * a) * draw()
             if weigh or step < config.steps:
                 g_moved = -gradient(moved).to(dtype)

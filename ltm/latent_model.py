@@ -7,9 +7,9 @@ How z is inferred from a text is a subclass's matter. Shapes: B texts, L tokens,
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -68,6 +68,10 @@ class Prepared(NamedTuple):
     first_queries: Tensor
     rotations_LC: Tensor
 
+    def part(self, start: int, end: int) -> Prepared:
+        """Of positions `start` .. `end` - 1 alone."""
+        return Prepared(self.x_BLD[:, start:end], self.first_queries[:, :, start:end], self.rotations_LC[start:end])
+
 
 class Opened(NamedTuple):
     """A batch ready to be scored: see `ltm.scoring.opened`. `log_likelihood` is that of the scored tokens, given z."""
@@ -93,9 +97,43 @@ class LatentModel(LanguageModel):
 
     @abstractmethod
     def infer(
-        self, tokens_BL: Tensor, rng: SequenceRng, *, weights_BL: Tensor | None = None, purpose: str = "fit"
+        self,
+        tokens_BL: Tensor,
+        rng: SequenceRng,
+        *,
+        weights_BL: Tensor | None = None,
+        purpose: str = "fit",
+        start: Posterior | None = None,
     ) -> Posterior:
-        """q(z|x), x being the tokens that `weights_BL` does not zero; noise from the streams named `purpose`."""
+        """q(z|x), x being the tokens that `weights_BL` does not zero; noise from the streams named `purpose`.
+
+        Args:
+            start: a q to go on from, of models that fit.
+        """
+
+    @abstractmethod
+    def inference_cost(self, length: int, draws: int) -> tuple[float, int]:
+        """FLOPs of `latents_after` for one text from `length` tokens of it, and how many z's come of it."""
+
+    def latents_after(
+        self, tokens_BL: Tensor, rng: SequenceRng, *, weights_BL: Tensor, draws: int, before: Any = None
+    ) -> tuple[Iterator[Tensor], Any]:
+        """What the tokens so far say of z, for predicting what follows them.
+
+        Args:
+            weights_BL: zero where a token is to have no part in it.
+            before: the second value returned for fewer of the same tokens, to go on from.
+
+        Returns:
+            `draws` z's (B, Y, G, D), independent given the tokens, from the prior where there are none; or one alone
+            that stands for all, where they would be alike. And what the next call may go on from.
+        """
+        if tokens_BL.shape[1]:
+            q = before = self.infer(tokens_BL, rng, weights_BL=weights_BL, start=before)
+        else:
+            q = Posterior.prior(len(tokens_BL), self.latent_shape, like=self.decoder.embedding)
+        stream = rng.stream("predictive_bound")
+        return (q.at(stream.normal(*self.latent_shape).to(q.mean)) for _ in range(draws)), before
 
     def headline(self, context: int | Tensor = 0) -> str:
         """The fresh-noise ELBO for whole texts; the predictive bound for continuations of a context."""

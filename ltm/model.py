@@ -6,8 +6,9 @@ texts, L tokens, Y layers, G latent vectors a layer (N_z = Y G), D width, V voca
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -115,6 +116,7 @@ class LatentThoughtModel(LatentModel):
         kl_weight: float = 1.0,
         free_bits: float = 0.0,
         purpose: str = "fit",
+        start: Posterior | None = None,
         config: PosteriorConfig | None = None,
         leak_gradients: bool = False,
     ) -> Posterior:
@@ -133,6 +135,7 @@ class LatentThoughtModel(LatentModel):
             kl_weight=kl_weight,
             free_bits=free_bits,
             purpose=purpose,
+            start=start,
         )
 
     def chains(
@@ -144,6 +147,7 @@ class LatentThoughtModel(LatentModel):
         count: int = 1,
         purpose: str = "chain",
         weigh: bool = False,
+        starts: Sequence[Tensor] | None = None,
     ) -> langevin.Chains:
         """Langevin chains towards p(z|x), x being the tokens that `weights_BL` does not zero."""
         return langevin.chains(
@@ -155,7 +159,17 @@ class LatentThoughtModel(LatentModel):
             device=tokens_BL.device,
             dtype=self.decoder.embedding.dtype,
             weigh=weigh,
+            starts=starts,
         )
+
+    def latents_after(
+        self, tokens_BL: Tensor, rng: SequenceRng, *, weights_BL: Tensor, draws: int, before: Any = None
+    ) -> tuple[Iterator[Tensor], Any]:
+        """See `LatentModel.latents_after`; chains go on from where they ended."""
+        if self.config.inference == "variational" or not tokens_BL.shape[1]:
+            return LatentModel.latents_after(self, tokens_BL, rng, weights_BL=weights_BL, draws=draws, before=before)
+        ends = [z for z, _ in self.chains(tokens_BL, weights_BL, rng, count=draws, starts=before)]
+        return iter(ends), ends
 
     def training_loss(self, tokens_BL: Tensor, *, rng: Rng, progress: float = 1.0) -> Loss:
         """Algorithm 1: infer z (fast), then the reconstruction at that z for the decoder to descend (slow).
@@ -238,6 +252,15 @@ class LatentThoughtModel(LatentModel):
             ((z, _),) = self.chains(tokens_BL, None, rng, purpose=f"chain {times}")
             return z
         return LatentModel.draw_latents(self, tokens_BL, rng, times)
+
+    def inference_cost(self, length: int, draws: int) -> tuple[float, int]:
+        """See `LatentModel.inference_cost`: T gradients, of one q or of every chain."""
+        if not length:
+            return 0.0, draws
+        stack = StackCost.of(self.config.decoder, self.vocab_size - 1, length, self.latent_shape[1])
+        chains = self.config.inference == "langevin"
+        gradients = draws * self.config.langevin.steps if chains else self.config.posterior.steps
+        return length * (gradients * stack.latent_gradient + stack.first_attention), draws
 
     def cost(self, length: int) -> Cost:
         """The paper's convention, (T + 1)(6P + 6LdN), and what this code executes; see `ltm.cost`."""

@@ -98,6 +98,12 @@ class Posterior:
     log_variance: Tensor
     fitted_noise: Tensor | None = None
 
+    @classmethod
+    def prior(cls, batch: int, shape: tuple[int, int, int], *, like: Tensor) -> Posterior:
+        """N(0, I) for each of `batch` texts, of `like`'s dtype and device."""
+        zeros = torch.zeros(batch, *shape, dtype=like.dtype, device=like.device)
+        return cls(mean=zeros, log_variance=zeros)
+
     def at(self, noise: Tensor) -> Tensor:
         """z = mu + sigma * noise."""
         return self.mean + (0.5 * self.log_variance).exp() * noise
@@ -128,6 +134,7 @@ def fit(
     kl_weight: float = 1.0,
     free_bits: float = 0.0,
     purpose: str = "fit",
+    start: Posterior | None = None,
 ) -> Posterior:
     """Fit q to each text of the batch by `config.steps` Adam steps on mu and log sigma^2.
 
@@ -138,16 +145,19 @@ def fit(
         shape: (Y, G, D) of one text's latents.
         kl_weight: multiplies the KL (warm-up during training; 1 when scoring).
         free_bits: nats a latent vector below which its KL is not pushed further down.
+        start: where q starts instead of as `config` says.
     """
     stream = rng.stream(purpose)
     draw = functools.partial(stream.normal, *shape, dtype=dtype, device=device)
-    mean = torch.zeros(len(rng.indices), *shape, dtype=dtype, device=device)
-    log_variance = torch.full_like(mean, config.init_log_variance)
-    if config.init_mean_std:
-        mean = config.init_mean_std * draw()
-    if config.init_log_variance_std:
-        log_variance = log_variance + config.init_log_variance_std * draw()
-    q = Posterior(mean=mean, log_variance=log_variance)
+    if start is None:
+        mean = torch.zeros(len(rng.indices), *shape, dtype=dtype, device=device)
+        log_variance = torch.full_like(mean, config.init_log_variance)
+        if config.init_mean_std:
+            mean = config.init_mean_std * draw()
+        if config.init_log_variance_std:
+            log_variance = log_variance + config.init_log_variance_std * draw()
+        start = Posterior(mean=mean, log_variance=log_variance)
+    q = start
     parameters = torch.stack([q.mean, q.log_variance])
     first, second = torch.zeros_like(parameters), torch.zeros_like(parameters)
     epsilon: Tensor | None = None

@@ -74,6 +74,27 @@ class SequenceRng:
         return Stream(self.generators(purpose))
 
 
+class LatentsApart(SequenceRng):
+    """Streams whose tokens are drawn by one index and all else, such as latents, by another.
+
+    Args:
+        indices: of the noise that tokens are drawn with, the purpose `tokens`.
+        others: of all other noise; as `SequenceRng` where they are the same.
+    """
+
+    def __init__(self, seed: int, indices: Iterable[int], others: Iterable[int]):
+        super().__init__(seed, indices)
+        self.others = [int(i) for i in others]
+
+    def select(self, rows: Sequence[int]) -> LatentsApart:
+        """The streams of some rows of the batch."""
+        return LatentsApart(self.seed, [self.indices[r] for r in rows], [self.others[r] for r in rows])
+
+    def generators(self, purpose: str) -> list[torch.Generator]:
+        """As `SequenceRng.generators`."""
+        return SequenceRng(self.seed, self.indices if purpose == "tokens" else self.others).generators(purpose)
+
+
 class Stream:
     """Successive draws for each of B sequences; see `SequenceRng.stream`."""
 

@@ -19,6 +19,7 @@ import torch
 from ltm.api import LanguageModel, LikelihoodEstimate
 from ltm.errors import UserError
 from ltm.likelihood_float import BlockLikelihoods, LikelihoodFloat
+from ltm.prequential import Prequential
 from ltm.response_cache import ResponseCache
 from ltm.rng import SequenceRng
 
@@ -57,7 +58,7 @@ class RowScorer:
             does not hold that many; no number depends on it.
     """
 
-    def __init__(self, model: LanguageModel, *, draws: int | None, batch_size: int | None):
+    def __init__(self, model: LanguageModel | Prequential, *, draws: int | None, batch_size: int | None):
         self.model = model
         self.draws = draws
         self.device = model.device

@@ -94,7 +94,7 @@ def _world() -> int:
 
 
 def _task_for(corpus: str) -> str:
-    return corpus if corpus in ("pydocs", "ptb", "wikitext") else "ptb,wikitext"
+    return corpus if corpus in ("pydocs", "arithmetic", "ptb", "wikitext") else "ptb,wikitext"
 
 
 def train_preset(

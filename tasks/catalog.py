@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,29 @@ from ltm.errors import UserError, did_you_mean
 
 DIRECTORY = Path(__file__).parent
 PREFIX = "ltm_"
+FILE = "text:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskEntry:
-    """A perplexity task: its full name, such as `ltm_ptb`, its version, and the split that it scores."""
+    """A task.
+
+    Attributes:
+        name: the full one, such as `ltm_ptb`.
+        version: grows when the same data would give other numbers.
+        kind: name in `tasks.kinds`.
+        corpus, split: of `dataset_kwargs`; empty where a task has none.
+        path: of the one text file that the task scores instead of a corpus.
+        settings: the whole YAML file, with what it includes; functions are None.
+    """
 
     name: str
     version: float
+    kind: str
     corpus: str
     split: str
+    path: Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def names() -> list[str]:
@@ -29,7 +42,7 @@ def names() -> list[str]:
 
 
 def resolve(wanted: Iterable[str]) -> list[str]:
-    """Full names for full or short ones, in order, each once.
+    """Full names for full or short ones, in order, each once; `text:PATH` stays as it is.
 
     Raises:
         UserError: unknown name, with the nearest known ones; or none at all.
@@ -38,11 +51,15 @@ def resolve(wanted: Iterable[str]) -> list[str]:
     short = [name.removeprefix(PREFIX) for name in known]
     found = []
     for name in wanted:
+        if name.startswith(FILE):
+            found.append(name)
+            continue
         full = name if name in known else PREFIX + name
         if full not in known:
             raise UserError(
                 f"{did_you_mean('task', name, known if name.startswith(PREFIX) else short)} "
-                "(tasks of lm-eval itself: lm_eval --model ltm --model_args pretrained=MODEL --tasks TASK)"
+                "(a file of yours: text:PATH; tasks of lm-eval itself: lm_eval --model ltm --model_args "
+                "pretrained=MODEL --tasks TASK)"
             )
         found.append(full)
     if not found:
@@ -51,10 +68,26 @@ def resolve(wanted: Iterable[str]) -> list[str]:
 
 
 def read(name: str) -> TaskEntry:
-    """The task of that full name."""
+    """The task of that full name, or the perplexity of the file of `text:PATH`.
+
+    Raises:
+        UserError: that file is not there, or is no text file.
+    """
+    if name.startswith(FILE):
+        from ltm.corpus_files import stem
+
+        path = Path(name.removeprefix(FILE)).expanduser()
+        named = f"text_{stem(path)}"
+        return TaskEntry(name=named, version=1.0, kind="perplexity", corpus=named, split="all", path=path)
     settings = _settings(DIRECTORY / f"{name}.yaml")
+    data = settings.get("dataset_kwargs", {})
     return TaskEntry(
-        name=settings["task"], version=float(settings["metadata"]["version"]), **settings["dataset_kwargs"]
+        name=settings["task"],
+        version=float(settings["metadata"]["version"]),
+        kind=settings["metadata"].get("kind", "perplexity"),
+        corpus=data.get("corpus", ""),
+        split=data.get("split", ""),
+        settings=settings,
     )
 
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from ltm.errors import UserError, run_command
 
 if TYPE_CHECKING:
-    from ltm.corpus import Split
     from ltm.harness import HarnessModel
     from ltm.result import Cell
     from tasks.catalog import TaskEntry
+    from tasks.kinds import Measurement
 
 EPILOG = """examples:
   ltm-eval --model ltm-tiny,ar-tiny --tasks pydocs
@@ -45,7 +45,12 @@ def parser() -> argparse.ArgumentParser:
         help="presets, checkpoint directories, hub repositories, or pretrained:R for any causal LM of the hub or a "
         "directory",
     )
-    p.add_argument("--tasks", required=True, metavar="T[,U]", help="ptb, wikitext, pydocs, or full names: ltm_ptb")
+    p.add_argument(
+        "--tasks",
+        required=True,
+        metavar="T[,U]",
+        help="such as ptb,wikitext,pydocs, full names (ltm_ptb), or text:PATH for any .txt or .jsonl file",
+    )
     p.add_argument("--checkpoint", metavar="DIR", help="weights for the one --model; default: $LTM_HOME/models/NAME")
     p.add_argument("--data-dir", metavar="DIR", type=Path, help="directory of corpora; default: $LTM_DATA_DIR")
     p.add_argument("--output", metavar="DIR", type=Path, default=Path("results"), help="default: results")
@@ -57,13 +62,52 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="a setting of the model: posterior.steps=32"
     )
-    p.add_argument(
+    text = p.add_argument_group("perplexity")
+    text.add_argument(
         "--headline-only",
         action="store_true",
         help="leave out the importance bound and the reused-noise estimate, most of a latent model's time",
     )
-    p.add_argument(
+    text.add_argument(
         "--limit-blocks", type=int, metavar="N", help="a quick look at the first N blocks; such results stay partial"
+    )
+    text.add_argument(
+        "--eos-between-documents",
+        action="store_true",
+        help="put EOS between documents and score it too: another protocol, with sections of its own on the board",
+    )
+    group = p.add_argument_group("prequential bounds (prequential_ptb, ...)")
+    group.add_argument(
+        "--chunk", type=int, metavar="C", help="tokens that z is not inferred anew for; default: an eighth of a block"
+    )
+    drawn = p.add_argument_group("what models write (gsm8k, arithmetic, generation, ...)")
+    drawn.add_argument("--samples", type=int, metavar="N", help="of each problem, or in all; default: the task's")
+    drawn.add_argument("--temperature", type=float, metavar="T", help="0 is greedy; default: the task's")
+    drawn.add_argument(
+        "--show-samples", type=int, metavar="N", help="print the first N texts of each result, old or new"
+    )
+    texts = p.add_argument_group("generation (generation, continuation, gen_ppl, ...)")
+    texts.add_argument("--top-p", type=float, metavar="P", help="nucleus sampling; default: 1, all tokens")
+    texts.add_argument(
+        "--new-tokens", type=int, metavar="N", help="of a sample; default: 50 after a prompt, or a block"
+    )
+    texts.add_argument(
+        "--prompt-tokens", type=int, metavar="N", help="of a prompt, where there are prompts; default: 50"
+    )
+    texts.add_argument(
+        "--scorer", metavar="NAME", help="add Gen PPL by this model: a preset, directory or pretrained:R"
+    )
+    texts.add_argument(
+        "--mauve", metavar="NAME", help="add MAUVE with features of this autoregressive model; needs --samples 500"
+    )
+    problems = p.add_argument_group("problems (gsm8k, arithmetic, ...)")
+    problems.add_argument("--shots", type=int, metavar="N", help="exemplars before a question; default: the task's")
+    problems.add_argument(
+        "--exemplars", metavar="STYLE", help="how they answer: rationale, calculations or answer-only"
+    )
+    problems.add_argument("--controls", metavar="C[,D]", help="shuffled-question, wrong-answers: as many samples again")
+    problems.add_argument(
+        "--limit-problems", type=int, metavar="N", help="a quick look at the first N; such results stay partial"
     )
     return p
 
@@ -74,7 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace, arguments: Sequence[str] | None) -> int:
-    from tasks import catalog
+    from tasks import catalog, paired, summary
+    from tasks.kinds import kind
 
     # Before anything imports tqdm; bars of our own are rich's.
     os.environ["TQDM_DISABLE"] = "1"
@@ -83,24 +128,29 @@ def _main(options: argparse.Namespace, arguments: Sequence[str] | None) -> int:
     _check_numbers(options)
     if options.checkpoint and len(models) > 1:
         raise UserError(f"--checkpoint is for one model, found {len(models)}: {', '.join(models)}")
-    texts = _load_texts(entries, options.data_dir)
+    prepared = [kind(entry.kind).prepare(entry, options) for entry in entries]
     from ltm.train_cli import check_device, check_writable
 
     if options.device:
         check_device(options.device)
     located = {name: _locate(name, options.checkpoint, options.set) for name in models}
     check_writable(options.output)
-    _quieten(texts)
+    _quieten()
 
     command = shlex.join(["ltm-eval", *(sys.argv[1:] if arguments is None else arguments)])
-    cells = []
-    for name, found in located.items():
-        model = _open(name, found, options)
+    cells: dict[str, list[Cell]] = {}
+    for name, place in located.items():
+        model = _open(name, place, options)
         if model.loaded.info["training"].get("complete") is False:
             _say(f"{name}: warning: its training was not finished, as its results will say")
-        for entry, text in zip(entries, texts, strict=True):
-            cells.append(_evaluate(model, entry, text, options, command))
-    _show(cells)
+        for entry, found in zip(entries, prepared, strict=True):
+            cells.setdefault(entry.kind, []).append(_evaluate(model, entry, found, options, command))
+    summary.show(cells)
+    paired.show(cells.get("perplexity", ()), options.output)
+    if options.show_samples:
+        from tasks import samples
+
+        samples.show((cell for found in cells.values() for cell in found), options.output, options.show_samples)
     print(f"\nnext: ltm-leaderboard build --results {shlex.quote(str(options.output))}")
     return 0
 
@@ -117,15 +167,9 @@ def _check_numbers(options: argparse.Namespace) -> None:
 
     check_dtype(options.dtype)
     whole_number("--seed", options.seed, least=0)
-    for name in ("draws", "limit_blocks", "batch_size"):
+    for name in ("draws", "limit_blocks", "limit_problems", "samples", "show_samples", "batch_size"):
         if (value := getattr(options, name)) not in (None, "auto"):
             whole_number(f"--{name.replace('_', '-')}", value, least=1)
-
-
-def _load_texts(entries: Sequence[TaskEntry], data_dir: Path | None) -> list[Split]:
-    from ltm import corpus
-
-    return [corpus.load(entry.corpus, entry.split, data_dir=data_dir) for entry in entries]
 
 
 def _locate(name: str, checkpoint: str | None, settings: Sequence[str]) -> str | None:
@@ -199,87 +243,43 @@ def _open(name: str, found: str | None, options: argparse.Namespace) -> HarnessM
     )
 
 
-def _evaluate(model: HarnessModel, entry: TaskEntry, text: Split, options: argparse.Namespace, command: str) -> Cell:
+def _evaluate(model: HarnessModel, entry: TaskEntry, prepared: Any, options: argparse.Namespace, command: str) -> Cell:
     from ltm.result import cell_key, cell_path, read_cell, write_cell
     from tasks import cells
+    from tasks.kinds import kind
     from tasks.provenance import provenance
 
-    name = model.loaded.name
-    identity = cells.identity(entry, text, model)
+    name, module = model.loaded.name, kind(entry.kind)
+    identity = module.identity(entry, prepared, model, options)
     path = cell_path(options.output, model=name, task=entry.name, key=cell_key(**identity))
     if path.exists():
         cell = read_cell(path)
         _say(f"{name} on {entry.name}: {cell.status}, nothing to do ({path})")
         return cell
-    scoring = identity["scoring"]
-    _say(f"{name} on {entry.name}: {scoring['tokens']:,} tokens in {scoring['blocks']:,} blocks")
-    value = _score(model, entry, options.data_dir)
-    record = provenance(command, str(model.device), seconds=value.seconds, tokens=value.tokens)
-    cell, records = cells.build(identity, text, model, value, record)
-    path = write_cell(cell, options.output, records=records)
+    tokens, items = identity["scoring"]["tokens"], f"{identity['scoring']['blocks']:,} {module.ITEMS}"
+    _say(f"{name} on {entry.name}: {f'{tokens:,} tokens in {items}' if tokens else items}")
+    measurement = _measure(entry, prepared, model, options)
+    record = provenance(command, str(model.device), seconds=measurement.seconds, tokens=measurement.tokens)
+    cell = cells.build(identity, measurement, model, record)
+    path = write_cell(cell, options.output, records=measurement.records)
     _say(f"{name} on {entry.name}: written to {path}")
+    for note in measurement.notes:
+        _say(f"{name} on {entry.name}: {note}")
     if warning := cells.too_good(cell):
         _say(f"warning: {warning}")
     return cell
 
 
-def _score(model: HarnessModel, entry: TaskEntry, data_dir: Path | None) -> Any:
-    """One task through lm-eval; the log-likelihood as our model gave it."""
-    from lm_eval.evaluator import evaluate
-    from lm_eval.tasks import TaskManager
+def _measure(entry: TaskEntry, prepared: Any, model: HarnessModel, options: argparse.Namespace) -> Measurement:
+    from tasks.kinds import kind
 
-    from tasks.catalog import DIRECTORY
-
-    metadata: dict[str, Any] = {"data_dir": str(data_dir)} if data_dir else {}
-    manager = TaskManager(include_path=str(DIRECTORY), include_defaults=False, metadata=metadata)
-    # Not simple_evaluate: around this it seeds global generators and surveys the machine, for a second or more.
-    results = evaluate(model, manager.load([entry.name]), bootstrap_iters=0, log_samples=True)
-    assert results is not None
-    (sample,) = results["samples"][entry.name]
-    (value,) = sample["filtered_resps"]
-    return value
+    return kind(entry.kind).measure(entry, prepared, model, options)
 
 
-def _show(cells: Sequence[Cell]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=None)
-    for header in ("Task", "Model", "Perplexity [95%]", "Bits/byte", "KL/token", "Tokens/s"):
-        table.add_column(header, justify="left" if header in ("Task", "Model") else "right", overflow="fold")
-    for cell in cells:
-        label = cell.model["name"] + ("" if cell.status == "complete" else f" ({cell.status})")
-        speed = cell.provenance["tokens_per_second"]
-        table.add_row(
-            cell.task["name"],
-            label,
-            _value(cell, "token_perplexity", ".2f", interval=True),
-            _value(cell, "bits_per_byte", ".4f"),
-            _value(cell, "kl_per_token", ".4f", sign=False),
-            "-" if speed is None else f"{speed:,.0f}",
-        )
-    console = Console()
-    if console.width > 100 or not console.is_terminal:
-        console = Console(width=100)
-    console.print(table)
-    print("≤ is an upper bound on perplexity, ~ an estimate that bounds nothing; no sign: exact.")
-
-
-def _value(cell: Cell, name: str, form: str, *, interval: bool = False, sign: bool = True) -> str:
-    metric = cell.metric(name)
-    if metric is None:
-        return "-"
-    text = ({"lower_bound": "≤ ", "estimate": "~ "}.get(metric.kind, "") if sign else "") + format(metric.value, form)
-    if interval and metric.ci95:
-        text += f" [{metric.ci95.low:{form}}, {metric.ci95.high:{form}}]"
-    return text
-
-
-def _quieten(texts: Sequence[Split]) -> None:
-    """No chatter of the harness, and no trips to the hub for what is here."""
+def _quieten() -> None:
+    """No chatter of the harness, and no trips to the hub once data and models have been found."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    if not any(text.source.get("kind") == "hub" for text in texts):
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
 

@@ -10,17 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from ltm.errors import UserError
+from ltm.separated_text import SeparatedText
 
 
-def load(corpus: str, split: str, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
+def load(
+    corpus: str, split: str, data_dir: str | None = None, eos_between_documents: bool = False, **_: Any
+) -> dict[str, Any]:
     """The split as a data set of one document: all its detokenised text, with what is known of the raw text.
 
-    lm-eval passes the model's arguments along, hence `**_`. `data_dir` comes from `--metadata data_dir=DIR`; without
-    it $LTM_DATA_DIR is the directory of corpora.
+    lm-eval passes the model's arguments along, hence `**_`. `data_dir` and `eos_between_documents` come from
+    `--metadata data_dir=DIR,eos_between_documents=true`; without the first, $LTM_DATA_DIR is the directory of corpora.
     """
     import datasets
 
     from ltm import corpus as corpora
+
+    if not isinstance(eos_between_documents, bool):
+        raise UserError(f"eos_between_documents: expected true or false, found {eos_between_documents!r}")
 
     text = corpora.load(corpus, split, data_dir=Path(data_dir) if data_dir else None)
     document = {
@@ -33,12 +39,14 @@ def load(corpus: str, split: str, data_dir: str | None = None, **_: Any) -> dict
         "fingerprint": text.fingerprint,
         "source": json.dumps(text.source, sort_keys=True),
     }
+    if eos_between_documents:
+        document["parts"] = text.texts()
     return {split: datasets.Dataset.from_list([document])}
 
 
 def text(document: dict[str, Any]) -> str:
     """What is scored. A function, since a template could touch white space."""
-    return document["text"]
+    return SeparatedText(document["parts"]) if "parts" in document else document["text"]
 
 
 def results(document: dict[str, Any], results: list[Any]) -> dict[str, Any]:
@@ -47,9 +55,11 @@ def results(document: dict[str, Any], results: list[Any]) -> dict[str, Any]:
     A plain float knows neither its tokens nor its parts, so it gives word perplexity and bits per byte.
 
     Raises:
-        UserError: the answer is not a finite number.
+        UserError: the answer is not a finite number, or from a backend that knows no separators.
     """
     (value,) = results
+    if "parts" in document and not hasattr(value, "likelihoods"):
+        raise UserError("eos_between_documents is for --model ltm; other backends see no separator: leave it out")
     if not float("-inf") < float(value) < float("inf"):
         raise UserError(f"{document['corpus']}/{document['split']}: the model's log-likelihood is {float(value)}")
     item = (value, document["bytes"], document["words"])
@@ -58,6 +68,9 @@ def results(document: dict[str, Any], results: list[Any]) -> dict[str, Any]:
         names += ["word_perplexity", "bits_per_byte"]
     if likelihoods := getattr(value, "likelihoods", None):
         names += ["token_perplexity"]
+        # Beyond all floats in a single block, and there is no mean.
+        if value.complete and (value.blocks.nats_N / value.blocks.tokens_N).min() > -700:
+            names += ["token_perplexity_mean_of_exp"]
         if len(value.blocks.nats_N) > 1:
             names += ["token_perplexity_ci95_low", "token_perplexity_ci95_high"]
         # An exact value has no Monte Carlo error, and one draw does not tell its own.

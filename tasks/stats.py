@@ -118,6 +118,16 @@ def _bootstrap(
     return float(found.standard_error), (low, high), f"percentile bootstrap over {blocks} blocks, {RESAMPLES} resamples"
 
 
+def mean_of_exp(nats_N: Any, tokens_N: Any) -> float:
+    """Mean over blocks, the short last one counting as much as any, of their perplexities; inf beyond all floats.
+
+    What some published scripts report. It is larger than exp of the mean and depends on how the text is cut.
+    """
+    with np.errstate(over="ignore"):
+        perplexity_N = np.exp(-np.asarray(nats_N, np.float64) / np.asarray(tokens_N, np.float64))
+    return math.fsum(perplexity_N) / len(perplexity_N)
+
+
 def term_per_token(term_N: Any, tokens_N: Any) -> float:
     """What a named part of the log-likelihood costs in nats a token; the parts add up to the whole."""
     return -math.fsum(term_N) / math.fsum(tokens_N) + 0.0  # no -0.0
@@ -171,6 +181,12 @@ def lm_token_perplexity_ci95_high(items: Sequence[Any]) -> float:
     ci95 = _perplexity_of(items).ci95
     assert ci95 is not None
     return ci95[1]
+
+
+def lm_token_perplexity_mean_of_exp(items: Sequence[Any]) -> float:
+    """Mean of the blocks' own perplexities, a legacy."""
+    parts = [value.blocks for value, *_ in items]
+    return mean_of_exp(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("nats_N", "tokens_N")))
 
 
 def lm_word_perplexity(items: Sequence[Any]) -> float:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ltm import corpus_files, hub
-from ltm.corpus import Split, available, load
+from ltm.corpus import Split, available, load, load_file
 from ltm.corpus_table import KNOWN
 from ltm.detokenize import DETOKENIZERS
 from ltm.errors import UserError
@@ -154,6 +154,94 @@ def test_the_hub_cache_gives_what_the_file_gives(data: Path, tmp_path: Path) -> 
         assert from_hub.unit == from_file.unit == "line"
         assert from_hub.fingerprint == from_file.fingerprint
     assert load("wikitext", "validation").texts() == ["", " = Bread =\n", "", " Rye, mostly.\n"]
+
+
+def in_cache(tmp_path: Path, repository: str) -> Path:
+    return tmp_path / "cache" / "hub" / f"datasets--{repository.replace('/', '--')}" / "snapshots" / ("d" * 40)
+
+
+@pytest.mark.parametrize("name", [name for name, known in KNOWN.items() if known.hub])
+def test_every_hub_corpus_loads_from_files_of_the_pattern(name: str, data: Path, tmp_path: Path) -> None:
+    known = KNOWN[name]
+    assert known.hub
+    for split, pattern in known.hub.files.items():
+        place = pattern.replace("-*", "-00000-of-00001").replace("*", "0000")
+        rows = {field: [f"the {field} of {place}", "one more"] for field in known.fields}
+        write_parquet(in_cache(tmp_path, known.hub.repository) / place, **rows, other=["x", "y"])
+        part = known.hub.rows.get(split)
+        if part and part[1] is not None:
+            # All rows but more than there are.
+            with pytest.raises(UserError, match="no text in 0 documents"):
+                load(name, split)
+            continue
+        found = load(name, split)
+        assert len(found.documents) == 2 and place in found.documents[0]
+        assert found.source["files"] == pattern and found.source["commit"] == "d" * 40
+        assert found.source["revision"] == known.hub.revision
+
+
+def test_a_published_test_split_stands_for_a_validation_split_and_the_source_says_so(
+    data: Path, tmp_path: Path
+) -> None:
+    assert KNOWN["lm1b"].hub
+    file = in_cache(tmp_path, KNOWN["lm1b"].hub.repository) / "plain_text/test/0000.parquet"
+    write_parquet(file, text=["It rose ."])
+    found = load("lm1b", "validation")
+    assert found.source["files"] == "plain_text/test/*.parquet" and found.documents == ["It rose .\n"]
+    assert found.fingerprint == load("lm1b", "test").fingerprint
+    put(data, "lm1b/validation.txt", "It rose .\n")
+    assert load("lm1b", "validation").fingerprint == found.fingerprint
+
+
+def test_openwebtext_is_split_at_its_last_hundred_thousand_documents(data: Path, tmp_path: Path) -> None:
+    assert KNOWN["openwebtext"].hub
+    folder = in_cache(tmp_path, KNOWN["openwebtext"].hub.repository) / "plain_text"
+    write_parquet(folder / "train-00079-of-00080.parquet", text=[f"page {n}" for n in range(100_003)])
+    found = load("openwebtext", "validation")
+    assert len(found.documents) == 100_000 and found.documents[0] == "page 3"
+    assert found.source["rows"] == [-100_000, None]
+    # One file of eighty is a part of the held-out documents, but never all of train.
+    with pytest.raises(UserError, match=r"openwebtext/train is not here"):
+        load("openwebtext", "train")
+
+
+def test_another_local_split_is_named_and_never_taken(data: Path) -> None:
+    put(data, "lm1b/test.txt", "It rose .\n")
+    with pytest.raises(UserError, match=r"lm1b, which has test \(another split is never taken for it"):
+        load("lm1b", "validation")
+
+
+def test_a_file_is_a_text_by_itself(data: Path, tmp_path: Path) -> None:
+    put(tmp_path, "my notes, 2.txt", LINES)
+    found = load_file(tmp_path / "my notes, 2.txt")
+    assert (found.corpus, found.split) == ("text_my-notes-2", "all")
+    assert "".join(found.documents) == LINES and found.bytes == len(LINES.encode())
+    assert found.source == {"kind": "file", "file": "my notes, 2.txt"}
+    packed = put(tmp_path, "other.txt.xz", lzma.compress(LINES.encode()))
+    assert load_file(packed).fingerprint == found.fingerprint
+    put(data, "birds/train.txt", LINES)
+    assert load("birds", "train").fingerprint == found.fingerprint
+    rows = put(tmp_path, "rows.jsonl", jsonl({"text": "a"}, {"text": "b"}))
+    assert list(load_file(rows).documents) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("gone.txt", None, "gone.txt: no such file"),
+        ("folder.txt", ..., "folder.txt: a directory, not a file"),
+        ("notes.md", b"x", r"expected the name of a text file, NAME.txt or NAME.jsonl"),
+        ("empty.txt", b"", "text_empty/all: no text in 0 documents"),
+        ("latin.txt", b"caf\xe9", r"latin.txt: byte 3 \(0xe9\) is not UTF-8"),
+    ],
+)
+def test_files_that_are_no_text(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+    if content is ...:
+        (tmp_path / name).mkdir()
+    elif content is not None:
+        put(tmp_path, name, content)
+    with pytest.raises(UserError, match=message):
+        load_file(tmp_path / name)
 
 
 def test_a_hub_file_without_the_field(data: Path, tmp_path: Path) -> None:
@@ -320,12 +408,15 @@ def test_the_hub_is_probed_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.skipif(not os.environ.get("LTM_DATA_DIR"), reason="LTM_DATA_DIR, a directory of real corpora, is not set")
 def test_real_corpora_are_whole() -> None:
-    for corpus, lines, size in (("ptb", 3370, 399_782), ("wikitext", 3760, 1_146_846)):
+    for corpus, lines, size in (("ptb", 3370, 399_782), ("wikitext", 3760, 1_146_846), ("lm1b", 12216, 1_673_607)):
         split = load(corpus, "validation")
         assert (len(split.documents), split.bytes) == (lines, size)
         text = "".join(split.texts())
         assert "<unk>" not in text or corpus == "wikitext"
-        assert not any(f" {mark} " in text for mark in ("@-@", "@,@", "@.@", "N"))
+        assert corpus == "lm1b" or not any(f" {mark} " in text for mark in ("@-@", "@,@", "@.@", "N"))
+    assert "".join(load("lambada", "validation").texts()).count("\n") == 4869
+    for corpus in ("ag_news", "pubmed", "arxiv", "openwebtext"):
+        assert load(corpus, "validation").words > 30_000
 
 
 def test_detokenisers_of_the_table_exist() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ltm.detokenize import DETOKENIZERS, PTB, WIKITEXT, Detokenizer, detokenizer
+from ltm.detokenize import DETOKENIZERS, LAMBADA, LM1B, PTB, SCIENTIFIC_PAPERS, WIKITEXT, Detokenizer, detokenizer
 from ltm.errors import UserError
 
 
@@ -67,6 +67,65 @@ def test_ptb_rows_stand_one_after_the_other_as_they_would_in_one_text() -> None:
 )
 def test_wikitext_rows(row: str, text: str) -> None:
     assert WIKITEXT(row) == text
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ("see http : / / bread.example \n", "see http://bread.example \n"),
+        ("see https : / / bread.example \n", "see https://bread.example \n"),
+        ("the baker 's oven wo n't do", "the baker's oven wo n't do"),
+        ("bakers ' ovens", "bakers ' ovens"),
+        ("It rose . Then it fell .", "It rose. Then it fell."),
+        ("It fell .\n", "It fell.\n"),
+        # Published quirks: a full stop keeps its space after the first word of a row, after one whose own space the
+        # match before it has used up, and after what is no word.
+        ("Say so . Yes . It is .", "Say so. Yes . It is."),
+        ("Yes . It is .", "Yes . It is."),
+        ("up by 5 % . Then", "up by 5 % . Then"),
+        ("Is it ? Yes", "Is it? Yes"),
+        ("Is it ?\n", "Is it?\n"),
+        ("Rise ! Now", "Rise! Now"),
+        ("Rise !\n", "Rise!\n"),
+        ("flour , salt", "flour, salt"),
+        ("flour : rye", "flour: rye"),
+        ("flour ; salt", "flour; salt"),
+        ("and / or", "and/or"),
+        ('a " sour " loaf', 'a "sour" loaf'),
+        ("a ' sour ' loaf", "a 'sour' loaf"),
+        ("a ( sour ) loaf", "a (sour) loaf"),
+        ("a [ sour ] loaf", "a [sour] loaf"),
+        ("a ( very ( sour ) ) loaf", "a ( very (sour) ) loaf"),
+        ('one " only', 'one " only'),
+        ("$ 5 a loaf", "$5 a loaf"),
+        ("\N{POUND SIGN} 5 a loaf", "\N{POUND SIGN}5 a loaf"),
+        ("", ""),
+    ],
+)
+def test_lm1b_rows(row: str, text: str) -> None:
+    assert LM1B(row) == text
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        ("\N{LEFT DOUBLE QUOTATION MARK}Bread", '\n"Bread'),
+        ("Bread\N{RIGHT DOUBLE QUOTATION MARK}", '\nBread"'),
+        (" \tbread at dawn\n", "\nbread at dawn"),
+        ("one line\n\nand another ", "\none line\n\nand another"),
+        ("`` bread , '' he said", "\n`` bread , '' he said"),
+        (" \n", "\n"),
+    ],
+)
+def test_lambada_rows(row: str, text: str) -> None:
+    assert LAMBADA(row) == text
+
+
+def test_scientific_papers_go_through_wikitext_and_then_lm1b() -> None:
+    article = "the herons @-@ eaters rose ( see table N ) . \n they paid $ N / day , or so"
+    assert SCIENTIFIC_PAPERS(article) == LM1B(WIKITEXT(article))
+    assert SCIENTIFIC_PAPERS(article) == "the herons-eaters rose (see table N).\nthey paid $1/day, or so"
+    assert SCIENTIFIC_PAPERS.rules == WIKITEXT.rules + LM1B.rules
 
 
 def test_versions_follow_the_rules() -> None:

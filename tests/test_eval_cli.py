@@ -17,7 +17,7 @@ import torch
 from ltm import checkpoint, corpus
 from ltm.result import Interval, Metric, find_cells, read_cell, read_records
 from ltm.rng import SequenceRng, seed_of
-from tasks import cells, cli
+from tasks import cells, cli, paired
 from tests.harness_models import save_small
 
 PTB = " the company said it expects N % growth in sales \n <unk> inc. 's profit rose $ N million \n"
@@ -67,6 +67,10 @@ def test_help_comes_at_once_and_without_heavy_imports():
         (["--model", "ltm-tiny", "--tasks", "ptv"], ["unknown task 'ptv'", "did you mean ptb"]),
         (["--model", "ltm-tny", "--tasks", "ptb"], ["unknown model 'ltm-tny'", "did you mean ltm-tiny"]),
         (["--model", "ltm-large", "--tasks", "ptb"], ["ltm-train ltm-large --corpus", "FLOPs"]),
+        (["--model", "ltm-tiny", "--tasks", "text:gone.txt"], ["gone.txt: no such file"]),
+        (["--model", "ltm-tiny", "--tasks", "ptb,text:file"], ["file: expected the name of a text file"]),
+        (["--model", "ltm-tiny", "--tasks", "ptb,text:latin.txt"], ["latin.txt: byte 3 (0xe9) is not UTF-8"]),
+        (["--model", "ltm-tiny", "--tasks", "text:blank.txt"], ["text_blank/all: no text in 2 documents"]),
         (["--model", "ltm-tiny", "--tasks", ","], ["--tasks: expected a name"]),
         (["--model", "ltm-tiny", "--tasks", "ptb", "--set", "posterior.stepz=3"], ["posterior.stepz", "did you mean"]),
         (["--model", "ltm-tiny", "--tasks", "ptb", "--dtype", "float31"], ["unknown dtype", "float32"]),
@@ -84,6 +88,8 @@ def test_help_comes_at_once_and_without_heavy_imports():
 )
 def test_mistakes_are_said_before_any_model_is_loaded(place, monkeypatch, capsys, arguments, words):
     (place / "file").write_text("")
+    (place / "latin.txt").write_bytes(b"caf\xe9")
+    (place / "blank.txt").write_text("\n \n")
     (place / "empty").mkdir()
     monkeypatch.setattr(checkpoint, "load", lambda *a, **k: pytest.fail("a model was loaded"))
     assert cli.main(arguments) == 2
@@ -97,6 +103,64 @@ def test_a_split_that_is_not_there_is_said_before_any_model_is_loaded(place, mon
     monkeypatch.setattr(checkpoint, "load", lambda *a, **k: pytest.fail("a model was loaded"))
     assert cli.main(["--model", "ar-tiny", "--tasks", "ptb,wikitext"]) == 2
     assert "wikitext/validation" in capsys.readouterr().err
+
+
+def test_data_out_of_reach_are_said_within_seconds_and_without_torch(place):
+    # An address that takes no connection stands for the hub.
+    code = (
+        "import sys, tasks.cli as c\n"
+        "code = c.main(['--model', 'ltm-tiny', '--tasks', 'lm1b'])\n"
+        "print(sorted({'torch', 'lm_eval', 'datasets', 'huggingface_hub'} & set(sys.modules)), code)"
+    )
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(place), "HF_HUB_OFFLINE": "0"}
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert time.perf_counter() - started < 3
+    assert done.stdout.strip() == "[] 2"
+    assert "lm1b/validation is not here" in done.stderr and "Remedy: put the file there" in done.stderr
+
+
+def test_any_text_file_is_scored_under_its_own_name(place, capsys):
+    (place / "my notes.txt").write_text(PTB * 3)
+    arguments = ["--model", "ar-tiny", "--tasks", "text:my notes.txt,ptb"]
+    assert cli.main(arguments) == 0
+    found = found_cells(place / "results")
+    cell = found["ar-tiny", "text_my-notes"]
+    # As it stands: not detokenised, and its units are the file's.
+    assert cell.scoring["tokens"] == cell.data["bytes"] == len((PTB * 3).encode())
+    assert cell.data["source"] == {"kind": "file", "file": "my notes.txt"}
+    (place / "my notes.txt").write_text(PTB * 4)
+    assert cli.main(arguments) == 0
+    assert len(find_cells(place / "results")) == 3
+
+
+def test_separators_are_another_protocol(place):
+    arguments = ["--model", "ar-tiny", "--tasks", "ptb"]
+    assert cli.main(arguments) == 0 and cli.main([*arguments, "--eos-between-documents"]) == 0
+    plain, separated = sorted(map(read_cell, find_cells(place / "results")), key=lambda c: c.scoring["tokens"])
+    assert separated.scoring["tokens"] == plain.scoring["tokens"] + len(corpus.load("ptb", "validation").documents) - 1
+    assert separated.scoring["eos_between_documents"] and not plain.scoring["eos_between_documents"]
+    assert plain.data == separated.data and plain.key != separated.key
+    from leaderboard.store import board, load
+
+    assert len(board(load(place / "results")).sections) == 2
+
+
+def test_several_models_are_paired_on_the_same_blocks(place, capsys):
+    assert cli.main(["--model", "ar-tiny,ltm-tiny", "--tasks", "ptb,wikitext", "--draws", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("ltm-tiny − ar-tiny") == 2 and "where one is a bound" in shown
+    found = found_cells(place / "results")
+    first, other = found["ar-tiny", "ltm_ptb"], found["ltm-tiny", "ltm_ptb"]
+    nats = [math.log(cell.metric("token_perplexity").value) for cell in (other, first)]
+    difference = paired.difference(other, first, place / "results")
+    assert difference.value == pytest.approx(nats[0] - nats[1], rel=1e-9)
+    assert difference.ci95[0] < difference.value < difference.ci95[1]
+    assert f"{difference.value:+.4f} [" in shown
+    save_small(place / "home", "ltm-tiny", seed=3, step=2)
+    assert cli.main(["--model", "ar-tiny,ltm-tiny", "--tasks", "ptb", "--headline-only"]) == 0
+    assert cli.main(["--model", "ar-tiny", "--tasks", "ptb"]) == 0
+    assert capsys.readouterr().out.count("On the same blocks") == 1
 
 
 def test_two_models_on_two_tasks_and_nothing_twice(place, capsys, monkeypatch):
@@ -119,10 +183,11 @@ def test_two_models_on_two_tasks_and_nothing_twice(place, capsys, monkeypatch):
     parts = [cell.metric(name).value for name in ("kl_per_token", "reconstruction_per_token")]
     assert math.exp(sum(parts)) == pytest.approx(cell.metric("token_perplexity").value, rel=1e-12)
     assert cell.metric("token_perplexity", "reused_noise_estimate").kind == "estimate"
-    assert {m.kind for m in found["ar-tiny", "ltm_ptb"].metrics} == {"exact"}
+    kinds = {m.name: m.kind for m in found["ar-tiny", "ltm_ptb"].metrics}
+    assert kinds.pop("token_perplexity_mean_of_exp") == "estimate" and set(kinds.values()) == {"exact"}
 
     files = {path: path.read_bytes() for path in (place / "results").rglob("*.*")}
-    monkeypatch.setattr(cli, "_score", lambda *a: pytest.fail("scored again"))
+    monkeypatch.setattr(cli, "_measure", lambda *a: pytest.fail("scored again"))
     assert cli.main(arguments) == 0
     assert capsys.readouterr().err.count("complete, nothing to do") == 4
     assert {path: path.read_bytes() for path in (place / "results").rglob("*.*")} == files
@@ -131,8 +196,8 @@ def test_two_models_on_two_tasks_and_nothing_twice(place, capsys, monkeypatch):
 def test_only_what_is_missing_is_done(place, monkeypatch):
     assert cli.main(["--model", "ar-tiny", "--tasks", "ptb"]) == 0
     done = []
-    original = cli._score
-    monkeypatch.setattr(cli, "_score", lambda *a: (done.append(a[1].name), original(*a))[1])
+    original = cli._measure
+    monkeypatch.setattr(cli, "_measure", lambda *a: (done.append(a[0].name), original(*a))[1])
     for more in (["--batch-size", "3"], ["--device", "cpu"], ["--draws", "5"]):
         # A model without draws has none to change.
         assert cli.main(["--model", "ar-tiny", "--tasks", "ptb", *more]) == 0

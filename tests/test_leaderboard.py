@@ -369,3 +369,38 @@ def test_many_results_build_fast(tmp_path: Path) -> None:
     start = time.perf_counter()
     table.markdown(board(load(tmp_path)))
     assert time.perf_counter() - start < 5
+
+
+# Tasks that measure no perplexity.
+
+
+def accuracy(name: str, value: float, **changes) -> Cell:
+    metrics = (
+        Metric(name="answered", likelihood=None, headline=False, unit="problem", value=1.0, kind="exact", n=50),
+        Metric(
+            name="pass_at_5", likelihood=None, headline=True, unit="problem", value=value, kind="exact",
+            direction="higher", n=50,
+        ),
+    )  # fmt: skip
+    cell = make_cell(name=name, family="ar", task_name="ltm_sums", **changes)
+    return dataclasses.replace(cell, metrics=metrics)
+
+
+def test_results_without_perplexity_have_tables_of_their_own(tmp_path: Path, run: Run, capsys) -> None:
+    cells = [accuracy("ar-tiny", 0.25), accuracy("ar-small", 0.5), accuracy("ar-tiny", 0.125, scoring={"shots": 5})]
+    built = build(tmp_path / "results", make_cell(name="ar-tiny", family="ar"), *cells)
+    assert len(built.sections) == 1 and [len(entries) for entries in built.others] == [3]
+    assert all(column.task == "ltm_pydocs" for column in built.sections[0].columns)
+    page = table.markdown(built)
+    (header,) = [line for line in page.splitlines() if line.startswith("| Metric")]
+    # The best first, and settings where they tell two results apart.
+    assert header == "| Metric | ar-small | ar-tiny (shots None) | ar-tiny (shots 5) |"
+    assert "| pass_at_5 | 0.5000 | 0.2500 | 0.1250 |" in page and "## ltm_sums version 1.0" in page
+    assert run("build") == 0 and "pass_at_5" in capsys.readouterr().out
+    assert run("show") == 0 and run("check") == 0
+
+
+def test_a_board_of_other_tasks_alone(tmp_path: Path, run: Run) -> None:
+    built = build(tmp_path / "results", accuracy("ar-tiny", 0.25))
+    assert built.sections == () and len(built.others) == 1
+    assert run("build") == 0 and run("check") == 0

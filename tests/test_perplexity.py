@@ -41,9 +41,10 @@ def test_catalog_and_lm_eval_read_the_same_tasks():
         if name in catalog.names():
             mine = catalog.read(name)
             assert entry.cfg["task"] == mine.name == name
-            assert entry.cfg["dataset_kwargs"] == {"corpus": mine.corpus, "split": mine.split}
-            assert entry.cfg["test_split"] == mine.split
             assert entry.cfg["metadata"]["version"] == mine.version
+            if mine.kind == "perplexity":
+                assert entry.cfg["dataset_kwargs"] == {"corpus": mine.corpus, "split": mine.split}
+                assert entry.cfg["test_split"] == mine.split
 
 
 def test_every_metric_that_results_gives_has_an_aggregation():
@@ -59,12 +60,74 @@ def test_every_metric_that_results_gives_has_an_aggregation():
     assert set(found) == listed
 
 
+CORPORA = ("ptb", "wikitext", "lm1b", "lambada", "ag_news", "pubmed", "arxiv", "openwebtext")
+ROW = " The bakers ' oven , said one , cost $ N ( or more ) . \n"
+
+
+@pytest.mark.parametrize("separated", [False, True])
+def test_both_ways_give_the_same_digits_on_every_corpus(tmp_path, monkeypatch, separated):
+    from tasks import cli
+
+    save_small(tmp_path / "home", "ar-tiny")
+    monkeypatch.setenv("LTM_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("LTM_DATA_DIR", str(tmp_path / "data"))
+    for i, name in enumerate(CORPORA):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        rows = [ROW.replace("one", name), "\n", *[ROW] * (i + 1)]
+        if i % 2:
+            (tmp_path / "data" / name / "validation.txt").write_text("".join(rows))
+        else:
+            text = "".join(json.dumps({"text": row}) + "\n" for row in rows)
+            (tmp_path / "data" / name / "validation.jsonl").write_text(text)
+    command = ["--model", "ar-tiny", "--tasks", ",".join(CORPORA), "--output", str(tmp_path / "results")]
+    assert cli.main(command + ["--eos-between-documents"] * separated) == 0
+
+    monkeypatch.setenv("LTM_HOME", str(tmp_path / "other"))
+    save_small(tmp_path / "other", "ar-tiny")
+    model = HarnessModel(pretrained="ar-tiny")
+    tasks = manager(eos_between_documents=separated).load([f"ltm_{name}" for name in CORPORA])
+    results = evaluate(model, tasks, bootstrap_iters=0)["results"]
+    cells = [json.loads(file.read_text()) for file in (tmp_path / "results").glob("*/*/*.json")]
+    assert len(cells) == len(CORPORA)
+    for cell in cells:
+        split = corpus.load(cell["data"]["corpus"], "validation")
+        texts = split.texts()
+        stream = sum(len(text.encode()) for text in texts) + (len(texts) - 1 if separated else 0)
+        assert cell["scoring"]["tokens"] == stream and cell["scoring"]["eos_between_documents"] is separated
+        # Whatever is put between documents, the units are the raw text's own.
+        assert (cell["data"]["bytes"], cell["data"]["words"]) == (split.bytes, split.words)
+        assert split.bytes == sum(len(document.encode()) for document in split.documents)
+        theirs = results[cell["task"]["name"]]
+        for metric in cell["metrics"]:
+            assert theirs[f"{metric['name']},none"] == metric["value"]
+        assert theirs["token_perplexity_ci95_low,none"] == cell["metrics"][0]["ci95"]["low"]
+
+
+def test_separators_need_a_backend_that_knows_them_and_a_plain_yes_or_no(data_dir):
+    (document,) = perplexity.load("ptb", "validation", data_dir=str(data_dir), eos_between_documents=True)["validation"]
+    assert len(perplexity.text(document).documents) == 12
+    with pytest.raises(UserError, match="eos_between_documents is for --model ltm"):
+        perplexity.results(document, [-1000.0])
+    with pytest.raises(UserError, match="eos_between_documents: expected true or false, found 'maybe'"):
+        perplexity.load("ptb", "validation", data_dir=str(data_dir), eos_between_documents="maybe")
+
+
 def test_names_short_and_full():
     assert catalog.resolve(["ptb", "ltm_ptb", "pydocs"]) == ["ltm_ptb", "ltm_pydocs"]
     with pytest.raises(UserError, match=r"unknown task 'ptv'; did you mean ptb\?"):
         catalog.resolve(["ptv"])
     with pytest.raises(UserError, match="expected at least one of"):
         catalog.resolve([])
+
+
+def test_a_file_is_a_task_under_its_own_name(tmp_path):
+    file = tmp_path / "My notes.v2.txt.gz"
+    file.write_bytes(b"")
+    assert catalog.resolve([f"text:{file}", "ptb"]) == [f"text:{file}", "ltm_ptb"]
+    entry = catalog.read(f"text:{file}")
+    assert (entry.name, entry.kind, entry.path) == ("text_My-notes.v2", "perplexity", file)
+    with pytest.raises(UserError, match="no such file"):
+        catalog.read(f"text:{tmp_path / 'gone.txt'}")
 
 
 def test_the_document_is_the_detokenised_split_with_the_raw_counts(data_dir):

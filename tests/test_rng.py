@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from ltm.rng import SequenceRng, seed_of
+from ltm.rng import LatentsApart, SequenceRng, seed_of
 
 CODE = """
 import torch
@@ -116,3 +116,13 @@ def test_stratified_draws_mirror_and_do_not_depend_on_the_batch() -> None:
     assert torch.equal(whole[:, 4:6], SequenceRng(4, [4, 5]).stratified("t", 6, 2))
     torch.testing.assert_close(whole[0::2] + whole[1::2], torch.ones(3, 9, 2, dtype=torch.float64))
     assert (whole[0::2].sort(0).values.mul(6).floor() == torch.arange(3)[:, None, None]).all()
+
+
+def test_latents_apart_from_tokens() -> None:
+    rng, same = LatentsApart(3, [5, 6], [9, 9]), LatentsApart(3, [5, 6], [5, 6])
+    tokens, latents = (rng.stream(purpose).uniform(4) for purpose in ("tokens", "z 0"))
+    assert torch.equal(tokens, SequenceRng(3, [5, 6]).stream("tokens").uniform(4))
+    assert torch.equal(latents, SequenceRng(3, [9, 9]).stream("z 0").uniform(4))
+    assert torch.equal(rng.select([1]).stream("tokens").uniform(4), tokens[1:])
+    assert torch.equal(rng.select([1]).stream("z 0").uniform(4), latents[1:])
+    assert torch.equal(same.stream("z 0").uniform(4), SequenceRng(3, [5, 6]).stream("z 0").uniform(4))

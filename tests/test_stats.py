@@ -102,6 +102,33 @@ def test_pairing_sees_what_separate_intervals_do_not():
     assert stats.paired_difference(NATS, TOKENS, NATS, TOKENS).ci95 == (0, 0)
 
 
+def test_the_bootstrap_of_lm_eval_agrees(monkeypatch):
+    from lm_eval.api import metrics
+
+    monkeypatch.setenv("DISABLE_MULTIPROC", "1")
+    cost = stats.cost(NATS, TOKENS)
+    items = list(zip(NATS.tolist(), TOKENS.tolist(), strict=True))
+    assert metrics.weighted_perplexity(items) == pytest.approx(cost.perplexity().value, rel=1e-12)
+    theirs = metrics.bootstrap_stderr(metrics.weighted_perplexity, items, iters=4000)
+    assert cost.perplexity().stderr_data == pytest.approx(theirs, rel=0.05)
+    # Its bits per byte and word perplexity are of the same items, with the text's own units as weights.
+    blocks = list(zip(NATS.tolist(), (TOKENS * 3.5).tolist(), strict=True))
+    found = cost.bits_per_byte(TOKENS.sum() * 3.5)
+    assert metrics.bits_per_byte(blocks) == pytest.approx(found.value, rel=1e-12)
+    assert metrics.bootstrap_stderr(metrics.bits_per_byte, blocks, iters=4000) == pytest.approx(
+        found.stderr_data, rel=0.05
+    )
+
+
+def test_the_legacy_mean_of_perplexities_is_larger_and_has_no_headline():
+    legacy = stats.mean_of_exp([-10.0, -1.0], [2, 10])
+    assert legacy == pytest.approx((math.exp(5) + math.exp(0.1)) / 2)
+    assert stats.mean_of_exp(NATS, TOKENS) > stats.cost(NATS, TOKENS).perplexity().value
+    same = -2.5 * TOKENS
+    assert stats.mean_of_exp(same, TOKENS) == pytest.approx(stats.cost(same, TOKENS).perplexity().value)
+    assert stats.mean_of_exp([-1e6, -1.0], [1, 1]) == math.inf
+
+
 def test_different_blocks_are_not_compared():
     with pytest.raises(ValueError, match="different blocks"):
         stats.paired_difference(NATS, TOKENS, NATS, TOKENS[::-1])

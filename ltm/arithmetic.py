@@ -1,0 +1,91 @@
+"""The embedded corpus `arithmetic`: grade-school word problems made from templates, with their steps and answers.
+
+Train and test share no template, so test asks for what was learnt, not for what was remembered. Validation has
+train's templates with other numbers. The same problems everywhere and always: noise is a hash of names and numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ltm.arithmetic_templates import NAMES, TEST, THINGS, TRAIN, Template
+from ltm.corpus import Split
+from ltm.errors import did_you_mean
+from ltm.rng import seed_of
+
+EDITION = "1"
+"""Part of the fingerprint and of the noise; another one makes other problems."""
+SIZES: Mapping[str, int] = {"train": 8000, "validation": 500, "test": 500}
+GREATEST = 5000
+"""No step of a solution is above it."""
+
+_STEP = re.compile(r"\{(\w) = (\w+) ([-+*/]) (\w+)\}")
+_NUMBERS = re.compile(r"\{([a-d])\}")
+
+
+def arithmetic(split: str) -> Split:
+    """Problems as documents: `Question: ...`, below it `Answer: ...` with a step a line, at last `#### 72`.
+
+    No question occurs twice, in one split or in two.
+
+    Raises:
+        UserError: a split other than train, validation and test.
+    """
+    if split not in SIZES:
+        raise did_you_mean("split of arithmetic", split, SIZES)
+    taken = set(_problems("train", TRAIN, set())) if split == "validation" else set()
+    problems = _problems(split, TEST if split == "test" else TRAIN, taken)
+    documents = [f"Question: {question}\nAnswer: {solution}\n\n" for question, solution in problems.items()]
+    source: dict[str, Any] = {"kind": "embedded", "package": "ltm.arithmetic", "edition": EDITION}
+    return Split.of("arithmetic", split, documents, unit="document", source=source)
+
+
+def _problems(split: str, templates: Sequence[Template], taken: set[str]) -> dict[str, str]:
+    """Solutions by question; each template in turn. A question that is there already is drawn again."""
+    problems: dict[str, str] = {}
+    draw = 0
+    while len(problems) < SIZES[split]:
+        found = write(templates[len(problems) % len(templates)], (split, draw))
+        draw += 1
+        if found is not None and found[0] not in problems and found[0] not in taken:
+            problems[found[0]] = found[1]
+    return problems
+
+
+def write(template: Template, draw: object) -> tuple[str, str] | None:
+    """A problem of that template: question and solution; None where the numbers drawn do not fit it."""
+
+    def drawn(what: str, choices: int) -> int:
+        return seed_of("arithmetic", EDITION, template.name, draw, what) % choices
+
+    who = drawn("who", len(NAMES))
+    words = {
+        "who": NAMES[who],
+        "other": NAMES[(who + 1 + drawn("other", len(NAMES) - 1)) % len(NAMES)],
+        "thing": THINGS[drawn("thing", len(THINGS))],
+    }
+    numbers = {}
+    for name in _NUMBERS.findall(template.question):
+        least, greatest = template.ranges.get(name, (2, 20))
+        numbers[name] = least + drawn(name, greatest - least + 1)
+    solution = solve(template.solution, numbers)
+    if solution is None:
+        return None
+    return template.question.format(**words, **numbers), solution.format(**words, **numbers)
+
+
+def solve(solution: str, numbers: Mapping[str, int]) -> str | None:
+    """The solution with its steps worked out and `#### answer` below; None where one is no fitting whole number."""
+    known = dict(numbers)
+    last = 0
+    for step in _STEP.finditer(solution):
+        name, *operands = step[1], step[2], step[4]
+        a, b = (known[operand] if operand in known else int(operand) for operand in operands)
+        results = {"+": a + b, "-": a - b, "*": a * b, "/": a // b if a % b == 0 else 0}
+        last = known[name] = results[step[3]]
+        if not 0 < last <= GREATEST:
+            return None
+        solution = solution.replace(step[0], f"{a} {step[3]} {b} = {last}")
+    return f"{solution}\n#### {last}"

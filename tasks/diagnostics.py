@@ -1,0 +1,198 @@
+"""What a Gaussian q(z|x) says of its texts, and what that is worth: KL, active units, mutual information, curves.
+
+Everything here works on any `LatentModel` whose `infer` gives a `Posterior`. Shapes: N texts, L tokens, Y layers, G
+latent vectors a layer, D width, U = Y G D units.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ltm import bounds
+from ltm.api import LikelihoodEstimate, Sampling
+from ltm.cost import StackCost
+from ltm.latent_model import LatentModel
+from ltm.model import LatentThoughtModel
+from ltm.posterior import Posterior, fit
+from ltm.rng import SequenceRng
+from ltm.sampling import continue_prompts
+from ltm.transformer import KeysValues
+
+ACTIVE = 0.01
+"""A unit is active when the variance of its posterior mean over texts is more than this (arXiv 1509.00519)."""
+
+
+def active_units(mean_NYGD: Tensor) -> int:
+    """How many of the U units are active.
+
+    Raises:
+        ValueError: fewer than two texts.
+    """
+    if len(mean_NYGD) < 2:
+        raise ValueError("a variance over texts needs two of them")
+    return int((mean_NYGD.flatten(1).double().var(0) > ACTIVE).sum())
+
+
+def mutual_information(q: Posterior, rng: SequenceRng, *, draws: int) -> Tensor:
+    """Each text's part in an estimate of I(x; z), (N,), float64, in nats; their mean is the estimate.
+
+    I(x; z) = E KL(q(z|x) || p) - KL(q(z) || p) = E log q(z|x) / q(z), with q(z) the mean of the N posteriors at hand,
+    the text's own among them. So it cannot exceed log N, however much z says: an estimate, and a low one near there.
+    """
+    mean_NU, log_variance_NU = q.mean.flatten(1).double(), q.log_variance.flatten(1).double()
+    stream, found_N = rng.stream("mutual_information"), torch.zeros(len(mean_NU), dtype=torch.float64)
+    for _ in range(draws):
+        z_NU = q.at(stream.normal(*q.mean.shape[1:]).to(q.mean)).flatten(1).double()
+        for n, z_U in enumerate(z_NU):
+            log_q_N = -0.5 * ((z_U - mean_NU).square() / log_variance_NU.exp() + log_variance_NU).sum(1)
+            found_N[n] += log_q_N[n] - (log_q_N.logsumexp(0) - math.log(len(log_q_N)))
+    return found_N / draws
+
+
+Infer = Callable[[Tensor, SequenceRng], Posterior]
+"""q(z|x) of a batch of full texts (B, L)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """Valid bounds at one setting of the inference.
+
+    Attributes:
+        setting: T_fast, or latents used.
+        elbo_N, importance_N: nats of each text.
+        elbo_flops, importance_flops: what this code executes for a token of each bound; None where it is not counted.
+    """
+
+    setting: int
+    elbo_N: Tensor
+    importance_N: Tensor
+    elbo_flops: float | None = None
+    importance_flops: float | None = None
+
+
+@torch.no_grad()
+def point(
+    model: LatentModel, tokens_BL: Tensor, rng: SequenceRng, infer: Infer, *, draws: int, importance_draws: int
+) -> tuple[LikelihoodEstimate, LikelihoodEstimate]:
+    """ELBO and importance bound of full texts under the q that `infer` gives."""
+    batch, q = model.opened(tokens_BL, 0, None, rng), infer(tokens_BL, rng)
+    elbo = bounds.elbo(batch.log_likelihood, q, batch.tokens_B, draws=draws, rng=rng)
+    return elbo, bounds.importance_bound(batch.log_likelihood, q, batch.tokens_B, draws=importance_draws, rng=rng)
+
+
+def with_steps(model: LatentThoughtModel, steps: int) -> Infer:
+    """q after `steps` fast steps, all else as configured."""
+    config = dataclasses.replace(model.config.posterior, steps=steps)
+    return lambda tokens_BL, rng: model.infer(tokens_BL, rng, config=config)
+
+
+def flops_with_steps(model: LatentThoughtModel, steps: int, draws: int, length: int) -> float:
+    """FLOPs a token of a bound with so many fast steps and draws."""
+    stack = StackCost.of(model.config.decoder, model.vocab_size - 1, length, model.latent_shape[1])
+    return (
+        2 * stack.first_attention + steps * stack.latent_gradient + draws * (stack.after_first_attention + stack.head)
+    )
+
+
+def with_latents(model: LatentModel, count: int) -> Infer:
+    """q of the first `count` latent vectors, in turn of every layer; the others stay at the prior.
+
+    A fit is of those alone, while noise from the prior stands for the others. An encoder knows nothing of it.
+    """
+    Y, G, _ = model.latent_shape
+    order_YG = torch.arange(Y)[:, None] + Y * torch.arange(G)
+
+    def infer(tokens_BL: Tensor, rng: SequenceRng) -> Posterior:
+        used_YG1 = (order_YG < count)[..., None].to(tokens_BL.device)
+        if isinstance(model, LatentThoughtModel):
+            config, like = model.config.posterior, model.decoder.embedding
+            gradient = model.likelihood_gradient(tokens_BL, None, matmul=config.matmul)
+            prior = Posterior.prior(len(tokens_BL), model.latent_shape, like=like)
+            start = Posterior(mean=prior.mean, log_variance=prior.log_variance + config.init_log_variance * used_YG1)
+            q = fit(
+                lambda z: gradient(z) * used_YG1,
+                model.latent_shape,
+                config,
+                rng,
+                device=like.device,
+                dtype=like.dtype,
+                start=start,
+            )
+        else:
+            q = model.infer(tokens_BL, rng)
+        return Posterior(mean=q.mean * used_YG1, log_variance=q.log_variance * used_YG1)
+
+    return infer
+
+
+def interpolation(model: LatentModel, ends_2YGD: Tensor, *, points: int, tokens: int) -> list[list[int]]:
+    """Greedy texts along the straight line between two z's, ends included."""
+    weights_P = torch.linspace(0, 1, points, device=ends_2YGD.device, dtype=ends_2YGD.dtype)
+    z_PYGD = torch.lerp(ends_2YGD[0], ends_2YGD[1], weights_P[:, None, None, None])
+
+    def infer(tokens_BL: Tensor, rows: SequenceRng, times: int) -> list[KeysValues]:
+        return model.latent_keys_values(model.decoder, z_PYGD)
+
+    greedy, rng = Sampling(temperature=0), SequenceRng(0, range(points))
+    return continue_prompts(model.decoder, [[]] * points, infer, max_new_tokens=tokens, sampling=greedy, rng=rng).tokens
+
+
+def doublings(most: int) -> list[int]:
+    """0, 1, 2, 4, ... and `most` itself."""
+    return sorted({0, most, *(2**n for n in range(most.bit_length()))})
+
+
+def batches(tokens_NL: Tensor, rng: SequenceRng, size: int) -> Iterator[tuple[Tensor, SequenceRng]]:
+    """Texts with their noise, `size` at a time."""
+    for start in range(0, len(tokens_NL), size):
+        rows = range(start, min(start + size, len(tokens_NL)))
+        yield tokens_NL[start : rows.stop], rng.select(rows)
+
+
+def posterior(model: LatentModel, tokens_NL: Tensor, rng: SequenceRng, size: int) -> Posterior:
+    """The model's own q of each text."""
+    found = []
+    for tokens_BL, own in batches(tokens_NL, rng, size):
+        with torch.no_grad():
+            found.append(model.infer(tokens_BL, own))
+    return Posterior(mean=torch.cat([q.mean for q in found]), log_variance=torch.cat([q.log_variance for q in found]))
+
+
+def curve(
+    model: LatentModel,
+    tokens_NL: Tensor,
+    rng: SequenceRng,
+    size: int,
+    settings: Sequence[int],
+    *,
+    by: str,
+    draws: int,
+    importance_draws: int,
+) -> list[Point]:
+    """Bounds over settings of the inference, all on the same noise.
+
+    Args:
+        by: `steps`, of models that fit, or `latents`.
+    """
+    points = []
+    for setting in settings:
+        flops: dict[str, float] = {}
+        if by == "steps" and isinstance(model, LatentThoughtModel):
+            infer = with_steps(model, setting)
+            for name, count in (("elbo_flops", draws), ("importance_flops", importance_draws)):
+                flops[name] = flops_with_steps(model, setting, count, tokens_NL.shape[1])
+        else:
+            infer = with_latents(model, setting)
+        pairs = [
+            point(model, tokens_BL, own, infer, draws=draws, importance_draws=importance_draws)
+            for tokens_BL, own in batches(tokens_NL, rng, size)
+        ]
+        elbo_N, importance_N = (torch.cat([pair[which].nats_B for pair in pairs]) for which in (0, 1))
+        points.append(Point(setting=setting, elbo_N=elbo_N, importance_N=importance_N, **flops))
+    return points

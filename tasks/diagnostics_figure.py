@@ -1,0 +1,66 @@
+"""The figure of inference: valid bounds against fast steps, counted FLOPs, and latents used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ltm.result import cell_key, cell_path
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tasks.diagnostics import Point
+
+
+def draw(
+    curves: Mapping[str, Sequence[Point]], length: int, *, title: str, key: Mapping[str, Any], output: Path
+) -> str:
+    """Write the figure beside the result of identity `key`, as SVG; a sentence that says where, or why not."""
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+    except ImportError:
+        return (
+            "no figure without matplotlib: pip install 'latent-thought-bench[plots]', then delete the result and repeat"
+        )
+    panels = [(by, by, points) for by, points in curves.items()]
+    if "steps" in curves:
+        panels.insert(1, ("steps", "FLOPs", curves["steps"]))
+    figure = Figure(figsize=(4.2 * len(panels), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axis, (_, horizontal, points) in zip(axes, panels, strict=True):
+        for name, label in (("elbo", "ELBO"), ("importance", "importance bound")):
+            values = [getattr(p, f"{name}_N") for p in points]
+            at = [getattr(p, f"{name}_flops") if horizontal == "FLOPs" else p.setting for p in points]
+            means, errors = [_mean(v) / length for v in values], [_error(v) / length for v in values]
+            axis.errorbar(at, means, yerr=errors, marker="o", markersize=3, capsize=2, label=label)
+        if horizontal == "FLOPs":
+            axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter(EngFormatter())
+            axis.xaxis.set_minor_formatter(NullFormatter())
+            axis.set_xlabel("FLOPs a token, counted")
+        else:
+            axis.set_xscale("symlog", base=2, linthresh=1)
+            axis.set_xticks([p.setting for p in points], [str(p.setting) for p in points])
+            axis.set_xlabel({"steps": "fast steps", "latents": "latent vectors used"}[horizontal])
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("nats a token ± SE over blocks")
+    axes[0].legend()
+    figure.suptitle(f"{title}: upper bounds, fresh noise")
+    model, _, task = title.partition(" on ")
+    path = cell_path(output, model=model, task=task, key=cell_key(**key)).with_suffix(".svg")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+    return f"figure written to {path}"
+
+
+def _mean(nats_N: Tensor) -> float:
+    return -float(nats_N.mean())
+
+
+def _error(nats_N: Tensor) -> float:
+    return float(nats_N.std()) / math.sqrt(len(nats_N)) if len(nats_N) > 1 else 0.0

@@ -1,0 +1,268 @@
+"""Diagnostics of latent models: is z used, what for, and what do more inference and more latents buy?"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ltm.errors import UserError
+from tasks import perplexity_kind
+from tasks.kinds import Column, Measurement
+
+if TYPE_CHECKING:
+    import torch
+
+    from ltm.harness import HarnessModel
+    from ltm.latent_model import LatentModel
+    from ltm.posterior import Posterior
+    from tasks.catalog import TaskEntry
+    from tasks.diagnostics import Point
+
+ITEMS = "blocks"
+COLUMNS = (
+    Column(metric="kl_per_token", header="KL/token", form=".4f"),
+    Column(metric="active_units", header="Active units", form=".0f"),
+    Column(metric="units", header="of", form=".0f"),
+    Column(metric="mutual_information", header="I(x; z), nats a text", form=".3f", sign=True),
+)
+STEPS = (0, 1, 2, 4, 8, 16, 32, 64)
+"""T_fast of the curve; the model's own is put in where it is another."""
+
+
+def prepare(entry: TaskEntry, options: argparse.Namespace) -> Any:
+    """The split of the task."""
+    return perplexity_kind.prepare(entry, options)
+
+
+def identity(entry: TaskEntry, prepared: Any, model: HarnessModel, options: argparse.Namespace) -> dict[str, Any]:
+    """As of a perplexity, with the settings of the YAML file beside them.
+
+    Raises:
+        UserError: the model has no Gaussian q(z|x), or the text too few blocks.
+    """
+    checked(model)
+    found = perplexity_kind.identity(entry, prepared, model, options)
+    settings = entry.settings["metadata"]
+    blocks = min(settings["blocks"], len(_tokens(prepared, model)) // model.block_length, model.limit_blocks or 10**9)
+    if blocks < 2:
+        raise UserError(
+            f"{entry.name}: expected at least 2 full blocks of {model.block_length} tokens, found {blocks}; "
+            "what varies over texts needs several (--limit-blocks 2 or more, or a longer text)"
+        )
+    scoring = {
+        **found["scoring"],
+        "blocks": blocks,
+        "tokens": blocks * model.block_length,
+        "curve_blocks": min(settings["curve_blocks"], blocks),
+        "draws": model.answers.scorer.draws or settings["draws"],
+        "importance_draws": settings["importance_draws"],
+        "steps": _steps(model.loaded.model),
+        "latents": _latents(model.loaded.model),
+    }
+    del scoring["likelihoods"]
+    return {**found, "scoring": scoring}
+
+
+def checked(model: HarnessModel) -> LatentModel:
+    """The model itself, or UserError unless it infers a Gaussian q(z|x)."""
+    from ltm.latent_model import LatentModel
+
+    inner, name = model.loaded.model, model.loaded.name
+    if not isinstance(inner, LatentModel):
+        raise UserError(f"{name} has no latents: diagnostics are of models that infer z from a text (ltm, vae)")
+    for setting in ("inference=langevin", "bottleneck=vq"):
+        field, value = setting.split("=")
+        if getattr(inner.config, field, None) == value:
+            raise UserError(f"{name} infers z with {setting}, without a Gaussian q(z|x), which diagnostics are about")
+    return inner
+
+
+def measure(entry: TaskEntry, prepared: Any, model: HarnessModel, options: argparse.Namespace) -> Measurement:
+    """Statistics of the posteriors of blocks spread evenly over the text, curves on fewer of them, an interpolation.
+
+    All posteriors for the statistics are inferred under one and the same noise, so that they differ by what their
+    texts say alone, and not by the chance of a fit.
+    """
+    from ltm.rng import SequenceRng
+    from tasks import diagnostics, diagnostics_figure
+
+    started = time.perf_counter()
+    key = identity(entry, prepared, model, options)
+    scoring, inner, size = key["scoring"], checked(model), model.answers.scorer.batch_size
+    tokens_NL, indices = _blocks(prepared, model, scoring["blocks"])
+    rng = model.noise(entry.name, indices)
+    q = diagnostics.posterior(inner, tokens_NL, SequenceRng(rng.seed, [0] * len(indices)), size)
+    information_N = diagnostics.mutual_information(q, rng, draws=scoring["draws"])
+    kl_N = q.kl().flatten(1).sum(1).cpu()
+    metrics = _metrics(q, kl_N, information_N, tokens_NL.shape[1])
+
+    few = slice(0, len(tokens_NL), math.ceil(len(tokens_NL) / scoring["curve_blocks"]))
+    own = rng.select(range(len(tokens_NL))[few])
+    curves = {
+        by: diagnostics.curve(
+            inner,
+            tokens_NL[few],
+            own,
+            size,
+            scoring[by],
+            by=by,
+            draws=scoring["draws"],
+            importance_draws=scoring["importance_draws"],
+        )
+        for by in ("steps", "latents")
+        if scoring[by]
+    }
+    lines = _between(inner, q, model, indices)
+    records = [
+        {"part": "posterior", "block": i, "tokens": tokens_NL.shape[1], "kl": kl, "mutual_information": information}
+        for i, kl, information in zip(indices, kl_N.tolist(), information_N.tolist(), strict=True)
+    ]
+    records += [_curve_record(by, p, own.indices) for by, points in curves.items() for p in points]
+    records += lines
+    _check_finite(entry.name, records)
+    figure = diagnostics_figure.draw(
+        curves, tokens_NL.shape[1], title=f"{model.loaded.name} on {entry.name}", key=key, output=options.output
+    )
+    split = prepared.split
+    return Measurement(
+        metrics=metrics,
+        records=records,
+        data={
+            "corpus": split.corpus,
+            "fingerprint": split.fingerprint,
+            "bytes": split.bytes,
+            "words": split.words,
+            "documents": len(split.documents),
+            "source": dict(split.source),
+        },
+        seconds=time.perf_counter() - started,
+        tokens=scoring["tokens"],
+        complete=model.limit_blocks is None or model.limit_blocks >= entry.settings["metadata"]["blocks"],
+        notes=(*_tables(curves, tokens_NL.shape[1]), _interpolation_note(lines), figure),
+    )
+
+
+def _tokens(prepared: Any, model: HarnessModel) -> Any:
+    return model.streams([prepared.text])[0]
+
+
+def _blocks(prepared: Any, model: HarnessModel, count: int) -> tuple[torch.Tensor, list[int]]:
+    """`count` full blocks, spread evenly over the text, and their indices in it."""
+    import torch
+
+    length, stream = model.block_length, _tokens(prepared, model)
+    whole = len(stream) // length
+    indices = [n * whole // count for n in range(count)]
+    rows = [torch.tensor(stream[i * length : (i + 1) * length].astype("int64")) for i in indices]
+    return torch.stack(rows).to(model.device), indices
+
+
+def _steps(model: Any) -> list[int]:
+    posterior = getattr(model.config, "posterior", None)
+    return [] if posterior is None else sorted({*STEPS, posterior.steps})
+
+
+def _latents(model: Any) -> list[int]:
+    from tasks.diagnostics import doublings
+
+    return doublings(model.config.latents)
+
+
+def _metrics(q: Posterior, kl_N: torch.Tensor, information_N: torch.Tensor, length: int) -> tuple[Any, ...]:
+    from ltm.result import Interval, Metric
+    from tasks import diagnostics, stats
+
+    n = len(kl_N)
+    kl = stats.cost((-kl_N).numpy(), [length] * n).per_token()
+    error = float(information_N.std()) / math.sqrt(n)
+    common: dict[str, Any] = {"likelihood": None, "headline": False, "n": n}
+    units = q.mean[0].numel()
+    active = diagnostics.active_units(q.mean)
+    return (
+        Metric(
+            name="mutual_information",
+            unit="text",
+            value=float(information_N.mean()),
+            kind="estimate",
+            direction="higher",
+            stderr_data=error,
+            **{**common, "headline": True},
+        ),
+        Metric(
+            name="kl_per_token",
+            unit="token",
+            value=kl.value,
+            kind="exact",
+            stderr_data=kl.stderr_data,
+            ci95=kl.ci95 and Interval(low=kl.ci95[0], high=kl.ci95[1], method=kl.method),
+            direction="higher",
+            **common,
+        ),
+        Metric(name="active_units", unit="model", value=active, kind="exact", direction="higher", **common),
+        Metric(name="units", unit="model", value=units, kind="exact", direction="higher", **common),
+    )
+
+
+def _curve_record(by: str, p: Point, indices: Sequence[int]) -> dict[str, Any]:
+    return {
+        "part": f"bounds by {by}",
+        by: p.setting,
+        "blocks": list(indices),
+        "elbo": p.elbo_N.tolist(),
+        "importance_bound": p.importance_N.tolist(),
+        "elbo_flops_per_token": p.elbo_flops,
+        "importance_bound_flops_per_token": p.importance_flops,
+    }
+
+
+def _between(model: LatentModel, q: Posterior, harness: HarnessModel, indices: Sequence[int]) -> list[dict[str, Any]]:
+    import torch
+
+    from tasks.diagnostics import interpolation
+
+    points = 5
+    ends, tokens = torch.stack([q.mean[0], q.mean[-1]]), min(32, model.block_length)
+    texts = interpolation(model, ends, points=points, tokens=tokens)
+    return [
+        {
+            "part": "interpolation",
+            "blocks": [indices[0], indices[-1]],
+            "weight": n / (points - 1),
+            "text": harness.loaded.tokenizer.decode(ids),
+        }
+        for n, ids in enumerate(texts)
+    ]
+
+
+def _check_finite(task: str, records: Sequence[dict[str, Any]]) -> None:
+    for record in records:
+        for name, value in record.items():
+            numbers = value if isinstance(value, list) else [value]
+            if not all(math.isfinite(x) for x in numbers if isinstance(x, float)):
+                raise UserError(f"{task}: {name} is not finite ({record['part']}); are the weights sound? No result")
+
+
+def _tables(curves: dict[str, list[Point]], length: int) -> list[str]:
+    found = []
+    for by, points in curves.items():
+        lines = [f"bounds by {by}, nats a token (standard error over {len(points[0].elbo_N)} blocks):"]
+        for p in points:
+            flops = "" if p.elbo_flops is None else f"  {p.elbo_flops:.2e} FLOPs/token for the ELBO"
+            elbo, importance = (_nats(x_N, length) for x_N in (p.elbo_N, p.importance_N))
+            lines.append(f"  {by} {p.setting:>3}: ELBO ≤ {elbo}  importance ≤ {importance}{flops}")
+        found.append("\n".join(lines))
+    return found
+
+
+def _nats(nats_N: torch.Tensor, length: int) -> str:
+    per_token_N = -nats_N / length
+    return f"{float(per_token_N.mean()):.4f} ± {float(per_token_N.std()) / math.sqrt(len(per_token_N)):.4f}"
+
+
+def _interpolation_note(records: Sequence[dict[str, Any]]) -> str:
+    first, last = records[0]["blocks"]
+    lines = [f"greedy texts between the posterior means of blocks {first} and {last}:"]
+    return "\n".join([*lines, *(f"  {record['weight']:.2f}: {record['text']!r}" for record in records)])

@@ -1,0 +1,129 @@
+"""The last word of each text, given the rest: is it what greedy decoding gives, and how likely is it?"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ltm.errors import UserError
+from tasks.kinds import Column, Measurement
+from tasks.last_word import cut
+
+if TYPE_CHECKING:
+    from ltm.corpus import Split
+    from ltm.harness import HarnessModel
+    from ltm.likelihood_float import LikelihoodFloat
+    from ltm.result import Metric
+    from tasks.catalog import TaskEntry
+
+ITEMS = "texts"
+COLUMNS = (
+    Column(metric="accuracy", header="Accuracy [95%]", form=".4f", interval=True),
+    Column(metric="last_word_perplexity", header="Word perplexity [95%]", form=".2f", interval=True, sign=True),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """A split, and its texts cut before the last word: those asked for."""
+
+    split: Split
+    pairs: list[tuple[str, str]]
+
+
+def prepare(entry: TaskEntry, options: argparse.Namespace) -> Prepared:
+    """The split of the task, cut."""
+    from ltm import corpus
+
+    split = corpus.load(entry.corpus, entry.split, data_dir=options.data_dir)
+    pairs = [cut(text) for text in split.iter_texts()][: options.limit_problems]
+    for index, (_, word) in enumerate(pairs):
+        if not word:
+            raise UserError(f"{entry.name}: document {index} of {split.corpus}/{split.split} has no word")
+    return Prepared(split=split, pairs=pairs)
+
+
+def identity(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: argparse.Namespace) -> dict[str, Any]:
+    """What a cell's key is made of."""
+    info = model.loaded.info
+    _, draws = next(iter(model.offered.values()))
+    return {
+        "config_digest": info["config_digest"],
+        "weights_digest": info["weights_digest"],
+        "task": {"name": entry.name, "version": entry.version, "split": entry.split},
+        "data_fingerprint": prepared.split.fingerprint,
+        "tokenizer_fingerprint": model.loaded.tokenizer.fingerprint,
+        "scoring": {
+            "block_length": model.block_length,
+            "blocks": len(prepared.pairs),
+            "tokens": 0,
+            "eos_between_documents": False,
+            "seed": model.answers.seed,
+            "draws": draws,
+            "dtype": model.answers.dtype,
+        },
+    }
+
+
+def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: argparse.Namespace) -> Measurement:
+    """Score the words as lm-eval has them scored."""
+    from lm_eval.api.instance import Instance
+
+    started = time.perf_counter()
+    requests = [
+        Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=0, metadata=(entry.name, i, 1))
+        for i, pair in enumerate(prepared.pairs)
+    ]
+    found, split = model.loglikelihood(requests), prepared.split
+    records = [
+        {"item": i, "word": word.strip(), "tokens": value.tokens, value.headline: float(value), "greedy": same}
+        for i, ((_, word), (value, same)) in enumerate(zip(prepared.pairs, found, strict=True))
+    ]
+    return Measurement(
+        metrics=_metrics([value for value, _ in found], [same for _, same in found]),
+        records=records,
+        data={
+            "corpus": split.corpus,
+            "fingerprint": split.fingerprint,
+            "bytes": split.bytes,
+            "words": split.words,
+            "documents": len(split.documents),
+            "source": dict(split.source),
+        },
+        # Greedy decoding is in no answer's own time.
+        seconds=max(time.perf_counter() - started, sum(value.seconds for value, _ in found)),
+        tokens=sum(value.tokens for value, _ in found),
+        complete=len(found) == len(split.documents),
+    )
+
+
+def _metrics(values: list[LikelihoodFloat], greedy: list[bool]) -> tuple[Metric, ...]:
+    from ltm.result import Interval, Metric
+    from tasks import bootstrap, stats
+
+    def metric(name: str, measured: stats.Measured, **rest: Any) -> Metric:
+        return Metric(
+            name=name,
+            headline=True,
+            unit="text",
+            value=measured.value,
+            stderr_mc=measured.stderr_mc,
+            stderr_data=measured.stderr_data,
+            ci95=measured.ci95 and Interval(low=measured.ci95[0], high=measured.ci95[1], method=measured.method),
+            n=len(values),
+            **rest,
+        )
+
+    ones = [1] * len(values)
+    variances = [value.mc_variance for value in values]
+    cost = stats.cost([float(v) for v in values], ones, None if None in variances else variances)
+    # A text without context would have the name, and perhaps the kind, of another likelihood: the weakest holds.
+    order = ("exact", "lower_bound", "estimate")
+    weakest = max(values, key=lambda value: order.index(value.kind))
+    (accuracy,) = bootstrap.means([greedy], "texts")
+    return (
+        metric("accuracy", accuracy, likelihood=None, kind="exact", direction="higher"),
+        metric("last_word_perplexity", cost.perplexity(), likelihood=weakest.headline, kind=weakest.kind),
+    )

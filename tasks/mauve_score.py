@@ -1,0 +1,116 @@
+"""MAUVE between two sets of texts under a featuriser of ours, with the spread over k-means seeds.
+
+The divergence is the mauve-text package's, with its published defaults; it gets features, never text, so that nothing
+is fetched and no featuriser is chosen for us. It is optional: `pip install 'latent-thought-bench[mauve]'`.
+Shapes: N texts, D numbers a text.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ltm.errors import UserError
+from ltm.rng import seed_of
+
+if TYPE_CHECKING:
+    from ltm.harness import HarnessModel
+
+LEAST_TEXTS = 500
+KMEANS_SEEDS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mauve:
+    """MAUVE over k-means seeds: mean and standard deviation; `star` is the mean of its smoothed variant, MAUVE*."""
+
+    mean: float
+    sd: float
+    star: float
+
+
+def check_available() -> None:
+    """Raise UserError where the package is not installed."""
+    if find_spec("mauve") is None:
+        raise UserError("MAUVE needs the mauve-text package: pip install 'latent-thought-bench[mauve]'")
+
+
+def check_size(texts: int) -> None:
+    """Raise UserError for fewer texts than MAUVE can be read from; small sets look alike whatever they are."""
+    if texts < LEAST_TEXTS:
+        raise UserError(
+            f"MAUVE needs at least {LEAST_TEXTS} texts on each side, found {texts}: --samples {LEAST_TEXTS}"
+        )
+
+
+def features(featuriser: HarnessModel, texts: Sequence[str]) -> np.ndarray:
+    """What the featuriser makes of each text that has any, (N, D) float32; of a long one the first block is read.
+
+    Raises:
+        UserError: the featuriser's family has no features.
+    """
+    import torch
+
+    model, size = featuriser.loaded.model, featuriser.answers.scorer.batch_size
+    streams = [ids[: model.block_length] for ids in featuriser.loaded.tokenizer.encode_batch(texts) if len(ids)]
+    order = sorted(range(len(streams)), key=lambda n: -len(streams[n]))
+    found: dict[int, np.ndarray] = {}
+    for start in range(0, len(order), size):
+        batch = order[start : start + size]
+        lengths = torch.tensor([len(streams[n]) for n in batch])
+        tokens_BL = torch.zeros(len(batch), int(lengths.max()), dtype=torch.int64)
+        for tokens_L, n in zip(tokens_BL, batch, strict=True):
+            tokens_L[: len(streams[n])] = torch.from_numpy(streams[n].astype(np.int64))
+        with torch.no_grad():
+            features_BD = model.features(tokens_BL.to(model.device), lengths.to(model.device))
+        found |= zip(batch, features_BD.float().cpu().numpy(), strict=True)
+    return np.stack([found[n] for n in range(len(streams))])
+
+
+def mauve(p_ND: np.ndarray, q_ND: np.ndarray) -> Mauve:
+    """MAUVE of two sets of features, from nearly 0 (nothing in common) to 1; the same for the same features."""
+    with _quiet_native_code():
+        from mauve import compute_mauve
+
+        found = [
+            compute_mauve(p_features=p_ND, q_features=q_ND, seed=seed, verbose=False) for seed in range(KMEANS_SEEDS)
+        ]
+    values = np.array([one.mauve for one in found])
+    return Mauve(
+        mean=float(values.mean()),
+        sd=float(values.std(ddof=1)),
+        star=float(np.mean([one.mauve_star for one in found])),
+    )
+
+
+def shuffled_words(text: str, index: int) -> str:
+    """The text with its words in random order, the white space between them as it was; `index` chooses the order."""
+    parts = re.split(r"(\s+)", text)
+    words = [place for place, part in enumerate(parts) if part.strip()]
+    order = np.random.default_rng(seed_of("shuffled words", index)).permutation(len(words))
+    mixed = list(parts)
+    for place, drawn in zip(words, order, strict=True):
+        mixed[place] = parts[words[drawn]]
+    return "".join(mixed)
+
+
+@contextmanager
+def _quiet_native_code() -> Iterator[None]:
+    """k-means warns, from C++, that clusters of ten points are small: these are the published settings."""
+    sys.stderr.flush()
+    kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(sink, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(sink)

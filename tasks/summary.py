@@ -1,0 +1,78 @@
+"""The tables that end a run of `ltm-eval`, one for each kind of task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ltm.result import Cell, Metric
+    from tasks.kinds import Column
+
+WIDTH = 100
+
+
+def show(cells: Mapping[str, Sequence[Cell]]) -> None:
+    """Print the cells of each kind."""
+    from rich.table import Table
+
+    from tasks.kinds import kind
+
+    printer = console()
+    signs = False
+    for name, found in cells.items():
+        columns = kind(name).COLUMNS
+        signs |= any(column.sign for column in columns)
+        table = Table(title=None)
+        for header in ("Task", "Model", *(column.header for column in columns), "Tokens/s"):
+            table.add_column(header, justify="left" if header in ("Task", "Model") else "right", overflow="fold")
+        for cell in found:
+            label = cell.model["name"] + ("" if cell.status == "complete" else f" ({cell.status})")
+            speed = cell.provenance["tokens_per_second"]
+            table.add_row(
+                cell.task["name"],
+                label,
+                *(_value(cell, column) for column in columns),
+                "-" if speed is None else f"{speed:,.0f}",
+            )
+        # What stands beside cells is the same for all models of a task, and shown once.
+        beside: Callable[[Cell], Any] = getattr(kind(name), "beside", lambda cell: ())
+        rows = {(cell.task["name"], label): values for cell in found for label, values in beside(cell)}
+        for (task, label), values in rows.items():
+            table.add_row(task, label, *(shown(values.get(column.metric), column) for column in columns), "-")
+        printer.print(table)
+    if signs:
+        print("≤ is an upper bound on perplexity, ~ an estimate that bounds nothing; no sign: exact.")
+
+
+def console() -> Console:
+    """Standard output, no wider than `WIDTH`."""
+    from rich.console import Console
+
+    found = Console()
+    return found if found.is_terminal and found.width <= WIDTH else Console(width=WIDTH)
+
+
+def _value(cell: Cell, column: Column) -> str:
+    metric = cell.metric(column.metric)
+    if metric is None:
+        # A metric of no likelihood, beside the one that models are ranked by.
+        names = (column.metric, f"{column.metric}[")  # gen_ppl[ar-tiny]: the name says who judged
+        own = (m for m in cell.metrics if m.likelihood is None)
+        metric = next((m for m in own if m.name == names[0] or m.name.startswith(names[1])), None)
+    return shown(metric, column)
+
+
+def shown(metric: Metric | None, column: Column) -> str:
+    """A metric as its column shows it."""
+    if metric is None:
+        return "-"
+    form = column.form
+    sign = {"lower_bound": "≤ ", "estimate": "~ "}.get(metric.kind, "") if column.sign else ""
+    text = sign + format(metric.value, form)
+    if column.interval and metric.ci95:
+        text += f" [{metric.ci95.low:{form}}, {metric.ci95.high:{form}}]"
+    judge = metric.name.partition("[")[2].removesuffix("]")
+    return f"{text} by {judge}" if judge else text
