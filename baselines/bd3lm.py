@@ -72,7 +72,7 @@ def mean_masked(n: int, low: float, high: float) -> float:
     return sum(k * part for k, part in enumerate(inside, 1)) / (high - low)
 
 
-# The paper's interval for blocks of 16. On pydocs it trains bd3lm-tiny to a bound of 6.24 and 6.25 nats a token (two
+# An interval of the published kind. On pydocs it trains bd3lm-tiny to a bound of 6.24 and 6.25 nats a token (two
 # seeds), against 6.39 and 6.27 without clipping, and 6.30 (one) on [0.5, 1], where block losses vary least.
 _CLIPPED: dict[str, Any] = {"clip_low": 0.3, "clip_high": 0.8}
 
