@@ -14,13 +14,16 @@ Shapes: K draws, B sequences, L tokens, P blocks of a sequence, S tokens of a bl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ltm.api import LikelihoodEstimate
 from ltm.rng import SequenceRng
+from ltm.scoring import variance_of_mean
 
 DRAWS = 4
 """Default Monte Carlo draws of a diffusion bound."""
@@ -90,3 +93,19 @@ def draw_masks(
         cut = slice(1, L + 1)
         found.append(Masks(masked_BPS.flatten(1)[:, cut], weight_BPS.flatten(1)[:, cut], rate_BP.clamp(max=1.0)))
     return found
+
+
+def diffusion_bound(
+    nats_KB: Tensor, tokens_B: Tensor, ends: Mapping[str, Tensor] | None = None
+) -> dict[str, LikelihoodEstimate]:
+    """The `elbo` from draws of the integral, made with `SequenceRng.stratified`, and what its ends add, (B,) each."""
+    diffusion_B, ends = nats_KB.mean(0), ends or {}
+    estimate = LikelihoodEstimate(
+        nats_B=diffusion_B + sum(ends.values()),
+        tokens_B=tokens_B,
+        kind="lower_bound",
+        draws=len(nats_KB),
+        mc_var_B=variance_of_mean(nats_KB),
+        terms={"diffusion": diffusion_B, **ends} if ends else {},
+    )
+    return {"elbo": estimate}

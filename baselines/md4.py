@@ -25,7 +25,7 @@ from torch import Tensor
 
 from baselines import unmasking
 from baselines.learned_schedule import LearnedSchedule, Noised, leave_one_out
-from baselines.masking import DRAWS, draw_masks
+from baselines.masking import DRAWS, diffusion_bound, draw_masks
 from baselines.mdlm import visible_keys
 from baselines.schedules import OFFSET, MaskSchedule, grid
 from baselines.stepping import Move, take_steps
@@ -35,7 +35,7 @@ from ltm.cost import StackCost
 from ltm.recipes import published_recipe, tiny_recipe
 from ltm.rng import SequenceRng, Stream
 from ltm.sampling import probabilities
-from ltm.scoring import opened, variance_of_mean
+from ltm.scoring import opened
 from ltm.transformer import Transformer, TransformerConfig
 from ltm.vocabulary import over_vocabulary, token_nats, weighted_nll
 
@@ -210,16 +210,7 @@ class MD4(LanguageModel):
                 nats_BL[masked_BL] = token_nats(h_ND, self.decoder.head(), tokens_BL[masked_BL]).double()
                 found.append((weight_BL * nats_BL).sum(1))
             data_end_B = -scored_BL.sum(1).double() * OFFSET * math.log(self.vocab_size - 1)
-        nats_KB = torch.stack(found)
-        elbo = LikelihoodEstimate(
-            nats_B=nats_KB.mean(0) + data_end_B,
-            tokens_B=scored_BL.sum(1),
-            kind="lower_bound",
-            draws=draws,
-            mc_var_B=variance_of_mean(nats_KB),
-            terms={"diffusion": nats_KB.mean(0), "data_end": data_end_B},
-        )
-        return {"elbo": elbo}
+        return diffusion_bound(torch.stack(found), scored_BL.sum(1), {"data_end": data_end_B})
 
     def predict(self, canvas_BL: Tensor, rate_B: Tensor, wanted_BL: Tensor) -> Tensor:
         """Logits of the wanted positions (N, V - 1), by a network that is told the time of this mask rate."""

@@ -18,12 +18,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines import unmasking
-from baselines.masking import DRAWS, draw_masks
+from baselines.masking import DRAWS, diffusion_bound, draw_masks
 from ltm.api import Cost, Generations, LanguageModel, LikelihoodEstimate, Loss, Preset, Rng, Sampling
 from ltm.cost import StackCost
 from ltm.recipes import published_recipe, tiny_recipe
 from ltm.rng import SequenceRng, Stream
-from ltm.scoring import opened, variance_of_mean
+from ltm.scoring import opened
 from ltm.transformer import Transformer, TransformerConfig
 from ltm.vocabulary import token_nats, weighted_nll
 
@@ -133,15 +133,7 @@ class MDLM(LanguageModel):
             nats_BL = torch.zeros_like(masks.weight_BL)
             nats_BL[masks.masked_BL] = token_nats(h_ND, self.decoder.head(), tokens_BL[masks.masked_BL]).double()
             found.append((masks.weight_BL * nats_BL).sum(1))
-        nats_KB = torch.stack(found)
-        elbo = LikelihoodEstimate(
-            nats_B=nats_KB.mean(0),
-            tokens_B=scored_BL.sum(1),
-            kind="lower_bound",
-            draws=draws,
-            mc_var_B=variance_of_mean(nats_KB),
-        )
-        return {"elbo": elbo}
+        return diffusion_bound(torch.stack(found), scored_BL.sum(1))
 
     def predict(self, canvas_BL: Tensor, rate_B: Tensor, wanted_BL: Tensor) -> Tensor:
         """Logits of the wanted positions (N, V - 1); the rate is not looked at."""

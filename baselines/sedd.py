@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from baselines import score_entropy, unmasking
-from baselines.masking import DRAWS, draw_masks
+from baselines.masking import DRAWS, diffusion_bound, draw_masks
 from baselines.mdlm import visible_keys
 from baselines.replacing import draw_replaced
 from baselines.schedules import SIGMA_HIGH, SIGMA_LOW, Noise, told
@@ -33,7 +33,7 @@ from ltm.conditioning import TimeEmbedding, conditioning_flops
 from ltm.cost import StackCost
 from ltm.recipes import published_recipe, tiny_recipe
 from ltm.rng import SequenceRng, Stream
-from ltm.scoring import opened, variance_of_mean
+from ltm.scoring import opened
 from ltm.transformer import Transformer, TransformerConfig
 from ltm.vocabulary import over_vocabulary
 
@@ -200,17 +200,8 @@ class SEDD(LanguageModel):
         rng, draws = SequenceRng.of(rng, len(tokens_BL)), DRAWS if draws is None else draws
         visible = visible_keys(given_BL | scored_BL)
         nats_KB = -torch.stack(self._costs(tokens_BL, scored_BL, rng, draws=draws, visible=visible))
-        tokens_B, diffusion_B = scored_BL.sum(1), nats_KB.mean(0)
-        terms = {name: -tokens_B * nats for name, nats in self._ends().items()}
-        elbo = LikelihoodEstimate(
-            nats_B=diffusion_B + sum(terms.values()),
-            tokens_B=tokens_B,
-            kind="lower_bound",
-            draws=draws,
-            mc_var_B=variance_of_mean(nats_KB),
-            terms={"diffusion": diffusion_B, **terms} if terms else {},
-        )
-        return {"elbo": elbo}
+        tokens_B = scored_BL.sum(1)
+        return diffusion_bound(nats_KB, tokens_B, {name: -tokens_B * nats for name, nats in self._ends().items()})
 
     def generate(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling, rng: Rng
