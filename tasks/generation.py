@@ -17,6 +17,7 @@ NAMES = (
     *("word_distinct_1", "word_distinct_2", "word_distinct_3", "word_distinct_4"),
 )
 
+
 def load(corpus: str, split: str, words: int, documents: int, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
     """Prompts of so many `words` as a data set; empty prompts for 0. lm-eval passes more along, hence `**_`.
 

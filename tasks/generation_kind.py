@@ -169,15 +169,15 @@ def identity(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options:
     }
 
 
-def _signed(judge: HarnessModel) -> dict[str, Any]:
+def _signed(judge: HarnessModel) -> str:
+    """Who judges, in one line that the board can show, and all that can change what it says."""
     info = judge.loaded.info
-    return {
-        "name": judge.loaded.name,
-        "weights_digest": info["weights_digest"],
-        "config_digest": info["config_digest"],
-        "tokenizer": info["tokenizer"],
-        "block_length": judge.block_length,
+    digests = {
+        "weights": info["weights_digest"],
+        "config": info["config_digest"],
+        "tokenizer": info["tokenizer"]["fingerprint"],
     }
+    return ", ".join([judge.loaded.name, *(f"{what} {digest[:12]}" for what, digest in digests.items())])
 
 
 def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: argparse.Namespace) -> Measurement:
@@ -186,7 +186,7 @@ def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: 
     Raises:
         UserError: the corpus has too few passages; prompt and new tokens do not fit the model.
     """
-    from tasks import generation_metrics
+    from tasks import generation_metrics, judgement
     from tasks.passages import enough
 
     tokenizer, human = model.loaded.tokenizer, prepared.passages(model)
@@ -218,11 +218,11 @@ def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: 
     ]
     notes = _notes(prepared, metrics, said, human)
     if prepared.scorer is not None:
-        more, note = _gen_ppl(entry, prepared.scorer.model(options), model, said, human_said, records)
+        more, note = judgement.gen_ppl(entry.name, prepared.scorer.model(options), model, said, human_said, records)
         metrics, notes = metrics + more, notes + note
     if prepared.featuriser is not None:
         reference = [prompt + text for prompt, text in (_said(tokenizer, [], row.tolist()) for row in others)]
-        metrics += _mauve(prepared.featuriser.model(options), said, human_said, reference)
+        metrics += judgement.mauve(prepared.featuriser.model(options), said, human_said, reference)
     split = prepared.split
     return Measurement(
         metrics=tuple(metrics),
@@ -299,64 +299,3 @@ def _notes(
     if prepared.featuriser is None:
         notes.append("no MAUVE without a featuriser: --mauve NAME, with --samples 500 or more")
     return notes
-
-
-def _gen_ppl(
-    entry: TaskEntry,
-    scorer: HarnessModel,
-    model: HarnessModel,
-    said: Sequence[tuple[str, str]],
-    human: Sequence[tuple[str, str]],
-    records: list[dict[str, Any]],
-) -> tuple[list[Metric], list[str]]:
-    """Metrics and notes; each record gets what the scorer says of it."""
-    from tasks import gen_perplexity, generation_metrics
-    from tasks.judge import label
-
-    name, metrics, notes = label(scorer), [], []
-    found = gen_perplexity.score(scorer, entry.name, [text for _, text in said], [prompt for prompt, _ in said])
-    for record, nats, tokens in zip(records, found.nats_N.tolist(), found.tokens_N.tolist(), strict=True):
-        record |= {"scorer_nats": nats, "scorer_tokens": tokens}
-    metrics += generation_metrics.gen_ppl(found, name)
-    if not found.tokens_N.sum():
-        notes.append("the scorer found nothing to score: no Gen PPL")
-    if len(human):
-        task = f"{entry.name} human"
-        people = gen_perplexity.score(scorer, task, [text for _, text in human], [prompt for prompt, _ in human])
-        own = generation_metrics.gen_ppl(people, name, "human_")
-        metrics += own
-        notes.append(f"Gen PPL of human text by {name}: {own[0].value:.1f}; lower than that is not better")
-    if scorer.loaded.tokenizer.fingerprint != model.loaded.tokenizer.fingerprint:
-        notes.append(f"Gen PPL counts tokens of {scorer.loaded.tokenizer.name}, in which {name} read the texts anew")
-    if scorer.loaded.info["weights_digest"] == model.loaded.info["weights_digest"]:
-        notes.append(f"{name} scored its own samples: its Gen PPL says how sure it is of itself")
-    if found.kind != "exact":
-        notes.append(
-            f"the likelihood of {name} ({found.likelihood}) is not exact, so its Gen PPL is marked: {found.kind}"
-        )
-    return metrics, notes
-
-
-def _mauve(
-    featuriser: HarnessModel,
-    said: Sequence[tuple[str, str]],
-    human: Sequence[tuple[str, str]],
-    reference: Sequence[str],
-) -> list[Metric]:
-    """Against the same human texts: the model's, other human ones (the ceiling), and those with shuffled words."""
-    from tasks import generation_metrics, mauve_score
-    from tasks.judge import label
-
-    ceiling = ["".join(pair) for pair in human]
-    sets = {
-        "": ["".join(pair) for pair in said],
-        "human_": ceiling,
-        "shuffled_": [mauve_score.shuffled_words(text, n) for n, text in enumerate(ceiling)],
-    }
-    p_ND, metrics = mauve_score.features(featuriser, reference), []
-    for compared, texts in sets.items():
-        q_ND = mauve_score.features(featuriser, texts)
-        metrics += generation_metrics.mauve(
-            mauve_score.mauve(p_ND, q_ND), label(featuriser), min(len(p_ND), len(q_ND)), compared=compared
-        )
-    return metrics
