@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace, arguments: Sequence[str] | None) -> int:
-    from tasks import catalog, paired, summary
+    from tasks import catalog, opening, paired, summary
     from tasks.kinds import kind
 
     # Before anything imports tqdm; bars of our own are rich's.
@@ -133,14 +133,14 @@ def _main(options: argparse.Namespace, arguments: Sequence[str] | None) -> int:
 
     if options.device:
         check_device(options.device)
-    located = {name: _locate(name, options.checkpoint, options.set) for name in models}
+    located = {name: opening.locate(name, options.checkpoint, options.set) for name in models}
     check_writable(options.output)
     _quieten()
 
     command = shlex.join(["ltm-eval", *(sys.argv[1:] if arguments is None else arguments)])
     cells: dict[str, list[Cell]] = {}
     for name, place in located.items():
-        model = _open(name, place, options)
+        model = opening.open_model(name, place, options)
         if model.loaded.info["training"].get("complete") is False:
             _say(f"{name}: warning: its training was not finished, as its results will say")
         for entry, found in zip(entries, prepared, strict=True):
@@ -170,77 +170,6 @@ def _check_numbers(options: argparse.Namespace) -> None:
     for name in ("draws", "limit_blocks", "limit_problems", "samples", "show_samples", "batch_size"):
         if (value := getattr(options, name)) not in (None, "auto"):
             whole_number(f"--{name.replace('_', '-')}", value, least=1)
-
-
-def _locate(name: str, checkpoint: str | None, settings: Sequence[str]) -> str | None:
-    """What `HarnessModel` takes for a model; None for a preset that is to be trained, or trained further, first."""
-    from ltm import registry
-
-    if found := registry.source(name):
-        if checkpoint is not None:
-            raise UserError(f"--checkpoint is for presets; {name} already says where its weights are")
-        found[0].check_source(found[1], settings)
-        return name
-    directory = _find(name, checkpoint)
-    _check_settings(name, directory, settings)
-    return None if directory is None else str(directory)
-
-
-def _find(name: str, checkpoint: str | None) -> Path | None:
-    from ltm import checkpoint as checkpoints
-    from ltm import registry
-
-    itself = False
-    if checkpoint is None and "/" not in name and not Path(name).is_dir():
-        itself = registry.preset(name)[1].trains_itself
-    try:
-        directory = checkpoints.find(name, checkpoint)
-    except UserError:
-        if itself:
-            return None
-        raise
-    if itself and not checkpoints.read_info(directory)[1]["training"].get("complete", True):
-        return None
-    return directory
-
-
-def _check_settings(name: str, directory: Path | None, settings: Sequence[str]) -> None:
-    from ltm import checkpoint as checkpoints
-    from ltm import registry
-    from ltm.config import from_dict, with_settings
-
-    if not settings:
-        return
-    if directory is None:
-        config = registry.preset(name)[1].config
-    else:
-        info = checkpoints.read_info(directory)[1]
-        config = from_dict(registry.model_family(info["family"]).config_class, info["config"])
-    try:
-        with_settings(config, settings)
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from error
-
-
-def _open(name: str, found: str | None, options: argparse.Namespace) -> HarnessModel:
-    from ltm.harness import HarnessModel
-
-    if found is None:
-        from ltm.train_cli import train_preset
-
-        _say(f"{name}: no finished weights yet; training it first, as ltm-train {name} would")
-        found = str(train_preset(name))
-    return HarnessModel(
-        pretrained=found,
-        draws=options.draws,
-        seed=options.seed,
-        device=options.device,
-        batch_size=options.batch_size,
-        dtype=options.dtype,
-        settings=options.set,
-        headline_only=options.headline_only,
-        limit_blocks=options.limit_blocks,
-    )
 
 
 def _evaluate(model: HarnessModel, entry: TaskEntry, prepared: Any, options: argparse.Namespace, command: str) -> Cell:

@@ -29,11 +29,11 @@ class Judge:
 
     def model(self, options: argparse.Namespace) -> HarnessModel:
         """The model, on the device and in the dtype of the run; settings of the judged models are not its own."""
-        from tasks import cli
+        from tasks import opening
 
         if self._model is None:
             own: dict[str, object] = {"set": [], "draws": None, "headline_only": True, "limit_blocks": None}
-            self._model = cli._open(self.name, self.place, argparse.Namespace(**{**vars(options), **own}))
+            self._model = opening.open_model(self.name, self.place, argparse.Namespace(**{**vars(options), **own}))
         return self._model
 
 
@@ -44,10 +44,10 @@ def find(option: str, name: str) -> Judge:
         UserError: there is no such model, or it has no weights; names the option.
     """
     from ltm import checkpoint, registry
-    from tasks import cli
+    from tasks import opening
 
     try:
-        place = cli._locate(name, None, ())
+        place = opening.locate(name, None, ())
         if source := registry.source(name):
             family = source[0]
         elif place is None:

@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -95,7 +96,7 @@ def miniature(family: str, *settings: str) -> HarnessModel:
         model=model,
         tokenizer=tokens,
         name=family,
-        directory=None,
+        directory=Path(),
         info={
             "family": family,
             "config": to_dict(model.config),
