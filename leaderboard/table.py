@@ -138,9 +138,9 @@ def perplexity(entries: Sequence[Entry]) -> str:
 
 
 def part(entries: Sequence[Entry], name: str) -> str:
-    """The mean of a part of the headline likelihood; parts carry no sign of their own."""
+    """The mean of a part of the headline likelihood, to 1e-4 nats; parts carry no sign of their own."""
     found = [metric.value for entry in entries if (metric := entry.cell.metric(name)) is not None]
-    return signs.number(statistics.fmean(found)) if found else NOTHING
+    return f"{statistics.fmean(found):.4f}" if found else NOTHING
 
 
 def _other_likelihoods(rows: Sequence[Row], column: Column) -> list[str]:
