@@ -15,7 +15,7 @@ from ltm.answers import Answers
 from ltm.errors import UserError
 from ltm.harness import HarnessModel
 from ltm.result import find_cells, read_cell, read_records
-from tasks import catalog, cli, gen_perplexity, generation_kind, mauve_score
+from tasks import catalog, cli, gen_perplexity, generation_kind, mauve_score, opening
 from tasks import text_statistics as counted
 from tasks.passages import passages
 from tests.harness_models import Bigram, BigramConfig, loaded, save_small
@@ -181,7 +181,7 @@ def test_greedy_is_the_same_for_every_seed_and_samples_are_not(place):
 )
 def test_mistakes_are_said_before_any_model_is_opened(place, monkeypatch, capsys, arguments, words):
     monkeypatch.setattr(mauve_score, "check_available", lambda: None)
-    monkeypatch.setattr(cli, "_open", lambda *a: pytest.fail("a model was opened"))
+    monkeypatch.setattr(opening, "open_model", lambda *a: pytest.fail("a model was opened"))
     assert run("--model", "ar-tiny", *arguments) == 2
     error = capsys.readouterr().err
     assert all(word in error for word in words), error

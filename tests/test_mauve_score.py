@@ -122,12 +122,12 @@ def test_people_resemble_people_more_than_gpt2_xl_does_and_shuffled_words_least(
 
 
 def test_a_family_without_features_is_refused_before_anything_is_loaded(tmp_path, monkeypatch, capsys):
-    from tasks import cli
+    from tasks import cli, opening
 
     save_small(tmp_path / "home", "ltm-tiny")
     monkeypatch.setenv("LTM_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(mauve_score, "check_available", lambda: None)
-    monkeypatch.setattr(cli, "_open", lambda *a: pytest.fail("a model was opened"))
+    monkeypatch.setattr(opening, "open_model", lambda *a: pytest.fail("a model was opened"))
     arguments = ["--model", "ltm-tiny", "--tasks", "generation", "--samples", "500", "--mauve", "ltm-tiny"]
     assert cli.main([*arguments, "--output", str(tmp_path / "results")]) == 2
     assert "the family ltm has no features of texts" in capsys.readouterr().err
