@@ -5,18 +5,16 @@ Depths 4 / 8 / 16 match ltm-small / medium / large in parameters within 0.1%.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ltm.api import Cost, Generations, LanguageModel, LikelihoodEstimate, Loss, Preset, Rng, Sampling
+from ltm.api import Cost, Loss, Preset, Rng
 from ltm.cost import StackCost
+from ltm.exact_model import ExactModel
 from ltm.recipes import published_recipe, tiny_recipe
-from ltm.sampling import continue_prompts
-from ltm.scoring import opened
 from ltm.transformer import Transformer, TransformerConfig
 from ltm.vocabulary import mean_nll, token_nats
 
@@ -35,7 +33,7 @@ def _matched_shape(layers: int) -> ARConfig:
     )
 
 
-class Autoregressive(LanguageModel):
+class Autoregressive(ExactModel):
     """p(x) as a product of next-token probabilities."""
 
     family = "ar"
@@ -65,42 +63,20 @@ class Autoregressive(LanguageModel):
         decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=2)
         return ARConfig(vocab_size=vocab_size, decoder=decoder)
 
-    def headline(self, context: int | Tensor = 0) -> str:
-        """Exact, whatever is scored."""
-        return "exact"
+    @property
+    def left_to_right(self) -> Transformer:
+        """The network."""
+        return self.decoder
+
+    def token_nats(self, tokens_BL: Tensor) -> Tensor:
+        """log p of every token, (B, L), without a gradient."""
+        h_ND = self.decoder(self.decoder.with_bos(tokens_BL)).flatten(0, 1)
+        return token_nats(h_ND, self.decoder.head(), tokens_BL.flatten()).view(tokens_BL.shape)
 
     def training_loss(self, tokens_BL: Tensor, *, rng: Rng, progress: float = 1.0) -> Loss:
         """Mean next-token NLL."""
         h_BLD = self.decoder(self.decoder.with_bos(tokens_BL))
         return Loss(value=mean_nll(h_BLD, self.decoder.head(), tokens_BL))
-
-    @torch.no_grad()
-    def log_likelihoods(
-        self,
-        tokens_BL: Tensor,
-        *,
-        context: int | Tensor = 0,
-        lengths: Tensor | None = None,
-        draws: int | None = None,
-        rng: Rng,
-        only: str | None = None,
-    ) -> dict[str, LikelihoodEstimate]:
-        """The exact log-likelihood; there is nothing to draw."""
-        tokens_BL, _, scored_BL = opened(tokens_BL, context, lengths, self.vocab_size)
-        h_ND = self.decoder(self.decoder.with_bos(tokens_BL)).flatten(0, 1)
-        nats_BL = token_nats(h_ND, self.decoder.head(), tokens_BL.flatten()).view(tokens_BL.shape).double()
-        nats_B = nats_BL.masked_fill(~scored_BL, 0.0).sum(1)
-        return {"exact": LikelihoodEstimate(nats_B=nats_B, tokens_B=scored_BL.sum(1), kind="exact")}
-
-    def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling, rng: Rng
-    ) -> Generations:
-        """Ancestral sampling, token by token."""
-        if sampling.reinfer_every:
-            raise ValueError("reinfer_every is for models that infer latents; an autoregressive model has none")
-        return continue_prompts(
-            self.decoder, prompts, lambda *_: None, max_new_tokens=max_new_tokens, sampling=sampling, rng=rng
-        )
 
     @torch.no_grad()
     def features(self, tokens_BL: Tensor, lengths: Tensor) -> Tensor:

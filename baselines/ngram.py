@@ -17,7 +17,7 @@ Shapes: B sequences, L stream tokens, V vocabulary, N entries of a table, or of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -25,10 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ltm.api import Cost, Generations, LanguageModel, LikelihoodEstimate, Loss, Preset, Rng, Sampling
+from ltm.api import Cost, Loss, Preset, Rng
+from ltm.exact_model import ExactModel
 from ltm.recipes import published_recipe, tiny_recipe
-from ltm.sampling import check_ids, continue_prompts
-from ltm.scoring import opened
+from ltm.sampling import check_ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ _TINY = Preset(
 )
 
 
-class NGram(LanguageModel):
+class NGram(ExactModel):
     """p(token | the n - 1 before it), from counts."""
 
     family = "ngram"
@@ -178,7 +178,7 @@ class NGram(LanguageModel):
         weight = self._discount(order) * types.double() / total.clamp(min=1)
         return total.clamp(min=1), torch.where(total > 0, weight, 1.0)
 
-    def _log_p(self, tokens_BL: Tensor) -> Tensor:
+    def token_nats(self, tokens_BL: Tensor) -> Tensor:
         """log p of every token given those before it, (B, L) float64."""
         p_BL = torch.full(tokens_BL.shape, 1 / (self.vocab_size - 1), dtype=torch.float64, device=tokens_BL.device)
         context_BL = torch.zeros_like(tokens_BL)
@@ -218,39 +218,9 @@ class NGram(LanguageModel):
                 context_BL = F.pad(self._rows(order, context_BL[:, :-1], text_BL[:, 1:]), (1, 0), value=-1)
         return p_BV.log(), text_BL
 
-    def headline(self, context: int | Tensor = 0) -> str:
-        """Exact, whatever is scored."""
-        return "exact"
-
     def training_loss(self, tokens_BL: Tensor, *, rng: Rng, progress: float = 1.0) -> Loss:
         """Mean NLL under the counts so far; it has no gradient."""
-        return Loss(value=-self._log_p(tokens_BL).mean())
-
-    @torch.no_grad()
-    def log_likelihoods(
-        self,
-        tokens_BL: Tensor,
-        *,
-        context: int | Tensor = 0,
-        lengths: Tensor | None = None,
-        draws: int | None = None,
-        rng: Rng,
-        only: str | None = None,
-    ) -> dict[str, LikelihoodEstimate]:
-        """The exact log-likelihood; there is nothing to draw."""
-        tokens_BL, _, scored_BL = opened(tokens_BL, context, lengths, self.vocab_size)
-        nats_B = self._log_p(tokens_BL).masked_fill(~scored_BL, 0.0).sum(1)
-        return {"exact": LikelihoodEstimate(nats_B=nats_B, tokens_B=scored_BL.sum(1), kind="exact")}
-
-    def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling, rng: Rng
-    ) -> Generations:
-        """Ancestral sampling, token by token."""
-        if sampling.reinfer_every:
-            raise ValueError("reinfer_every is for models that infer latents; an n-gram model has none")
-        return continue_prompts(
-            self, prompts, lambda *_: None, max_new_tokens=max_new_tokens, sampling=sampling, rng=rng
-        )
+        return Loss(value=-self.token_nats(tokens_BL).mean())
 
     def cost(self, length: int) -> Cost:
         """Counts kept, as parameters; look-ups, one an order, stand for FLOPs in either convention.

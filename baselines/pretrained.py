@@ -22,12 +22,11 @@ from torch import Tensor, nn
 
 from baselines.pretrained_files import find
 from baselines.pretrained_tokenizer import read_tokenizer
-from ltm.api import Cost, Generations, LanguageModel, LikelihoodEstimate, Loss, Rng, Sampling
+from ltm.api import Cost, Loss, Rng
 from ltm.checkpoint import LoadedModel, weights_digest
 from ltm.config import canonical_json, digest, to_dict, with_settings
 from ltm.errors import UserError
-from ltm.sampling import continue_prompts
-from ltm.scoring import opened
+from ltm.exact_model import ExactModel
 from ltm.tokenizer import Tokenizer
 
 _LOGITS_AT_A_TIME = 1 << 27
@@ -48,7 +47,7 @@ class PretrainedConfig:
             raise ValueError(f"max_length must be at least 2, the BOS and a token, found {self.max_length}")
 
 
-class Pretrained(LanguageModel):
+class Pretrained(ExactModel):
     """p(x) as a product of next-token probabilities of a network from elsewhere."""
 
     family = "pretrained"
@@ -115,49 +114,21 @@ class Pretrained(LanguageModel):
         twice = {name: state_dict[other] for name, other in self._tied().items() if other in state_dict}
         return super().load_state_dict({**state_dict, **twice}, strict=strict, assign=assign)
 
+    def token_nats(self, tokens_BL: Tensor) -> Tensor:
+        """log p of every token, (B, L). Padding comes last, so no token before it sees it."""
+        # The network computes all logits of its rows at once.
+        rows = max(1, _LOGITS_AT_A_TIME // (tokens_BL.shape[1] * self.vocab_size))
+        return torch.cat([self._nats(part_BL) for part_BL in tokens_BL.split(rows)])
+
     def _nats(self, tokens_BL: Tensor) -> Tensor:
-        """log p of every token given those before it, (B, L). Padding comes last, so no token before it sees it."""
         inputs_BL = F.pad(tokens_BL[:, :-1], (1, 0), value=self.bos_input)
         logits_BLV = self.network(input_ids=inputs_BL, use_cache=False).logits
         logits_BLV = logits_BLV if logits_BLV.dtype == torch.float64 else logits_BLV.float()
         return -F.cross_entropy(logits_BLV.flatten(0, 1), tokens_BL.flatten(), reduction="none").view(tokens_BL.shape)
 
-    def headline(self, context: int | Tensor = 0) -> str:
-        """Exact, whatever is scored."""
-        return "exact"
-
     def training_loss(self, tokens_BL: Tensor, *, rng: Rng, progress: float = 1.0) -> Loss:
         """Mean next-token NLL."""
-        return Loss(value=-self._nats(tokens_BL).mean())
-
-    @torch.no_grad()
-    def log_likelihoods(
-        self,
-        tokens_BL: Tensor,
-        *,
-        context: int | Tensor = 0,
-        lengths: Tensor | None = None,
-        draws: int | None = None,
-        rng: Rng,
-        only: str | None = None,
-    ) -> dict[str, LikelihoodEstimate]:
-        """The exact log-likelihood; there is nothing to draw."""
-        tokens_BL, _, scored_BL = opened(tokens_BL, context, lengths, self.vocab_size)
-        # The network computes all logits of its rows at once.
-        rows = max(1, _LOGITS_AT_A_TIME // (tokens_BL.shape[1] * self.vocab_size))
-        nats_BL = torch.cat([self._nats(part_BL) for part_BL in tokens_BL.split(rows)]).double()
-        nats_B = nats_BL.masked_fill(~scored_BL, 0.0).sum(1)
-        return {"exact": LikelihoodEstimate(nats_B=nats_B, tokens_B=scored_BL.sum(1), kind="exact")}
-
-    def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling, rng: Rng
-    ) -> Generations:
-        """Ancestral sampling, token by token, with the network's own cache of keys and values."""
-        if sampling.reinfer_every:
-            raise ValueError("reinfer_every is for models that infer latents; an autoregressive model has none")
-        return continue_prompts(
-            self, prompts, lambda *_: None, max_new_tokens=max_new_tokens, sampling=sampling, rng=rng
-        )
+        return Loss(value=-self.token_nats(tokens_BL).mean())
 
     @torch.no_grad()
     def features(self, tokens_BL: Tensor, lengths: Tensor) -> Tensor:
