@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from ltm.errors import UserError
 from ltm.result import Metric, read_records
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Blocks:
     """Per-block values of one result: log-likelihood in nats and tokens of each block, and the file they are from."""
 
@@ -23,7 +24,7 @@ class Blocks:
     tokens: np.ndarray
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Claim:
     """A perplexity that may be ranked: exact, or an upper bound; over the training seeds where there are several.
 
@@ -55,7 +56,29 @@ def separated(better: Claim, worse: Claim) -> bool:
 
 def ranks(claims: Sequence[Claim]) -> list[int]:
     """1 + how many claims win over each; claims that nothing separates share a rank."""
-    return [1 + sum(separated(other, claim) for other in claims if other is not claim) for claim in claims]
+    paired = [claim for claim in claims if claim.blocks is not None]
+    wins = _paired_wins(paired)
+    return [
+        1
+        + sum(separated(other, claim) for other in claims if other.blocks is None or claim.blocks is None)
+        + (wins[paired.index(claim)] if claim.blocks is not None else 0)
+        for claim in claims
+    ]
+
+
+def _paired_wins(claims: Sequence[Claim]) -> list[int]:
+    """How many of the claims win over each, as `separated` says, all having blocks: a row of pairs at a time."""
+    blocks = [claim.blocks for claim in claims if claim.blocks is not None]
+    if not blocks:
+        return []
+    for other in blocks[1:]:
+        _check_same(blocks[0], other)
+    nats_NB, value_N = np.stack([b.nats for b in blocks]), np.array([claim.value for claim in claims])
+    wins = []
+    for value, nats_B in zip(value_N, nats_NB, strict=True):
+        _, high_N = _intervals(nats_B - nats_NB, blocks[0].tokens)
+        wins.append(int(((value_N < value) & (high_N < 0)).sum()))
+    return wins
 
 
 def paired_difference(a: Blocks, b: Blocks) -> tuple[float, float]:
@@ -66,23 +89,33 @@ def paired_difference(a: Blocks, b: Blocks) -> tuple[float, float]:
     Raises:
         UserError: the blocks are not the same.
     """
-    from scipy.special import stdtrit
+    _check_same(a, b)
+    (low,), (high,) = _intervals((b.nats - a.nats)[None], a.tokens)
+    return float(low), float(high)
 
+
+def _check_same(a: Blocks, b: Blocks) -> None:
     if not np.array_equal(a.tokens, b.tokens):
         raise UserError(f"{a.path} and {b.path} should cover the same blocks, but their records differ; score again")
-    count = len(a.tokens)
+
+
+def _intervals(difference_NB: np.ndarray, tokens_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The 95% interval of nats a token for each row of differences by block."""
+    from scipy.special import stdtrit
+
+    count, total = len(tokens_B), tokens_B.sum()
+    mean_N = difference_NB.sum(1) / total
     if count < 2:
-        return -np.inf, np.inf
-    difference, total = b.nats - a.nats, a.tokens.sum()
-    mean = difference.sum() / total
+        return np.full_like(mean_N, -np.inf), np.full_like(mean_N, np.inf)
     # A ratio of sums: its error is that of the residuals about the mean ratio.
-    residual = difference - mean * a.tokens
-    stderr = np.sqrt(count / (count - 1) * (residual @ residual)) / total
-    margin = stdtrit(count - 1, 0.975) * stderr
-    return float(mean - margin), float(mean + margin)
+    residual_NB = difference_NB - mean_N[:, None] * tokens_B
+    stderr_N = np.sqrt(count / (count - 1) * np.einsum("nb,nb->n", residual_NB, residual_NB)) / total
+    margin_N = stdtrit(count - 1, 0.975) * stderr_N
+    return mean_N - margin_N, mean_N + margin_N
 
 
-def claim(entries: Sequence[Entry]) -> Claim | None:
+@cache
+def claim(entries: tuple[Entry, ...]) -> Claim | None:
     """What the results of one row in one column claim; None when there are none or when they are estimates."""
     metrics = [metric for entry in entries if (metric := headline(entry)) is not None]
     if not metrics or any(metric.kind == "estimate" for metric in metrics):
@@ -93,7 +126,7 @@ def claim(entries: Sequence[Entry]) -> Claim | None:
         value=sum(metric.value for metric in metrics) / len(metrics),
         low=min(interval.low for interval in intervals) if whole else None,
         high=max(interval.high for interval in intervals) if whole else None,
-        blocks=_blocks(entries[0], metrics[0]) if len(entries) == 1 else None,
+        blocks=blocks(entries[0], metrics[0]) if len(entries) == 1 else None,
     )
 
 
@@ -109,7 +142,12 @@ def headline(entry: Entry) -> Metric | None:
     return entry.cell.metric(PERPLEXITY)
 
 
-def _blocks(entry: Entry, metric: Metric) -> Blocks | None:
+def blocks(entry: Entry, metric: Metric) -> Blocks | None:
+    """The per-block values of a likelihood, or None when the cell has no records.
+
+    Raises:
+        UserError: the records are not the cell's own, lack the likelihood, or do not give the perplexity it states.
+    """
     records = read_records(entry.path, entry.cell)
     if records is None:
         return None

@@ -6,6 +6,8 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from leaderboard.document import Value
+from leaderboard.store import Entry
 from ltm.result import Metric
 
 SIGNS = {"exact": "", "lower_bound": "≤ ", "estimate": "~ "}
@@ -15,7 +17,8 @@ NOTHING = "–"
 
 LEGEND = (
     "`23.10` is exact. `≤ 24.31` is a bound: the model's perplexity is at most that, up to the error shown. `~ 22.80` "
-    "is an estimate that bounds nothing, and takes no rank.",
+    "is an estimate that bounds nothing, and takes no rank. Of a model whose likelihood failed its audit, every number "
+    "by that likelihood is an estimate.",
     "`[24.02, 24.60]` is the 95% interval over the choice of text. `± 0.12 (n=3)` is the standard deviation over three "
     "training seeds, beside their mean; without it there is one training seed.",
     "A rank is one more than the number of models that are better beyond doubt: by the 95% interval of the paired "
@@ -24,6 +27,7 @@ LEGEND = (
     "model behind a bound may be better than its rank.",
     "FLOPs/token: *paper* is the convention of the published tables, *counted* is what this code executes, once for "
     "training and once for scoring; a multiply-add is two.",
+    "*Rows in italics* are what papers report, under protocols of their own. They take no rank.",
 )
 
 SHORT_LEGEND = (
@@ -74,3 +78,40 @@ def value_and_error(metrics: Sequence[Metric | None]) -> str:
 def _sign(metrics: Sequence[Metric]) -> str:
     # The weakest kind speaks for all.
     return next(SIGNS[kind] for kind in reversed(SIGNS) if any(metric.kind == kind for metric in metrics))
+
+
+def audit(entry: Entry, likelihood: str | None) -> str:
+    """What an audit said of a likelihood: `passed`, `failed` or `not audited`."""
+    verdict = entry.audit.get(likelihood or "")
+    return "not audited" if verdict is None else "passed" if verdict else "failed"
+
+
+def told(entry: Entry, metric: Metric) -> str:
+    """All that is known about a number, in a line: kind, interval, draws, audit, and where it comes from."""
+    cell, kinds = entry.cell, {"exact": "exact", "lower_bound": "a bound: at most that", "estimate": "an estimate"}
+    parts = [kinds[metric.kind] if metric.likelihood is None else f"{kinds[metric.kind]}, by {metric.likelihood}"]
+    if metric.ci95 is not None:
+        low, high = number(metric.ci95.low), number(metric.ci95.high)
+        parts.append(f"95% interval {low} to {high} ({metric.ci95.method})")
+    elif metric.n:
+        parts.append(f"n {metric.n}, no interval")
+    if metric.likelihood is not None:
+        error = "" if metric.stderr_mc is None else f", Monte Carlo s.e. {number(metric.stderr_mc, 2)}"
+        parts.append(f"{cell.scoring['draws']} draws{error}" if cell.scoring["draws"] else "no draws")
+        parts.append(f"audit: {audit(entry, metric.likelihood)}")
+    seed = cell.training["seed"]
+    parts.append(f"{'no training seed' if seed is None else f'training seed {seed}'}; {provenance(entry)}")
+    return "; ".join(parts)
+
+
+def provenance(entry: Entry) -> str:
+    """Commit, device, date and file of a result."""
+    found = entry.cell.provenance
+    commit = (found["commit"] or "commit unknown")[:12] + (" with changes" if found["dirty"] else "")
+    return f"{commit}, on {found['device']}, {found['date'][:10]}, {entry.name}"
+
+
+def with_tip(text: str, entries: Sequence[Entry], metrics: Sequence[Metric | None]) -> str | Value:
+    """The text with what is known of its numbers, one of `metrics` for each of `entries`."""
+    known = [told(e, m) for e, m in zip(entries, metrics, strict=True) if m is not None]
+    return Value(text=text, tip=" | ".join(known)) if known else text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,28 @@ TRACKS = {"tiny": 1e16, "small": 1e20}
 PERPLEXITY = "token_perplexity"
 """The headline of what sections compare; results without one are of other tasks."""
 
+AUDIT = "audit_passed"
+"""The metric that has the verdict on a likelihood: 1 passed, 0 failed."""
+
 # What a section or a column already says, or what a repetition varies: the rest of `scoring` tells rows apart.
 _NOT_OF_THE_ROW = {"block_length", "blocks", "tokens", "eos_between_documents", "seed"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Entry:
-    """A cell and the file that it was read from."""
+    """A cell, the file that it was read from, and what audits said of its likelihoods, by name.
+
+    A likelihood that failed its audit has lost its kind: its metrics are estimates here, whatever the file says.
+    """
 
     path: Path
     cell: Cell
+    audit: Mapping[str, bool] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The file below the results directory: MODEL/TASK/KEY.json."""
+        return "/".join(self.path.parts[-3:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +53,7 @@ class Column:
     fingerprint: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Row:
     """One model, trained in one way. `entries` has, for a column, one entry a training seed, by seed."""
 
@@ -54,7 +66,7 @@ class Row:
         return next(iter(self.entries.values()))[0].cell
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Section:
     """Results that may be compared: same track, tokenizer, block length and separator."""
 
@@ -67,12 +79,19 @@ class Section:
     rows: tuple[Row, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Board:
-    """All sections, the results of each task that measures no perplexity, and what no table shows, by the reason."""
+    """All sections, the results of each task that measures no perplexity, and what no table shows, by the reason.
+
+    Attributes:
+        audits: the results of each audit, on one source.
+        entries: all that are shown, by file.
+    """
 
     sections: tuple[Section, ...]
     others: tuple[tuple[Entry, ...], ...]
+    audits: tuple[tuple[Entry, ...], ...]
+    entries: tuple[Entry, ...]
     files: int
     not_shown: Mapping[str, int]
 
@@ -83,13 +102,7 @@ def load(results_dir: Path) -> list[Entry]:
     Raises:
         UserError: there are none, with the command that makes some; or one is damaged or not where it belongs.
     """
-    entries = []
-    for path in find_cells(results_dir):
-        cell = read_cell(path)
-        expected = cell_path(results_dir, model=cell.model["name"], task=cell.task["name"], key=cell.key)
-        if path != expected:
-            raise UserError(f"{path}: its content belongs at {expected}; was it copied or renamed? Move it there")
-        entries.append(Entry(path=path, cell=cell))
+    entries = [read(path, results_dir) for path in find_cells(results_dir)]
     if not entries:
         raise UserError(
             f"no results in {results_dir}; make some with: "
@@ -98,25 +111,63 @@ def load(results_dir: Path) -> list[Entry]:
     return entries
 
 
+def read(path: Path, results_dir: Path) -> Entry:
+    """One verified cell of a results directory.
+
+    Raises:
+        UserError: it is damaged, or not where it belongs.
+    """
+    cell = read_cell(path)
+    expected = cell_path(results_dir, model=cell.model["name"], task=cell.task["name"], key=cell.key)
+    if path != expected:
+        raise UserError(f"{path}: its content belongs at {expected}; was it copied or renamed? Move it there")
+    return Entry(path=path, cell=cell)
+
+
 def board(entries: Iterable[Entry]) -> Board:
     """Arrange cells; only complete ones get a place. The order of `entries` does not matter."""
     entries = sorted(entries, key=lambda entry: entry.path)
     not_shown: Counter[str] = Counter(entry.cell.status for entry in entries if entry.cell.status != "complete")
+    complete = _audited([entry for entry in entries if entry.cell.status == "complete"])
     groups: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
     others: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
-    for entry in entries:
-        if entry.cell.status != "complete":
-            continue
+    audits: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
+    for entry in complete:
         if entry.cell.metric(PERPLEXITY):
             groups[_section_key(entry.cell)].append(entry)
         else:
-            others[_column_key(entry.cell)].append(entry)
+            (audits if _is_audit(entry.cell) else others)[_column_key(entry.cell)].append(entry)
     return Board(
         sections=tuple(_section(key, groups[key], not_shown) for key in sorted(groups)),
         others=tuple(tuple(others[key]) for key in sorted(others)),
+        audits=tuple(tuple(audits[key]) for key in sorted(audits)),
+        entries=tuple(complete),
         files=len(entries),
         not_shown=dict(sorted(not_shown.items())),
     )
+
+
+def _is_audit(cell: Cell) -> bool:
+    return any(metric.name == AUDIT for metric in cell.metrics)
+
+
+def _audited(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries with what audits say of models of the same configuration; one failure outweighs any pass."""
+    verdicts: dict[str, dict[str, bool]] = defaultdict(dict)
+    for entry in entries:
+        known = verdicts[entry.cell.model["config_digest"]] if _is_audit(entry.cell) else {}
+        for metric in entry.cell.metrics:
+            if metric.name == AUDIT and metric.likelihood is not None:
+                known[metric.likelihood] = known.get(metric.likelihood, True) and metric.value == 1
+    return [_with_audit(entry, verdicts.get(entry.cell.model["config_digest"], {})) for entry in entries]
+
+
+def _with_audit(entry: Entry, verdicts: Mapping[str, bool]) -> Entry:
+    failed = {name for name, passed in verdicts.items() if not passed}
+    if _is_audit(entry.cell) or not failed & {metric.likelihood for metric in entry.cell.metrics}:
+        return replace(entry, audit=verdicts)
+    metrics = [replace(m, kind="estimate") if m.likelihood in failed else m for m in entry.cell.metrics]
+    return replace(entry, cell=replace(entry.cell, metrics=tuple(metrics)), audit=verdicts)
 
 
 def track(cell: Cell) -> str:
@@ -236,10 +287,15 @@ def _one_scoring_a_training(entries: list[Entry], not_shown: Counter[str]) -> tu
 
 def tell_apart(names: Sequence[str], identities: Sequence[Mapping[str, Any]]) -> list[str]:
     """Each name, followed by what tells it apart from others of the same name, if there are any."""
+    alike: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for name, identity in zip(names, identities, strict=True):
+        alike[name].append(identity)
+    different: dict[str, list[str]] = {}
+    for name, same in alike.items():
+        keys = dict.fromkeys(key for other in same for key in other) if len(same) > 1 else ()
+        different[name] = [key for key in keys if len({repr(other.get(key)) for other in same}) > 1]
     labels = []
     for name, identity in zip(names, identities, strict=True):
-        same = [other for other_name, other in zip(names, identities, strict=True) if other_name == name]
-        keys = dict.fromkeys(key for other in same for key in other)
-        different = [key for key in keys if len({repr(other.get(key)) for other in same}) > 1]
-        labels.append(f"{name} ({', '.join(f'{key} {identity.get(key)}' for key in different)})" if different else name)
+        said = ", ".join(f"{key} {identity.get(key)}" for key in different[name])
+        labels.append(f"{name} ({said})" if said else name)
     return labels

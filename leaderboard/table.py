@@ -1,24 +1,15 @@
-"""The board as tables of text, and those as Markdown or on the terminal."""
+"""The tables of a section: an overview of its models, and one for each task."""
 
 from __future__ import annotations
 
-import html
-import re
 import statistics
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from leaderboard import other_tasks, signs
+from leaderboard import reported, signs
+from leaderboard.document import Table, Value
 from leaderboard.ranking import headline, ranked
 from leaderboard.signs import NOTHING
 from leaderboard.store import PERPLEXITY, Board, Column, Entry, Row, Section
-from leaderboard.text_table import Table
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-TERMINAL_WIDTH = 100
-_PLAIN = str.maketrans({"≤": "<=", "–": "-", "±": "+-", "·": "|"})
 
 
 def by_perplexity(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
@@ -42,23 +33,37 @@ def by_rank(section: Section, column: Column) -> tuple[list[Row], dict[str, tupl
 
 
 def overview(section: Section) -> Table:
-    """A row a model: its size, its training, its cost, and its perplexity in every column of the section."""
-    rows = []
-    for row in by_perplexity(section.rows, section.columns):
-        cell = row.first
-        rows.append(
-            (
-                row.label + ("" if cell.training["complete"] is not False else " (training unfinished)"),
-                signs.short(cell.cost["parameters"]),
-                cell.training["corpus"] or NOTHING,
-                signs.short(cell.training["tokens"]),
-                signs.short(cell.cost["paper_train_flops_per_token"]),
-                signs.short(cell.cost["train_flops_per_token"]),
-                *(perplexity(row.entries.get(column, ())) for column in section.columns),
-            )
+    """A row a model: its perplexity in every column of the section, its size, its training, and its cost."""
+    audited = any(entry.audit for row in section.rows for entries in row.entries.values() for entry in entries)
+    rows = [
+        (
+            row.label + ("" if row.first.training["complete"] is not False else " (training unfinished)"),
+            *(perplexity(row.entries.get(column, ())) for column in section.columns),
+            *([_audit(row)] if audited else []),
+            signs.short(row.first.cost["parameters"]),
+            row.first.training["corpus"] or NOTHING,
+            signs.short(row.first.training["tokens"]),
+            signs.short(row.first.cost["paper_train_flops_per_token"]),
+            signs.short(row.first.cost["train_flops_per_token"]),
         )
-    header = ("Model", "Parameters", "Trained on", "Tokens", "FLOPs/token, paper", "FLOPs/token, counted")
-    return Table(header=(*header, *(column.title for column in section.columns)), rows=tuple(rows))
+        for row in by_perplexity(section.rows, section.columns)
+    ]
+    papers = [
+        (
+            paper.label,
+            *(paper.values.get(column.task) or NOTHING for column in section.columns),
+            *([NOTHING] if audited else []),
+            *(paper.size, NOTHING, paper.tokens or NOTHING, paper.flops_per_token, NOTHING),
+        )
+        for paper in reported.perplexities()
+        if reported.comparable(section) and any(paper.values.get(column.task) for column in section.columns)
+    ]
+    header = (
+        *("Model", *(column.title for column in section.columns), *(["Audit"] if audited else [])),
+        *("Parameters", "Trained on", "Tokens", "FLOPs/token, paper", "FLOPs/token, counted"),
+    )
+    words = tuple(i for i, name in enumerate(header) if name in ("Audit", "Trained on"))
+    return Table(header=header, rows=tuple(rows), reported=tuple(papers), words=words)
 
 
 def task_table(section: Section, column: Column) -> Table:
@@ -75,9 +80,10 @@ def task_table(section: Section, column: Column) -> Table:
             (
                 row.label,
                 rank(places, row),
-                str(len(entries)),
-                (first.likelihood if first else None) or NOTHING,
                 perplexity(entries),
+                signs.audit(entries[0], first.likelihood if first else None),
+                (first.likelihood if first else None) or NOTHING,
+                str(len(entries)),
                 *(signs.value([e.cell.metric(PERPLEXITY, name) for e in entries]) for name in others),
                 signs.value([e.cell.metric("word_perplexity") for e in entries]),
                 signs.value([e.cell.metric("bits_per_byte") for e in entries]),
@@ -90,12 +96,23 @@ def task_table(section: Section, column: Column) -> Table:
             )
         )
     header = (
-        *("Model", "Rank", "n", "Likelihood", "Perplexity"),
+        *("Model", "Rank", "Perplexity", "Audit", "Likelihood", "n"),
         *(name.replace("_", " ").capitalize() for name in others),
         *("Word perplexity", "Bits/byte", "KL, nats/token", "Reconstruction, nats/token"),
         *("Monte Carlo s.e.", "Draws", "Scoring FLOPs/token", "Tokens/s"),
     )
-    return Table(header=header, rows=tuple(rows))
+    papers = [
+        (paper.label, NOTHING, value, *[NOTHING] * (len(header) - 3))
+        for paper in reported.perplexities()
+        if reported.comparable(section) and (value := paper.values.get(column.task))
+    ]
+    return Table(header=header, rows=tuple(rows), reported=tuple(papers), words=(3, 4))
+
+
+def _audit(row: Row) -> str:
+    entry = next(iter(row.entries.values()))[0]
+    metric = headline(entry)
+    return signs.audit(entry, metric.likelihood if metric else None)
 
 
 def brief_table(section: Section, column: Column) -> Table:
@@ -132,9 +149,10 @@ def rank(places: dict[str, tuple[int, bool]], row: Row) -> str:
     return f"{place}=" if shared else str(place)
 
 
-def perplexity(entries: Sequence[Entry]) -> str:
-    """The headline perplexity of a row in a column, with sign and error."""
-    return signs.value_and_error([headline(entry) for entry in entries])
+def perplexity(entries: Sequence[Entry]) -> str | Value:
+    """The headline perplexity of a row in a column, with sign, error, and all that is known of it."""
+    metrics = [headline(entry) for entry in entries]
+    return signs.with_tip(signs.value_and_error(metrics), entries, metrics)
 
 
 def part(entries: Sequence[Entry], name: str) -> str:
@@ -173,68 +191,3 @@ def remainder(board: Board) -> str:
     """How many result files no table shows, and why."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in board.not_shown.items())
     return f"{board.files} result files" + (f"; not shown: {reasons}." if reasons else ".")
-
-
-def markdown(board: Board) -> str:
-    """The whole page."""
-    lines = ["# Leaderboard", "", "Made by `ltm-leaderboard build` from result files; do not edit it by hand.", ""]
-    lines += [f"- {line}" for line in signs.LEGEND]
-    for section in board.sections:
-        lines += ["", f"## {escape(title(section))}", "", *markdown_table(overview(section))]
-        for column in section.columns:
-            lines += ["", f"### {escape(column.title)}", "", escape(caption(section, column)) + ".", ""]
-            lines += markdown_table(task_table(section, column))
-    for entries in board.others:
-        lines += ["", f"## {escape(other_tasks.title(entries))}", "", escape(other_tasks.caption(entries)) + ".", ""]
-        lines += markdown_table(other_tasks.table(entries))
-    return "\n".join([*lines, "", remainder(board), ""])
-
-
-def markdown_block(board: Board) -> str:
-    """The overview of each section, to stand inside another page."""
-    parts = []
-    for section in board.sections:
-        parts += [f"**{escape(title(section))}**", "", *markdown_table(overview(section)), ""]
-    return "\n".join(parts)
-
-
-def markdown_table(table: Table) -> list[str]:
-    """A Markdown table, names to the left and numbers to the right."""
-    rule = ["---", *["---:"] * (len(table.header) - 1)]
-    rows = [tuple(map(escape, row)) for row in (table.header, *table.rows)]
-    return ["| " + " | ".join(cells) + " |" for cells in (rows[0], rule, *rows[1:])]
-
-
-def escape(text: str) -> str:
-    """Text that Markdown and HTML leave as it is, on one line; intervals and names such as `ltm_ptb` stay legible."""
-    line = html.escape(" ".join(text.split()), quote=False)
-    return re.sub(r"[\\`*|]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|~(?! )|\](?=[(\[])", r"\\\g<0>", line)
-
-
-def print_board(board: Board, console: Console) -> None:
-    """Print every task of the board in at most `TERMINAL_WIDTH` columns."""
-    from rich import box
-    from rich import table as rich_table
-    from rich.text import Text
-
-    def text(words: str) -> Text:
-        # A terminal without ≤ would show something worse in its place.
-        return Text(words if console.encoding.startswith("utf") else words.translate(_PLAIN))
-
-    def show(brief: Table, words: str) -> None:
-        table = rich_table.Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=text(words), title_justify="left")
-        for i, name in enumerate(brief.header):
-            table.add_column(name, justify="right" if i else "left", overflow="fold", no_wrap=i > 0)
-        for row in brief.rows:
-            table.add_row(*map(text, row))
-        console.print(table)
-
-    for section in board.sections:
-        console.print(text(title(section)), style="bold")
-        for column in section.columns:
-            show(brief_table(section, column), caption(section, column))
-    for entries in board.others:
-        console.print(text(other_tasks.title(entries)), style="bold")
-        show(other_tasks.brief_table(entries), other_tasks.caption(entries))
-    console.print(text(signs.SHORT_LEGEND))
-    console.print(text(remainder(board)))

@@ -70,8 +70,8 @@ def make_cell(
         "model": {
             "name": name,
             "family": family,
-            "config": {"width": 128},
-            "config_digest": digest(["config", name]),
+            "config": {"width": 128, "of": name},
+            "config_digest": digest({"width": 128, "of": name}),
             "weights_digest": digest(["weights", name, training_seed, tokens]),
         },
         "training": {

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leaderboard import cli, signs, table
+from leaderboard import cli, pages, signs, table, terminal
+from leaderboard.markdown import markdown
 from leaderboard.ranking import Blocks, Claim, claim, paired_difference, ranked, ranks, separated
 from leaderboard.store import Board, board, load, track
 from ltm.errors import UserError
@@ -28,6 +29,10 @@ def build(results: Path, *cells: Cell) -> Board:
     for cell in cells:
         write_cell(cell, results)
     return board(load(results))
+
+
+def page(built: Board) -> str:
+    return markdown(pages.parts(built), table.remainder(built), plots="plots")
 
 
 def records(nats: float, name: str, noise: random.Random, *, blocks: int = 20, spread: float = 1.0) -> list[dict]:
@@ -117,7 +122,7 @@ def test_pairing_knows_its_limits() -> None:
 def test_records_that_do_not_give_the_perplexity_are_noticed(tmp_path: Path) -> None:
     write_cell(make_cell(family="ar", nats=3.2), tmp_path, records=records(3.3, "exact", random.Random(0)))
     with pytest.raises(UserError, match=r"token_perplexity: expected .* which the records give, found"):
-        table.markdown(board(load(tmp_path)))
+        page(board(load(tmp_path)))
 
 
 # What is compared with what.
@@ -159,7 +164,7 @@ def test_training_seeds_are_averaged_with_their_spread(tmp_path: Path) -> None:
     perplexities = [math.exp(nats) for nats in values]
     mean = sum(perplexities) / 3
     sd = math.sqrt(sum((p - mean) ** 2 for p in perplexities) / 2)
-    assert table.perplexity(entries) == f"≤ {mean:.2f} ± {sd:.2f} (n=3)"
+    assert str(table.perplexity(entries)) == f"≤ {mean:.2f} ± {sd:.2f} (n=3)"
     claimed = claim(entries)
     assert claimed is not None and claimed.low == math.exp(3.18 - 0.02) and claimed.high == math.exp(3.25 + 0.02)
 
@@ -204,13 +209,13 @@ def test_only_complete_results_are_shown(tmp_path: Path) -> None:
         make_cell(name="ltm-cut", status="partial"),
         make_cell(name="ltm-bad", status="invalidated"),
     )
-    page = table.markdown(built)
-    assert "ltm-cut" not in page and "ltm-bad" not in page
-    assert page.endswith("\n3 result files; not shown: 1 invalidated, 1 partial.\n")
+    said = page(built)
+    assert "ltm-cut" not in said and "ltm-bad" not in said
+    assert said.endswith("\n3 result files; not shown: 1 invalidated, 1 partial.\n")
 
 
 def test_a_model_trained_in_part_says_so(tmp_path: Path) -> None:
-    assert "ltm-tiny (training unfinished)" in table.markdown(build(tmp_path, make_cell(training={"complete": False})))
+    assert "ltm-tiny (training unfinished)" in page(build(tmp_path, make_cell(training={"complete": False})))
 
 
 # Signs and numbers.
@@ -284,19 +289,18 @@ def test_rows_are_in_order_of_rank_and_the_overview_in_order_of_perplexity(tmp_p
 def test_pages_do_not_depend_on_the_order_of_files(tmp_path: Path) -> None:
     cells = [make_cell(nats=3.0 + 0.1 * i, training_seed=i) for i in range(3)] + [make_cell(name="ar-x", family="ar")]
     entries = load(tmp_path) if build(tmp_path, *cells) else []
-    pages = {table.markdown(board(random.Random(i).sample(entries, len(entries)))) for i in range(5)}
-    assert len(pages) == 1
+    said = {page(board(random.Random(i).sample(entries, len(entries)))) for i in range(5)}
+    assert len(said) == 1
 
 
 def test_hostile_names_are_only_text(tmp_path: Path) -> None:
     name = "a|b\n<script>alert(1)</script> [x](http://y) `c` *d* _e_ ~f~ <!-- demo:end -->"
     built = build(tmp_path, make_cell(name=name))
-    page = table.markdown(built)
-    assert "<script>" not in page and "<!--" not in page
-    rows = [line for line in page.splitlines() if "script" in line]
-    (section,) = built.sections
-    headers = [table.overview(section).header, table.task_table(section, section.columns[0]).header]
-    assert [len(re.findall(r"(?<!\\)\|", row)) for row in rows] == [len(header) + 1 for header in headers]
+    said = page(built)
+    assert "<script>" not in said and "<!--" not in said
+    rows = [line for line in said.splitlines() if "alert(1)" in line]
+    headers = [part.table.header for part in pages.parts(built)[:2] if part.table is not None]
+    assert [len(re.findall(r"(?<!\\)\|", row)) - 1 for row in rows] == [len(header) for header in headers]
     assert re.search(r"(?<!\\)([`*]|\]\(|_e|~f)", "".join(rows)) is None
 
 
@@ -306,7 +310,7 @@ def test_the_terminal_gets_at_most_100_columns_and_signs_it_can_show(tmp_path: P
     built = build(tmp_path, make_cell(), make_cell(name="a-model-of-a-very-long-name-" * 3, scoring={"draws": 3}))
     for encoding, sign in (("utf-8", "≤ 24.53"), ("ascii", "<= 24.53")):
         stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-        table.print_board(built, Console(file=stream, width=table.TERMINAL_WIDTH))
+        terminal.print_board(built, Console(file=stream, width=terminal.TERMINAL_WIDTH))
         stream.seek(0)
         text = stream.read()
         assert sign in text
@@ -367,7 +371,7 @@ def test_many_results_build_fast(tmp_path: Path) -> None:
     for i in range(300):
         write_cell(make_cell(name=f"ar-{i}", family="ar", nats=3 + i / 300), tmp_path)
     start = time.perf_counter()
-    table.markdown(board(load(tmp_path)))
+    page(board(load(tmp_path)))
     assert time.perf_counter() - start < 5
 
 
@@ -391,11 +395,16 @@ def test_results_without_perplexity_have_tables_of_their_own(tmp_path: Path, run
     built = build(tmp_path / "results", make_cell(name="ar-tiny", family="ar"), *cells)
     assert len(built.sections) == 1 and [len(entries) for entries in built.others] == [3]
     assert all(column.task == "ltm_pydocs" for column in built.sections[0].columns)
-    page = table.markdown(built)
-    (header,) = [line for line in page.splitlines() if line.startswith("| Metric")]
-    # The best first, and settings where they tell two results apart.
-    assert header == "| Metric | ar-small | ar-tiny (shots None) | ar-tiny (shots 5) |"
-    assert "| pass_at_5 | 0.5000 | 0.2500 | 0.1250 |" in page and "## ltm_sums version 1.0" in page
+    said = page(built)
+    assert "\n## sums\n\nltm_sums version 1.0, pydocs validation" in said
+    # The best first, by the headline, and settings where they tell two results apart.
+    header, _, *rows = said.split("\n## sums\n")[1].split("\n\n")[1].splitlines()
+    assert header == "| Model | pass_at_5 ↑ | answered ↓ | n | Tokens/s |"
+    assert [row.split(" | ")[:2] for row in rows] == [
+        ["| ar-small", "0.5000"],
+        ["| ar-tiny (shots None)", "0.2500"],
+        ["| ar-tiny (shots 5)", "0.1250"],
+    ]
     assert run("build") == 0 and "pass_at_5" in capsys.readouterr().out
     assert run("show") == 0 and run("check") == 0
 

@@ -1,0 +1,139 @@
+"""Two models, or two commits, on the same text: differences with 95% intervals, paired where they can be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from leaderboard import signs
+from leaderboard.document import Table
+from leaderboard.other_tasks import judged_by
+from leaderboard.ranking import blocks, paired_difference
+from leaderboard.store import PERPLEXITY, Board, Entry
+from leaderboard.terminal import print_table
+from ltm.config import canonical_json
+from ltm.errors import UserError, did_you_mean
+from ltm.result import Cell, Metric
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SHORTEST_COMMIT = 4
+
+
+def compare(board: Board, a: str, b: str, console: Console) -> None:
+    """Print how B differs from A on every task that both have a result of.
+
+    Raises:
+        UserError: one of them is no model and no commit of the board, or they have nothing in common.
+    """
+    by_commit, sides = _sides(board, a, b)
+    first, second = (_by_key(name, side, by_commit) for name, side in zip((a, b), sides, strict=True))
+    rows = [_row(first[key], second[key], by_commit) for key in sorted(first.keys() & second.keys())]
+    alone = len(first.keys() ^ second.keys())
+    if not rows:
+        raise UserError(
+            f"{a} and {b} have no task, text, tokenizer and training seed in common, so there is nothing to compare; "
+            "score both with: ltm-eval --model A,B --tasks ..."
+        )
+    header = ("Task", *(["Model"] if by_commit else []), a[:20], b[:20], "B − A", "95% interval", "Seen")
+    print_table(Table(header=header, rows=tuple(rows)), f"{b} against {a}", console)
+    if alone:
+        console.print(f"Results without a counterpart on the other side: {alone}.")
+    console.print(
+        "Of perplexities, differences are nats a token, paired over the same blocks where both have records. A bound "
+        "is compared as it stands: the truth behind it may be better."
+    )
+
+
+def _by_key(name: str, side: Sequence[Entry], by_commit: bool) -> dict[tuple[str, ...], Entry]:
+    found: dict[tuple[str, ...], Entry] = {}
+    for entry in side:
+        other = found.setdefault(_key(entry, by_commit), entry)
+        if other is not entry:
+            raise UserError(
+                f"{name} stands for several results, such as {other.name} and {entry.name}; give the label of a row "
+                "of the board instead, in quotes"
+            )
+    return found
+
+
+def _sides(board: Board, a: str, b: str) -> tuple[bool, tuple[list[Entry], list[Entry]]]:
+    names = _by_name(board)
+    if a in names and b in names:
+        return False, (names[a], names[b])
+    commits = tuple([e for e in board.entries if _made_at(e, commit)] for commit in (a, b))
+    if all(commits):
+        return True, (commits[0], commits[1])
+    known = {entry.cell.provenance["commit"] or "" for entry in board.entries} - {""}
+    unknown = a if a not in names and not commits[0] else b
+    raise did_you_mean("model or commit", unknown, [*names, *(commit[:12] for commit in known)])
+
+
+def _by_name(board: Board) -> dict[str, list[Entry]]:
+    """Entries by the label of their row, and by the model's name where that says which row."""
+    found: dict[str, list[Entry]] = {}
+    for section in board.sections:
+        for row in section.rows:
+            found.setdefault(row.label, []).extend(entry for entries in row.entries.values() for entry in entries)
+    shown = {id(entry) for entries in found.values() for entry in entries}
+    for entry in board.entries:
+        name = entry.cell.model["name"]
+        if name not in found:
+            found[name] = [e for e in board.entries if e.cell.model["name"] == name]
+        elif id(entry) not in shown:
+            found[name].append(entry)
+    return found
+
+
+def _made_at(entry: Entry, commit: str) -> bool:
+    return len(commit) >= SHORTEST_COMMIT and (entry.cell.provenance["commit"] or "").startswith(commit.lower())
+
+
+def _key(entry: Entry, by_commit: bool) -> tuple[str, ...]:
+    """What two results must have in common to be compared."""
+    cell = entry.cell
+    common = (cell.task["name"], str(cell.task["version"]), cell.task["split"], cell.data["fingerprint"])
+    protocol = (cell.tokenizer["fingerprint"], str(cell.scoring["block_length"]), str(cell.scoring["seed"]))
+    own = (cell.model["name"], canonical_json(dict(cell.scoring))) if by_commit else ()
+    return (*common, *protocol, str(cell.scoring["eos_between_documents"]), str(cell.training["seed"]), *own)
+
+
+def _row(a: Entry, b: Entry, by_commit: bool) -> tuple[str, ...]:
+    first, second = (_metric(entry.cell) for entry in (a, b))
+    seed = a.cell.training["seed"]
+    task = a.cell.task["name"].removeprefix("ltm_") + (f", seed {seed}" if seed else "")
+    values = (signs.value([first]), signs.value([second]))
+    return (task, *([a.cell.model["name"]] if by_commit else []), *values, *_difference(a, b, first, second))
+
+
+def _metric(cell: Cell) -> Metric:
+    return cell.metric(PERPLEXITY) or judged_by(cell)
+
+
+def _difference(a: Entry, b: Entry, first: Metric, second: Metric) -> Sequence[str]:
+    if first.name != second.name:
+        return f"{first.name} and {second.name}", signs.NOTHING, signs.NOTHING
+    estimate = "estimate" in (first.kind, second.kind)
+    if first.name == PERPLEXITY:
+        value = math.log(second.value / first.value)
+        own, other = blocks(a, first), blocks(b, second)
+        if own is not None and other is not None:
+            low, high = paired_difference(own, other)
+            return f"{value:+.4f}", *_said(-high, -low, first.direction, estimate, "paired")
+        ends = [math.log(m.ci95.high / m.ci95.low) / 2 for m in (first, second) if m.ci95]
+    else:
+        value = second.value - first.value
+        ends = [(m.ci95.high - m.ci95.low) / 2 for m in (first, second) if m.ci95]
+    if len(ends) < 2:
+        return f"{value:+.4g}", "none", "no intervals: no saying"
+    # Independent texts would have this; of results on one text it is too wide, so it errs on the side of caution.
+    half = math.hypot(*ends)
+    return f"{value:+.4f}", *_said(value - half, value + half, first.direction, estimate, "not paired")
+
+
+def _said(low: float, high: float, direction: str, estimate: bool, how: str) -> Iterable[Any]:
+    better = high < 0 if direction == "lower" else low > 0
+    verdict = "no difference" if low <= 0 <= high else "B better" if better else "B worse"
+    return f"[{low:+.4f}, {high:+.4f}]", f"~ {how}: no saying" if estimate else f"{verdict} ({how})"

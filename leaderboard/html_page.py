@@ -1,0 +1,126 @@
+"""The board as one HTML file that carries its style, its script and its plots, and asks nobody for anything.
+
+Without JavaScript everything is there; the script adds sorting and filtering. What is known of a number is a text
+beside it, shown while it has the pointer or the focus.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from leaderboard import signs
+from leaderboard.document import Part, Table, Value
+from leaderboard.svg import STYLE, svg
+from leaderboard.views import slug
+
+FOLDER = Path(__file__).parent
+LONG = 40
+"""Characters beyond which words in a table go over several lines."""
+
+
+def html_page(parts: Sequence[Part], end: str) -> str:
+    """The page. Its policy lets this script and this style run and nothing else, whatever a model is called."""
+    style = (FOLDER / "page.css").read_text().strip() + STYLE
+    script = (FOLDER / "page.js").read_text().strip()
+    policy = (
+        f"default-src 'none'; style-src 'sha256-{_sha256(style)}'; script-src 'sha256-{_sha256(script)}'; img-src data:"
+    )
+    anchors = _anchors(parts)
+    links = [
+        f'<li><a href="#{a}">{_text(p.title)}</a></li>' for p, a in zip(parts, anchors, strict=True) if p.level == 2
+    ]
+    lines = [
+        "<!doctype html>",
+        '<html lang="en">',
+        '<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">',
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">',
+        f"<title>Leaderboard</title><style>{style}</style></head>",
+        "<body>",
+        '<header><h1>Leaderboard</h1><p class="lead">Language models whose likelihood is a bound, and others, on the '
+        "same tokens.</p></header>",
+        f'<nav aria-label="Parts"><ul>{"".join(links)}</ul></nav>',
+        "<main>",
+        f'<p class="lead">{_text(signs.SHORT_LEGEND)}</p>',
+        '<details class="legend"><summary>How to read the signs, in full</summary><ul>',
+        *(f"<li>{_marked(line)}</li>" for line in signs.LEGEND),
+        "<li>Numbers with a dotted line say more about themselves: point at them, tap them, or go there with Tab.</li>",
+        '<li id="sorting" hidden>Click the name of a column to sort by it, and again for the other way round.</li>',
+        "</ul></details>",
+    ]
+    for part, anchor in zip(parts, anchors, strict=True):
+        lines += _part(part, anchor)
+    lines += [f"<footer><p>{_text(end)} Made by <code>ltm-leaderboard build</code>.</p></footer>", "</main>"]
+    return "\n".join([*lines, f"<script>{script}</script>", "</body></html>", ""])
+
+
+def _part(part: Part, anchor: str) -> list[str]:
+    title = _text(part.title)
+    lines = [f'<section id="{anchor}"><h{part.level}>{title}</h{part.level}>']
+    lines += [f"<p>{_text(text)}</p>" for text in part.text]
+    if part.figures:
+        figures = (f'<div class="figure">{svg(figure, alone=False)}</div>' for figure in part.figures)
+        lines.append(f'<div class="figures">{"".join(figures)}</div>')
+    if part.table is not None:
+        table = _table(part.table, title)
+        lines += ["<details><summary>Show</summary>", *table, "</details>"] if part.folded else table
+    return [*lines, "</section>"]
+
+
+def _table(table: Table, title: str) -> list[str]:
+    words = [i in table.words for i in range(len(table.header))]
+    head = "".join(
+        f'<th scope="col"{_class(w)}>{_text(name)}</th>' for name, w in zip(table.header, words, strict=True)
+    )
+    lines = [
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{title}"><table>',
+        f"<thead><tr>{head}</tr></thead>",
+    ]
+    for rows, kind in ((table.rows, ""), (table.reported, ' class="reported"')):
+        if rows:
+            lines += [f"<tbody{kind}>", *(_row(row, words) for row in rows), "</tbody>"]
+    return [*lines, "</table></div>"]
+
+
+def _row(row: Sequence[str | Value], words: Sequence[bool]) -> str:
+    cells = "".join(
+        f"<td{_class(w, long=len(str(value)) > LONG)}>{_value(value)}</td>"
+        for value, w in zip(row[1:], words[1:], strict=True)
+    )
+    return f'<tr><th scope="row">{_text(str(row[0]))}</th>{cells}</tr>'
+
+
+def _class(words: bool, long: bool = False) -> str:
+    return f' class="words{" long" if long else ""}"' if words else ""
+
+
+def _value(value: str | Value) -> str:
+    if isinstance(value, str):
+        return _text(value)
+    return f'<span class="tip" tabindex="0">{_text(value.text)}<span role="tooltip">{_text(value.tip)}</span></span>'
+
+
+def _anchors(parts: Sequence[Part]) -> list[str]:
+    found: list[str] = []
+    for part in parts:
+        name = slug(part.title)
+        found.append(name if name not in found else f"{name}-{len(found)}")
+    return found
+
+
+def _text(text: str) -> str:
+    return html.escape(" ".join(text.split()))
+
+
+def _marked(text: str) -> str:
+    """Our own words, in which `code` and *emphasis* are marked."""
+    return re.sub(r"\*([^*]+)\*", r"<em>\1</em>", re.sub(r"`([^`]+)`", r"<code>\1</code>", _text(text)))
+
+
+def _sha256(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

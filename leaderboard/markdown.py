@@ -1,0 +1,60 @@
+"""The board as Markdown."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Sequence
+
+from leaderboard import signs
+from leaderboard.document import Figure, Part, Table, Value
+from leaderboard.store import Board
+from leaderboard.table import overview, title
+
+
+def markdown(parts: Sequence[Part], end: str, *, plots: str) -> str:
+    """The whole page; figures are the SVG files in the folder `plots`, named by the figures."""
+    lines = ["# Leaderboard", "", "Made by `ltm-leaderboard build` from result files; do not edit it by hand.", ""]
+    lines += [f"- {line}" for line in signs.LEGEND]
+    for part in parts:
+        lines += ["", f"{'#' * part.level} {escape(part.title)}"]
+        lines += [line for text in part.text for line in ("", escape(text))]
+        lines += [line for figure in part.figures for line in ("", _image(figure, plots))]
+        if part.table is not None:
+            table = markdown_table(part.table)
+            if part.folded:
+                table = ["<details><summary>Show</summary>", "", *table, "", "</details>"]
+            lines += ["", *table]
+    return "\n".join([*lines, "", escape(end), ""])
+
+
+def markdown_block(board: Board) -> str:
+    """The overview of each section, to stand inside another page."""
+    parts = []
+    for section in board.sections:
+        parts += [f"**{escape(title(section))}**", "", *markdown_table(overview(section)), ""]
+    return "\n".join(parts)
+
+
+def markdown_table(table: Table) -> list[str]:
+    """A Markdown table, names to the left and numbers to the right; reported rows are in italics."""
+    rule = ["---" if i == 0 or i in table.words else "---:" for i in range(len(table.header))]
+    rows = [_escaped(row) for row in (table.header, *table.rows)]
+    # A dash in italics is still a dash.
+    italics = [tuple(c if c == signs.NOTHING else f"*{c}*" for c in _escaped(row)) for row in table.reported]
+    return ["| " + " | ".join(cells) + " |" for cells in (rows[0], rule, *rows[1:], *italics)]
+
+
+def _escaped(row: Iterable[str | Value]) -> tuple[str, ...]:
+    return tuple(escape(str(value)) for value in row)
+
+
+def _image(figure: Figure, plots: str) -> str:
+    words = re.sub(r"[\[\]]", "", f"{figure.title}. {figure.words}")
+    return f"![{escape(words)}]({plots}/{figure.name}.svg)"
+
+
+def escape(text: str) -> str:
+    """Text that Markdown and HTML leave as it is, on one line; intervals and names such as `ltm_ptb` stay legible."""
+    line = html.escape(" ".join(text.split()), quote=False)
+    return re.sub(r"[\\`*|]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|~(?! )|\](?=[(\[])", r"\\\g<0>", line)

@@ -1,0 +1,100 @@
+"""All numbers of a board as one CSV: a row a metric, measured and reported, with all that is needed to filter them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from typing import Any
+
+from leaderboard import reported, signs
+from leaderboard.ranking import ranked
+from leaderboard.store import PERPLEXITY, Board, Entry, track
+
+HEADER = (
+    *("source", "track", "tokenizer", "block_length", "eos_between_documents", "task", "version", "split", "text"),
+    *("model", "row", "config", "training_seed", "training_tokens", "training_flops", "parameters"),
+    *("metric", "likelihood", "headline", "kind", "audit", "rank", "value", "low", "high", "stderr_mc", "unit"),
+    *("draws", "n", "commit", "result"),
+)
+
+
+def csv_table(board: Board) -> str:
+    """The whole board; numbers in full, texts so that no spreadsheet takes them for a formula."""
+    places: dict[Entry, tuple[str, str]] = {}
+    for section in board.sections:
+        for column in section.columns:
+            found = ranked(section.rows, column)
+            for row in section.rows:
+                rank, shared = found.get(row.label, (None, False))
+                said = "" if rank is None else f"{rank}{'=' if shared else ''}"
+                places |= {entry: (row.label, said) for entry in row.entries.get(column, ())}
+    file = io.StringIO()
+    writer = csv.DictWriter(file, HEADER, restval="", lineterminator="\n")
+    writer.writeheader()
+    for entry in board.entries:
+        for line in _rows(entry, *places.get(entry, (entry.cell.model["name"], ""))):
+            writer.writerow({name: _safe(value) for name, value in line.items()})
+    writer.writerows(_reported())
+    return file.getvalue()
+
+
+def _rows(entry: Entry, label: str, rank: str) -> Iterable[dict[str, Any]]:
+    cell = entry.cell
+    common = {
+        "source": "measured",
+        "track": track(cell),
+        "tokenizer": cell.tokenizer["name"],
+        "block_length": cell.scoring["block_length"],
+        "eos_between_documents": cell.scoring["eos_between_documents"],
+        "task": cell.task["name"],
+        "version": cell.task["version"],
+        "split": cell.task["split"],
+        "text": cell.data["fingerprint"][:8],
+        "model": cell.model["name"],
+        "row": label,
+        "config": cell.model["config_digest"][:12],
+        "training_seed": cell.training["seed"],
+        "training_tokens": cell.training["tokens"],
+        "training_flops": cell.training["flops"],
+        "parameters": cell.cost["parameters"],
+        "draws": cell.scoring["draws"],
+        "commit": cell.provenance["commit"],
+        "result": entry.name,
+    }
+    for metric in cell.metrics:
+        yield common | {
+            "metric": metric.name,
+            "likelihood": metric.likelihood,
+            "headline": metric.headline,
+            "kind": metric.kind,
+            "audit": signs.audit(entry, metric.likelihood) if metric.likelihood else "",
+            "rank": rank if metric.headline and metric.name == PERPLEXITY else "",
+            "value": metric.value,
+            "low": metric.ci95.low if metric.ci95 else None,
+            "high": metric.ci95.high if metric.ci95 else None,
+            "stderr_mc": metric.stderr_mc,
+            "unit": metric.unit,
+            "n": metric.n,
+        }
+
+
+def _reported() -> Iterable[dict[str, Any]]:
+    for metric, papers in ((PERPLEXITY, reported.perplexities()), ("pass@5_legacy_substring, %", reported.gsm8k())):
+        for paper in papers:
+            for task, value in paper.values.items():
+                if value is not None:
+                    kind = "reported bound" if value.startswith("≤") else "reported"
+                    yield {
+                        "source": "reported",
+                        "task": task,
+                        "model": paper.model,
+                        "row": paper.label,
+                        "metric": metric,
+                        "kind": kind,
+                        "value": value.removeprefix("≤ "),
+                    }
+
+
+def _safe(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

@@ -1,0 +1,171 @@
+"""Figures as SVG: plain marks, lines and texts, the same bytes for the same figure, in light and dark."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from leaderboard.document import Axis, Figure, Point, Series
+
+WIDTH, HEIGHT = 460, 330
+LEFT, RIGHT, TOP, BOTTOM = 58, 12, 30, 44
+FONT, COLOURS, LEGEND_LINE, CROWD = 12, 6, 17, 40
+MADE_BY = "<!-- made by ltm-leaderboard build -->"
+
+STYLE = (
+    ".plot{--ink:#1f2328;--paper:#fff;--line:#d0d7de;--c0:#0550ae;--c1:#bc4c00;--c2:#1a7f37;--c3:#8250df;--c4:#a40e26;"
+    "--c5:#59636e;font:12px system-ui,sans-serif}"
+    "@media(prefers-color-scheme:dark){.plot{--ink:#e6edf3;--paper:#0d1117;--line:#3d444d;--c0:#79c0ff;--c1:#ffa657;"
+    "--c2:#7ee787;--c3:#d2a8ff;--c4:#ff7b72;--c5:#9198a1}}"
+    ".plot text{fill:var(--ink)}.plot .title{font-weight:600}.plot .grid{stroke:var(--line)}.plot path{fill:none}"
+    ".plot .paper{fill:var(--paper)}.plot .halo{paint-order:stroke;stroke:var(--paper);stroke-width:3px}"
+    + "".join(
+        f".plot .c{i}{{stroke:var(--c{i})}}.plot circle.c{i}{{fill:var(--c{i})}}.plot circle.faint.c{i}"
+        "{fill:var(--paper)}"
+        for i in range(COLOURS)
+    )
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """From values to pixels, along one axis."""
+
+    place: Callable[[float], float]
+    ticks: tuple[tuple[float, str], ...]
+
+
+def svg(figure: Figure, *, alone: bool = True) -> str:
+    """The figure; `alone` with its style, for a file of its own, otherwise for a page that has `STYLE`."""
+    points = [point for series in figure.series for point in series.points]
+    x = _scale(figure.x, [p.x for p in points], LEFT, WIDTH - RIGHT)
+    y = _scale(figure.y, [p.y for p in points], HEIGHT - BOTTOM, TOP)
+    title, words = html.escape(figure.title), html.escape(figure.words)
+    named = [(_colour(series, i), series) for i, series in enumerate(figure.series) if series.name]
+    height = HEIGHT + LEGEND_LINE * len(named)
+    lines = [
+        f'<svg class="plot" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" role="img" '
+        f'aria-label="{title}. {words}">',
+        *([MADE_BY, f"<style>{STYLE}</style>"] if alone else []),
+        f'<rect class="paper" width="{WIDTH}" height="{height}"/>',
+        f'<text class="title" x="{LEFT}" y="16">{html.escape(_shortened(figure.title, WIDTH - LEFT - RIGHT))}</text>',
+        *_axes(figure, x, y),
+    ]
+    boxes: list[tuple[float, float, float, float]] = []
+    for i, series in enumerate(figure.series):
+        colour = _colour(series, i)
+        if series.joined:
+            path = "L".join(f"{_px(x.place(p.x))} {_px(y.place(p.y))}" for p in series.points)
+            dash = ' stroke-dasharray="5 4"' if series.dashed else ""
+            lines.append(f'<path class="{colour}" stroke-width="1.5"{dash} d="M{path}"/>')
+        for p in series.points:
+            cx, cy = x.place(p.x), y.place(p.y)
+            boxes.append((cx - 4, cy - 4, cx + 4, cy + 4))
+            faint = " faint" if p.faint else ""
+            tip = f"<title>{html.escape(p.tip)}</title>" if p.tip else ""
+            lines.append(
+                f'<circle class="{colour}{faint}" stroke-width="1.5" cx="{_px(cx)}" cy="{_px(cy)}" r="4">{tip}</circle>'
+            )
+    lines += _legend(named)
+    # Who is not dominated is named first, while there is room; in a crowd nobody else is.
+    for point in sorted((p for p in points if p.label and not (p.faint and len(points) > CROWD)), key=lambda p: p.faint):
+        lines += _label(point, x.place(point.x), y.place(point.y), boxes)
+    return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def _axes(figure: Figure, x: Scale, y: Scale) -> list[str]:
+    low, high = HEIGHT - BOTTOM, TOP
+    lines = []
+    for value, text in x.ticks:
+        at = _px(x.place(value))
+        lines.append(f'<path class="grid" d="M{at} {high}V{low}"/>')
+        lines.append(f'<text x="{at}" y="{low + 16}" text-anchor="middle">{html.escape(text)}</text>')
+    for value, text in y.ticks:
+        at = _px(y.place(value))
+        lines.append(f'<path class="grid" d="M{LEFT} {at}H{WIDTH - RIGHT}"/>')
+        lines.append(f'<text x="{LEFT - 6}" y="{at}" dy="4" text-anchor="end">{html.escape(text)}</text>')
+    middle = (low + high) // 2
+    lines.append(
+        f'<text x="{(LEFT + WIDTH - RIGHT) // 2}" y="{HEIGHT - 8}" text-anchor="middle">{html.escape(figure.x.label)}'
+        "</text>"
+    )
+    turned = f'transform="translate(14 {middle}) rotate(-90)" text-anchor="middle"'
+    lines.append(f"<text {turned}>{html.escape(figure.y.label)}</text>")
+    return lines
+
+
+def _legend(named: Sequence[tuple[str, Series]]) -> list[str]:
+    """Names of series below the plot, a line each, where no data are."""
+    lines = []
+    for n, (colour, series) in enumerate(named):
+        y = HEIGHT + LEGEND_LINE * n + 8
+        dash = ' stroke-dasharray="5 4"' if series.dashed else ""
+        mark = f"M{LEFT} {y - 4}h18" if series.joined else f"M{LEFT + 5} {y - 4}h8"
+        lines.append(f'<path class="{colour}" stroke-width="{2 if series.joined else 8}"{dash} d="{mark}"/>')
+        name = html.escape(_shortened(series.name, WIDTH - LEFT - 30))
+        lines.append(f'<text x="{LEFT + 26}" y="{y}">{name}</text>')
+    return lines
+
+
+def _label(point: Point, x: float, y: float, boxes: list[tuple[float, float, float, float]]) -> list[str]:
+    """The name of a point, at the first of eight places beside it where nothing stands yet; else none."""
+    width = _width(point.label)
+    for dx, dy in ((8, 4), (-8 - width, 4), (8, -8), (8, 16), (-width / 2, -9), (-width / 2, 19), (-8 - width, -8)):
+        left, bottom = x + dx, y + dy
+        box = (left, bottom - FONT + 2, left + width, bottom + 2)
+        inside = LEFT <= box[0] and box[2] <= WIDTH - 2 and TOP <= box[1] and box[3] <= HEIGHT - BOTTOM
+        if inside and not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in boxes):
+            boxes.append(box)
+            return [f'<text class="halo" x="{_px(left)}" y="{_px(bottom)}">{html.escape(point.label)}</text>']
+    return []
+
+
+def _scale(axis: Axis, values: Sequence[float], start: float, end: float) -> Scale:
+    of = math.log10 if axis.log else float
+    found = [of(value) for value in (*values, *(value for value, _ in axis.ticks))] or [0.0]
+    low, high = min(found), max(found)
+    margin = 0.06 * (high - low) or 0.5
+    low, high = low - margin, high + margin
+    ticks = axis.ticks or tuple((value, _tick(value)) for value in _round_numbers(low, high, log=axis.log))
+    return Scale(place=lambda value: start + (of(value) - low) / (high - low) * (end - start), ticks=ticks)
+
+
+def _round_numbers(low: float, high: float, *, log: bool) -> list[float]:
+    """At most seven ticks between the ends, which are logarithms where `log`."""
+    if log and high - low >= 1:
+        steps = (1, 2, 5) if high - low < 2 else (1,)
+        powers = range(math.floor(low), math.ceil(high) + 1)
+        found = [m * 10.0**p for p in powers for m in steps if low <= p + math.log10(m) <= high]
+        return found[:: math.ceil(len(found) / 7)]
+    if log:
+        low, high = 10**low, 10**high
+    power = 10.0 ** math.floor(math.log10((high - low) / 5))
+    step = next(m * power for m in (1, 2, 5, 10) if (high - low) / (m * power) <= 6)
+    # Multiples, so that 0.1 + 0.2 stays 0.3.
+    return [n * step for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _tick(value: float) -> str:
+    if value and not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.0e}".replace("e+", "e").replace("e0", "e")
+    return f"{value:.6g}"
+
+
+def _colour(series: Series, place: int) -> str:
+    return f"c{(place if series.colour is None else series.colour) % COLOURS}"
+
+
+def _shortened(text: str, width: float) -> str:
+    most = int(width / _width("x"))
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _width(text: str) -> float:
+    # No font is at hand to measure with; sans-serif letters are a little over half as wide as high.
+    return 0.56 * FONT * len(text)
+
+
+def _px(value: float) -> str:
+    return f"{value:.1f}"

@@ -1,0 +1,182 @@
+"""Whether result files say what was measured: digests, places, and every number that the records can give again."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from leaderboard.store import Entry, read
+from ltm.config import digest
+from ltm.errors import UserError
+from ltm.result import Cell, Metric, find_cells, read_records, to_bytes
+
+RELATIVE = 1e-9
+"""How far a number may be from what the records give: sums in another order, no more."""
+
+Records = Sequence[Mapping[str, Any]]
+
+
+def verify(results_dir: Path) -> tuple[list[Entry], list[str]]:
+    """The sound results, and what is wrong with the others: file, field, expected, found."""
+    entries, problems = [], []
+    for path in find_cells(results_dir):
+        try:
+            entry = read(path, results_dir)
+            found = [f"{path}: {problem}" for problem in differences(entry)]
+        except UserError as error:
+            problems.append(str(error))
+            problems += [f"{path}: {found}" for found in [edited_digit(path)] if found]
+            continue
+        problems += found
+        if not found:
+            entries.append(entry)
+    return entries, problems
+
+
+def differences(entry: Entry) -> Iterator[str]:
+    """What a cell says otherwise than its own config and records do.
+
+    Raises:
+        UserError: the records are missing or are not those that the cell was written with.
+    """
+    cell = entry.cell
+    if entry.path.read_bytes() != to_bytes(cell):
+        yield "expected the one spelling that results have, found another; was it formatted by hand?"
+    if cell.model["config_digest"] != (expected := digest(cell.model["config"])):
+        yield f"field model.config_digest: expected {expected}, found {cell.model['config_digest']}"
+    records = read_records(entry.path, cell)
+    if not records:
+        return
+    if "block" in records[0] and "tokens" in records[0] and "part" not in records[0]:
+        tokens = sum(record["tokens"] for record in records)
+        for field, found in (("blocks", len(records)), ("tokens", tokens)):
+            if cell.scoring[field] != found:
+                yield f"field scoring.{field}: expected {found}, which the records give, found {cell.scoring[field]}"
+    for i, metric in enumerate(cell.metrics):
+        value = recomputed(metric, cell, records)
+        if value is not None and not math.isclose(value, metric.value, rel_tol=RELATIVE, abs_tol=1e-12):
+            yield (
+                f"field metrics[{i}].value ({metric.name}, {metric.likelihood}): expected {value!r}, which the records "
+                f"give, found {metric.value!r}"
+            )
+
+
+def recomputed(metric: Metric, cell: Cell, records: Records) -> float | None:
+    """A metric from the records; None for those that need more than is in them, such as samples' n-grams."""
+    find = _FORMULAS.get(metric.name.partition("[")[0])
+    return find(metric, cell, records) if find else _answers(metric, cell, records)
+
+
+def _perplexity(units: Callable[[Cell, Records], float]) -> Callable[[Metric, Cell, Records], float | None]:
+    def find(metric: Metric, cell: Cell, records: Records) -> float | None:
+        if not all(metric.likelihood in record and "tokens" in record for record in records):
+            return None
+        return math.exp(-math.fsum(record[str(metric.likelihood)] for record in records) / units(cell, records))
+
+    return find
+
+
+def _bits_per_byte(metric: Metric, cell: Cell, records: Records) -> float | None:
+    found = _perplexity(lambda cell, _: cell.data["bytes"] * math.log(2))(metric, cell, records)
+    return None if found is None else math.log(found)
+
+
+def _mean_of_exp(metric: Metric, cell: Cell, records: Records) -> float | None:
+    if not all(metric.likelihood in record and "tokens" in record for record in records):
+        return None
+    return _mean(math.exp(-record[str(metric.likelihood)] / record["tokens"]) for record in records)
+
+
+def _posterior(name: str) -> Callable[[Metric, Cell, Records], float | None]:
+    """Of diagnostics: a mean over texts, of the KL a token."""
+
+    def find(metric: Metric, cell: Cell, records: Records) -> float | None:
+        own = [record for record in records if record.get("part") == "posterior"]
+        if not own:
+            return None
+        total = math.fsum(record[name] for record in own)
+        return total / (sum(record["tokens"] for record in own) if name == "kl" else len(own))
+
+    return find
+
+
+def _gen_ppl(metric: Metric, cell: Cell, records: Records) -> float | None:
+    if not all("scorer_nats" in record for record in records):
+        return None
+    tokens = sum(record["scorer_tokens"] for record in records)
+    return math.exp(-math.fsum(record["scorer_nats"] for record in records) / tokens) if tokens else None
+
+
+def _accuracy(metric: Metric, cell: Cell, records: Records) -> float | None:
+    return _mean(record["greedy"] for record in records) if all("greedy" in record for record in records) else None
+
+
+def _answers(metric: Metric, cell: Cell, records: Records) -> float | None:
+    """Of problems: the unbiased pass@k, and its chance rows, under the rule that the name ends in."""
+    found = re.fullmatch(r"(?:chance_([^_]+)_)?pass@(\d+)(?:_(?:legacy_)?([a-z]+))?", metric.name)
+    if found is None or not all("answers" in record for record in records):
+        return None
+    guesser, k, rule = found[1], int(found[2]), found[3] or cell.scoring["rule"]
+    if guesser:
+        return _mean(record["chance"][guesser][rule] for record in records)
+    return _mean(_pass(record["answers"][rule], record["gold"], k) for record in records)
+
+
+def _pass(answers: Sequence[str | None], gold: str, k: int) -> float:
+    wrong = sum(answer != gold for answer in answers)
+    return 1 - math.comb(wrong, k) / math.comb(len(answers), k)
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return math.fsum(found) / len(found)
+
+
+_FORMULAS: dict[str, Callable[[Metric, Cell, Records], float | None]] = {
+    "token_perplexity": _perplexity(lambda _, records: sum(record["tokens"] for record in records)),
+    "word_perplexity": _perplexity(lambda cell, _: cell.data["words"]),
+    "last_word_perplexity": _perplexity(lambda _, records: len(records)),
+    "token_perplexity_mean_of_exp": _mean_of_exp,
+    "bits_per_byte": _bits_per_byte,
+    "kl_per_token": _posterior("kl"),
+    "mutual_information": _posterior("mutual_information"),
+    "gen_ppl": _gen_ppl,
+    "accuracy": _accuracy,
+}
+
+
+def edited_digit(path: Path) -> str | None:
+    """Where one digit of a result file was changed: the only change of a digit that brings its own digest back."""
+    try:
+        data = json.loads(path.read_bytes())
+        recorded = data.pop("digest")
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        return None
+    for place, parent, key in _leaves(data, ""):
+        value = parent[key]
+        text = value if isinstance(value, str) else json.dumps(value)
+        for found in re.finditer(r"\d", text):
+            for digit in "0123456789".replace(found[0], ""):
+                other = text[: found.start()] + digit + text[found.end() :]
+                try:
+                    parent[key] = other if isinstance(value, str) else json.loads(other)
+                except ValueError:
+                    continue  # 007 is no number
+                if digest(data) == recorded:
+                    return f"field {place}: expected {parent[key]!r}, found {value!r}"
+        parent[key] = value
+    return None
+
+
+def _leaves(data: Any, place: str) -> Iterator[tuple[str, Any, Any]]:
+    """Each text and number, with its place in words, and where to put another in its stead."""
+    for key in list(data) if isinstance(data, dict) else range(len(data)):
+        here = f"{place}[{key}]" if isinstance(data, list) else f"{place}.{key}" if place else str(key)
+        if isinstance(data[key], dict | list):
+            yield from _leaves(data[key], here)
+        elif isinstance(data[key], str | float | int) and not isinstance(data[key], bool):
+            yield here, data, key
