@@ -44,7 +44,7 @@ def part(entries: Sequence[Entry], title: str) -> Part:
         f"texts by more than {THRESHOLD:.2f} nats in total, which happens to a valid one with a probability of at most "
         "1%, or when another check refutes it. What failed has the sign ~ and no rank, on all corpora."
     )
-    header = ("Model", "Likelihood", "Verdict", *COLUMNS.values(), "Threshold", *(_heading(name) for name in checks))
+    header = ("Model", "Verdict", "Likelihood", *COLUMNS.values(), "Threshold", *(_heading(name) for name in checks))
     table = Table(header=header, rows=tuple(ordered), words=(1, 2))
     return Part(title=title, text=(words,), table=table)
 
@@ -54,7 +54,7 @@ def _row(label: str, entry: Entry, verdict: Metric, checks: Sequence[str]) -> tu
     said = Value(text="passed" if verdict.value == 1 else "failed", tip=signs.told(entry, verdict))
     values = [_number(_find(cell, name, likelihood)) for name in COLUMNS]
     others = [_number(_find(cell, name, likelihood)) for name in checks]
-    return label, likelihood or NOTHING, said, *values, signs.number(THRESHOLD), *others
+    return label, said, likelihood or NOTHING, *values, signs.number(THRESHOLD), *others
 
 
 def _is_check(metric: Metric) -> bool:

@@ -53,21 +53,22 @@ def html_page(parts: Sequence[Part], end: str) -> str:
         '<li id="sorting" hidden>Click the name of a column to sort by it, and again for the other way round.</li>',
         "</ul></details>",
     ]
+    chapter = ""
     for part, anchor in zip(parts, anchors, strict=True):
-        lines += _part(part, anchor)
+        chapter = part.title if part.level == 2 else chapter
+        lines += _part(part, anchor, part.title if part.level == 2 else f"{chapter}: {part.title}")
     lines += [f"<footer><p>{_text(end)} Made by <code>ltm-leaderboard build</code>.</p></footer>", "</main>"]
     return "\n".join([*lines, f"<script>{script}</script>", "</body></html>", ""])
 
 
-def _part(part: Part, anchor: str) -> list[str]:
-    title = _text(part.title)
-    lines = [f'<section id="{anchor}"><h{part.level}>{title}</h{part.level}>']
+def _part(part: Part, anchor: str, whole_title: str) -> list[str]:
+    lines = [f'<section id="{anchor}"><h{part.level}>{_text(part.title)}</h{part.level}>']
     lines += [f"<p>{_text(text)}</p>" for text in part.text]
     if part.figures:
         figures = (f'<div class="figure">{svg(figure, alone=False)}</div>' for figure in part.figures)
         lines.append(f'<div class="figures">{"".join(figures)}</div>')
     if part.table is not None:
-        table = _table(part.table, title)
+        table = _table(part.table, _text(whole_title))
         lines += ["<details><summary>Show</summary>", *table, "</details>"] if part.folded else table
     return [*lines, "</section>"]
 

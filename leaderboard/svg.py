@@ -70,7 +70,9 @@ def svg(figure: Figure, *, alone: bool = True) -> str:
             )
     lines += _legend(named)
     # Who is not dominated is named first, while there is room; in a crowd nobody else is.
-    for point in sorted((p for p in points if p.label and not (p.faint and len(points) > CROWD)), key=lambda p: p.faint):
+    for point in sorted(
+        (p for p in points if p.label and not (p.faint and len(points) > CROWD)), key=lambda p: p.faint
+    ):
         lines += _label(point, x.place(point.x), y.place(point.y), boxes)
     return "\n".join([*lines, "</svg>"]) + "\n"
 
@@ -148,8 +150,11 @@ def _round_numbers(low: float, high: float, *, log: bool) -> list[float]:
 
 
 def _tick(value: float) -> str:
-    if value and not 1e-3 <= abs(value) < 1e6:
+    if value and not 1e-3 <= abs(value) < 1e15:
         return f"{value:.0e}".replace("e+", "e").replace("e0", "e")
+    for power, letter in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
+        if abs(value) >= max(10**power, 10_000):
+            return f"{value / 10**power:g}{letter}"
     return f"{value:.6g}"
 
 

@@ -129,9 +129,7 @@ def _pareto(section: Section, column: Column, name: str) -> Part | None:
         ),
         words=(3, 5),
     )
-    words = (
-        "The front has no model that is at least as good and costs at most as much; of the others, the best that does."
-    )
+    words = "Front: no other model is at least as good at no more cost. Otherwise the best model that is, is named."
     more = f" Of unknown cost, and in no plot: {left_out}." if left_out else ""
     return Part(
         title=f"{column.title} against compute", level=3, text=(words + more,), figures=tuple(figures), table=table

@@ -365,16 +365,6 @@ def test_mistakes_are_told_with_their_remedy(run: Run, tmp_path: Path, capsys: p
     assert f"belongs at results/ltm-tiny/ltm_pydocs/{path.name}" in capsys.readouterr().err
 
 
-def test_many_results_build_fast(tmp_path: Path) -> None:
-    import time
-
-    for i in range(300):
-        write_cell(make_cell(name=f"ar-{i}", family="ar", nats=3 + i / 300), tmp_path)
-    start = time.perf_counter()
-    page(board(load(tmp_path)))
-    assert time.perf_counter() - start < 5
-
-
 # Tasks that measure no perplexity.
 
 
