@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from leaderboard import signs
 from leaderboard.document import Part, Table, Value
-from leaderboard.other_tasks import caption, labels
+from leaderboard.other_tasks import labels
 from leaderboard.signs import NOTHING
 from leaderboard.store import AUDIT, Entry
-from ltm.result import Cell, Metric
+from ltm.result import Cell, Metric, read_records
 
 THRESHOLD = math.log(100)
 """Nats: a valid claim exceeds the source by this much over all texts with a probability of at most 1%."""
@@ -20,10 +20,11 @@ COLUMNS = {
     "audit_log_e_value": "Log e-value",
 }
 ENTROPY = "audit_source_entropy_per_token"
+LINE = "the source itself: no model can be below this line"
 
 
 def part(entries: Sequence[Entry], title: str) -> Part:
-    """The verdicts on all likelihoods of the models that were audited on one source."""
+    """The verdicts on all likelihoods of the models, by source; a line of each source says what none can be below."""
     found = [
         (label, entry, verdict)
         for label, entry in zip(labels(entries), entries, strict=True)
@@ -32,29 +33,44 @@ def part(entries: Sequence[Entry], title: str) -> Part:
     ]
     checks = list(dict.fromkeys(m.name for _, entry, _ in found for m in entry.cell.metrics if _is_check(m)))
     rows = [_row(label, entry, verdict, checks) for label, entry, verdict in found]
-    entropies = sorted({m.value for _, entry, _ in found for m in entry.cell.metrics if m.name == ENTROPY})
-    line = [
-        ("the source itself: no model can be below this line", NOTHING, NOTHING, value, value, NOTHING, NOTHING)
-        for value in map(signs.number, entropies)
-    ]
-    # The line stands where it belongs: below whoever claims less, in every sense.
-    ordered = sorted([*rows, *((*row, *[NOTHING] * len(checks)) for row in line)], key=_claimed)
+    entropies = {
+        (e.cell.data["corpus"], signs.number(m.value)) for e in entries for m in e.cell.metrics if m.name == ENTROPY
+    }
+    rest = [NOTHING] * (2 + len(checks))
+    lines = [(LINE, NOTHING, NOTHING, NOTHING, source, value, value, *rest) for source, value in entropies]
+    task = entries[0].cell.task
     words = (
-        f"{caption(entries)}. A likelihood is refuted when its claims exceed the source's own log-likelihood of fresh "
-        f"texts by more than {THRESHOLD:.2f} nats in total, which happens to a valid one with a probability of at most "
-        "1%, or when another check refutes it. What failed has the sign ~ and no rank, on all corpora."
+        f"{task['name']} version {task['version']}. A likelihood is refuted when its claims exceed the source's own "
+        f"log-likelihood of fresh texts by more than {THRESHOLD:.2f} nats in total, which happens to a valid one with "
+        "probability 1% or less, or when another check refutes it. What failed has the sign ~ and no rank, on all "
+        "corpora. To have passed is not to be proven: it is that nothing here refutes it."
     )
-    header = ("Model", "Verdict", "Likelihood", *COLUMNS.values(), "Threshold", *(_heading(name) for name in checks))
-    table = Table(header=header, rows=tuple(ordered), words=(1, 2))
-    return Part(title=title, text=(words,), table=table)
+    header = (
+        *("Model", "Verdict", "Likelihood", "Refuted by", "Source"),
+        *(*COLUMNS.values(), "Threshold", *(_heading(name) for name in checks)),
+    )
+    # The line of a source stands where it belongs: below whoever claims less, in every sense.
+    ordered = tuple(sorted([*rows, *lines], key=_claimed))
+    return Part(title=title, text=(words,), table=Table(header=header, rows=ordered, words=(1, 2, 3, 4)))
 
 
 def _row(label: str, entry: Entry, verdict: Metric, checks: Sequence[str]) -> tuple[str | Value, ...]:
     cell, likelihood = entry.cell, verdict.likelihood
-    said = Value(text="passed" if verdict.value == 1 else "failed", tip=signs.told(entry, verdict))
+    refuted = [
+        record
+        for record in read_records(entry.path, cell) or []
+        if record.get("passed") is False and record.get("likelihood") in (likelihood, None)
+    ]
+    details = "; ".join(f"{record['check']}: {record['detail']}" for record in refuted)
+    said = Value(
+        text="passed" if verdict.value == 1 else "failed",
+        tip=f"{signs.told(entry, verdict)}{'; ' if details else ''}{details}",
+    )
+    names = ", ".join(record["check"].replace("_", " ") for record in refuted)
     values = [_number(_find(cell, name, likelihood)) for name in COLUMNS]
     others = [_number(_find(cell, name, likelihood)) for name in checks]
-    return label, said, likelihood or NOTHING, *values, signs.number(THRESHOLD), *others
+    source = cell.data["corpus"]
+    return label, said, likelihood or NOTHING, names or NOTHING, source, *values, signs.number(THRESHOLD), *others
 
 
 def _is_check(metric: Metric) -> bool:
@@ -75,6 +91,6 @@ def _heading(name: str) -> str:
     return name.removeprefix("audit_").replace("_", " ").capitalize()
 
 
-def _claimed(row: Sequence[str | Value]) -> tuple[float, str]:
-    text = str(row[3])
-    return (math.inf if text == NOTHING else float(text)), str(row[0])
+def _claimed(row: Sequence[str | Value]) -> tuple[str, float, str, str]:
+    source, text = str(row[4]), str(row[5])
+    return source, (math.inf if text == NOTHING else float(text)), str(row[0]), str(row[2])

@@ -84,7 +84,7 @@ class Board:
     """All sections, the results of each task that measures no perplexity, and what no table shows, by the reason.
 
     Attributes:
-        audits: the results of each audit, on one source.
+        audits: the results of each audit, whatever the length of the source's texts.
         entries: all that are shown, by file.
     """
 
@@ -136,7 +136,8 @@ def board(entries: Iterable[Entry]) -> Board:
         if entry.cell.metric(PERPLEXITY):
             groups[_section_key(entry.cell)].append(entry)
         else:
-            (audits if _is_audit(entry.cell) else others)[_column_key(entry.cell)].append(entry)
+            key = _column_key(entry.cell)
+            (audits[key[:3]] if _is_audit(entry.cell) else others[key]).append(entry)
     return Board(
         sections=tuple(_section(key, groups[key], not_shown) for key in sorted(groups)),
         others=tuple(tuple(others[key]) for key in sorted(others)),

@@ -115,6 +115,39 @@ def _accuracy(metric: Metric, cell: Cell, records: Records) -> float | None:
     return _mean(record["greedy"] for record in records) if all("greedy" in record for record in records) else None
 
 
+def _claimed(name: str | None) -> Callable[[Metric, Cell, Records], float | None]:
+    """Of audits: nats a token of the source's texts, claimed by the metric's likelihood or by the one named."""
+
+    def find(metric: Metric, cell: Cell, records: Records) -> float | None:
+        texts = [record for record in records if record.get("part") == "text"]
+        key = name or str(metric.likelihood)
+        if not texts or any(key not in text for text in texts):
+            return None
+        return -math.fsum(text[key] for text in texts) / sum(text["tokens"] for text in texts)
+
+    return find
+
+
+def _log_e_value(metric: Metric, cell: Cell, records: Records) -> float | None:
+    """Of audits: claimed less true nats. Averaged claims enter three standard errors lower, and either is right."""
+    texts, key = [record for record in records if record.get("part") == "text"], str(metric.likelihood)
+    if not texts or any(key not in text for text in texts):
+        return None
+    excess = [text[key] - text["reference"] for text in texts]
+    total, mean = math.fsum(excess), _mean(excess)
+    stated = [text[f"{key}_mc_var"] for text in texts if text.get(f"{key}_mc_var") is not None]
+    spread = math.fsum((value - mean) ** 2 for value in excess) / max(1, len(texts) - 1) * len(texts)
+    variance = min(spread, math.fsum(stated)) if len(stated) == len(texts) else spread
+    return min(total, total - 3 * math.sqrt(variance), key=lambda value: abs(value - metric.value))
+
+
+def _verdict(metric: Metric, cell: Cell, records: Records) -> float | None:
+    """Of audits: a likelihood has passed when no check refutes it, or all that the model has."""
+    checks = [record for record in records if record.get("part") == "check"]
+    refuted = [c for c in checks if c["passed"] is False and c["likelihood"] in (metric.likelihood, None)]
+    return float(not refuted) if checks else None
+
+
 def _answers(metric: Metric, cell: Cell, records: Records) -> float | None:
     """Of problems: the unbiased pass@k, and its chance rows, under the rule that the name ends in."""
     found = re.fullmatch(r"(?:chance_([^_]+)_)?pass@(\d+)(?:_(?:legacy_)?([a-z]+))?", metric.name)
@@ -146,6 +179,10 @@ _FORMULAS: dict[str, Callable[[Metric, Cell, Records], float | None]] = {
     "mutual_information": _posterior("mutual_information"),
     "gen_ppl": _gen_ppl,
     "accuracy": _accuracy,
+    "audit_passed": _verdict,
+    "audit_claimed_nats_per_token": _claimed(None),
+    "audit_source_nats_per_token": _claimed("reference"),
+    "audit_log_e_value": _log_e_value,
 }
 
 

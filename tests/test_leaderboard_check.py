@@ -16,7 +16,7 @@ import pytest
 from leaderboard import cli, manifest
 from leaderboard.store import Entry, load
 from leaderboard.verify import edited_digit, recomputed, verify
-from ltm.result import find_cells, read_cell, read_records, to_bytes, write_cell
+from ltm.result import Metric, find_cells, read_cell, read_records, to_bytes, write_cell
 from tests.result_factory import make_cell
 
 GOLDEN = Path(__file__).parent / "golden" / "results"
@@ -117,6 +117,28 @@ def test_counts_and_the_digest_of_the_config_are_checked(tmp_path: Path) -> None
     _, problems = verify(tmp_path)
     assert any("field scoring.tokens: expected 5100, which the records give, found 5101" in text for text in problems)
     assert any("field model.config_digest: expected" in text for text in problems)
+
+
+def test_audits_are_weighed_again(tmp_path: Path) -> None:
+    """The e-value, what is claimed, the source's own, and the verdict, which one check is enough to turn."""
+    values = {"audit_claimed_nats_per_token": 2.0, "audit_source_nats_per_token": 3.0, "audit_log_e_value": 20.0}
+    metrics = [
+        Metric(name=name, likelihood=None if "source" in name else "elbo", headline=False, unit="x", value=value,
+               kind="exact", n=4)
+        for name, value in {**values, "audit_passed": 0.0}.items()
+    ]  # fmt: skip
+    texts = [{"part": "text", "tokens": 5, "reference": -15.0, "elbo": -10.0, "elbo_mc_var": 0.25} for _ in range(4)]
+    checks = [
+        {"part": "check", "check": name, "likelihood": likelihood, "passed": passed}
+        for name, likelihood, passed in (("a", "elbo", True), ("b", "other", False), ("c", None, False))
+    ]
+    cell = dataclasses.replace(make_cell(task_name="ltm_audit"), metrics=tuple(metrics))
+    assert [recomputed(m, cell, [*texts, *checks]) for m in metrics] == [2.0, 3.0, 20.0, 0.0]
+    assert recomputed(metrics[-1], cell, [*texts, *checks[:2]]) == 1.0
+    # Claims that are averages enter three standard errors of the total lower.
+    spread = [{**text, "elbo": -10.0 + shift} for text, shift in zip(texts, (2, -2, 1, -1), strict=True)]
+    lower = dataclasses.replace(metrics[2], value=17.0)
+    assert recomputed(lower, cell, spread) == pytest.approx(20 - 3 * 1.0)
 
 
 # One digit.
