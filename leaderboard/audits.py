@@ -20,7 +20,7 @@ COLUMNS = {
     "audit_log_e_value": "Log e-value",
 }
 ENTROPY = "audit_source_entropy_per_token"
-LINE = "the source itself: no model can be below this line"
+LINE = "the source itself: no model can need less"
 
 
 def part(entries: Sequence[Entry], title: str) -> Part:

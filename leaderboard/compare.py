@@ -103,7 +103,9 @@ def _key(entry: Entry, by_commit: bool) -> tuple[str, ...]:
 def _row(a: Entry, b: Entry, by_commit: bool) -> tuple[str, ...]:
     first, second = (_metric(entry.cell) for entry in (a, b))
     seed = a.cell.training["seed"]
-    task = a.cell.task["name"].removeprefix("ltm_") + (f", seed {seed}" if seed else "")
+    task = a.cell.task["name"].removeprefix("ltm_")
+    task += "" if first.name == PERPLEXITY else f", {first.name}"
+    task += f", seed {seed}" if seed else ""
     values = (signs.value([first]), signs.value([second]))
     return (task, *([a.cell.model["name"]] if by_commit else []), *values, *_difference(a, b, first, second))
 
@@ -121,7 +123,8 @@ def _difference(a: Entry, b: Entry, first: Metric, second: Metric) -> Sequence[s
         own, other = blocks(a, first), blocks(b, second)
         if own is not None and other is not None:
             low, high = paired_difference(own, other)
-            return f"{value:+.4f}", *_said(-high, -low, first.direction, estimate, "paired")
+            # 0 - x, since -0.0 would be written with its sign.
+            return f"{value:+.4f}", *_said(0 - high, 0 - low, first.direction, estimate, "paired")
         ends = [math.log(m.ci95.high / m.ci95.low) / 2 for m in (first, second) if m.ci95]
     else:
         value = second.value - first.value

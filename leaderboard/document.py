@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+def printable(text: str) -> str:
+    """The text on one line, with what no reader should meet (control characters, reversed writing) made visible."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
     """A text in a table, with what can be said about it where there is room: its kind, interval, draws, provenance."""

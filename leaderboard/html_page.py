@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from leaderboard import signs
-from leaderboard.document import Part, Table, Value
+from leaderboard.document import Part, Table, Value, printable
 from leaderboard.svg import STYLE, svg
 from leaderboard.views import slug
 
@@ -115,7 +115,7 @@ def _anchors(parts: Sequence[Part]) -> list[str]:
 
 
 def _text(text: str) -> str:
-    return html.escape(" ".join(text.split()))
+    return html.escape(printable(text))
 
 
 def _marked(text: str) -> str:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from leaderboard import signs
-from leaderboard.document import Figure, Part, Table, Value
+from leaderboard.document import Figure, Part, Table, Value, printable
 from leaderboard.store import Board
 from leaderboard.table import overview, title
 
@@ -56,5 +56,5 @@ def _image(figure: Figure, plots: str) -> str:
 
 def escape(text: str) -> str:
     """Text that Markdown and HTML leave as it is, on one line; intervals and names such as `ltm_ptb` stay legible."""
-    line = html.escape(" ".join(text.split()), quote=False)
+    line = html.escape(printable(text), quote=False)
     return re.sub(r"[\\`*|]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|~(?! )|\](?=[(\[])", r"\\\g<0>", line)

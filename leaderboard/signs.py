@@ -89,7 +89,8 @@ def audit(entry: Entry, likelihood: str | None) -> str:
 def told(entry: Entry, metric: Metric) -> str:
     """All that is known about a number, in a line: kind, interval, draws, audit, and where it comes from."""
     cell, kinds = entry.cell, {"exact": "exact", "lower_bound": "a bound: at most that", "estimate": "an estimate"}
-    parts = [kinds[metric.kind] if metric.likelihood is None else f"{kinds[metric.kind]}, by {metric.likelihood}"]
+    by = "" if metric.likelihood in (None, metric.kind) else f", by {metric.likelihood}"
+    parts = [f"{kinds[metric.kind]}{by}"]
     if metric.ci95 is not None:
         low, high = number(metric.ci95.low), number(metric.ci95.high)
         parts.append(f"95% interval {low} to {high} ({metric.ci95.method})")

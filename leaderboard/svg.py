@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from leaderboard.document import Axis, Figure, Point, Series
+from leaderboard.document import Axis, Figure, Point, Series, printable
 
 WIDTH, HEIGHT = 460, 330
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 30, 44
@@ -42,7 +42,7 @@ def svg(figure: Figure, *, alone: bool = True) -> str:
     points = [point for series in figure.series for point in series.points]
     x = _scale(figure.x, [p.x for p in points], LEFT, WIDTH - RIGHT)
     y = _scale(figure.y, [p.y for p in points], HEIGHT - BOTTOM, TOP)
-    title, words = html.escape(figure.title), html.escape(figure.words)
+    title, words = _text(figure.title), _text(figure.words)
     named = [(_colour(series, i), series) for i, series in enumerate(figure.series) if series.name]
     height = HEIGHT + LEGEND_LINE * len(named)
     lines = [
@@ -50,7 +50,7 @@ def svg(figure: Figure, *, alone: bool = True) -> str:
         f'aria-label="{title}. {words}">',
         *([MADE_BY, f"<style>{STYLE}</style>"] if alone else []),
         f'<rect class="paper" width="{WIDTH}" height="{height}"/>',
-        f'<text class="title" x="{LEFT}" y="16">{html.escape(_shortened(figure.title, WIDTH - LEFT - RIGHT))}</text>',
+        f'<text class="title" x="{LEFT}" y="16">{_text(_shortened(figure.title, WIDTH - LEFT - RIGHT))}</text>',
         *_axes(figure, x, y),
     ]
     boxes: list[tuple[float, float, float, float]] = []
@@ -64,7 +64,7 @@ def svg(figure: Figure, *, alone: bool = True) -> str:
             cx, cy = x.place(p.x), y.place(p.y)
             boxes.append((cx - 4, cy - 4, cx + 4, cy + 4))
             faint = " faint" if p.faint else ""
-            tip = f"<title>{html.escape(p.tip)}</title>" if p.tip else ""
+            tip = f"<title>{_text(p.tip)}</title>" if p.tip else ""
             lines.append(
                 f'<circle class="{colour}{faint}" stroke-width="1.5" cx="{_px(cx)}" cy="{_px(cy)}" r="4">{tip}</circle>'
             )
@@ -83,18 +83,17 @@ def _axes(figure: Figure, x: Scale, y: Scale) -> list[str]:
     for value, text in x.ticks:
         at = _px(x.place(value))
         lines.append(f'<path class="grid" d="M{at} {high}V{low}"/>')
-        lines.append(f'<text x="{at}" y="{low + 16}" text-anchor="middle">{html.escape(text)}</text>')
+        lines.append(f'<text x="{at}" y="{low + 16}" text-anchor="middle">{_text(text)}</text>')
     for value, text in y.ticks:
         at = _px(y.place(value))
         lines.append(f'<path class="grid" d="M{LEFT} {at}H{WIDTH - RIGHT}"/>')
-        lines.append(f'<text x="{LEFT - 6}" y="{at}" dy="4" text-anchor="end">{html.escape(text)}</text>')
+        lines.append(f'<text x="{LEFT - 6}" y="{at}" dy="4" text-anchor="end">{_text(text)}</text>')
     middle = (low + high) // 2
     lines.append(
-        f'<text x="{(LEFT + WIDTH - RIGHT) // 2}" y="{HEIGHT - 8}" text-anchor="middle">{html.escape(figure.x.label)}'
-        "</text>"
+        f'<text x="{(LEFT + WIDTH - RIGHT) // 2}" y="{HEIGHT - 8}" text-anchor="middle">{_text(figure.x.label)}</text>'
     )
     turned = f'transform="translate(14 {middle}) rotate(-90)" text-anchor="middle"'
-    lines.append(f"<text {turned}>{html.escape(figure.y.label)}</text>")
+    lines.append(f"<text {turned}>{_text(figure.y.label)}</text>")
     return lines
 
 
@@ -106,7 +105,7 @@ def _legend(named: Sequence[tuple[str, Series]]) -> list[str]:
         dash = ' stroke-dasharray="5 4"' if series.dashed else ""
         mark = f"M{LEFT} {y - 4}h18" if series.joined else f"M{LEFT + 5} {y - 4}h8"
         lines.append(f'<path class="{colour}" stroke-width="{2 if series.joined else 8}"{dash} d="{mark}"/>')
-        name = html.escape(_shortened(series.name, WIDTH - LEFT - 30))
+        name = _text(_shortened(series.name, WIDTH - LEFT - 30))
         lines.append(f'<text x="{LEFT + 26}" y="{y}">{name}</text>')
     return lines
 
@@ -120,7 +119,7 @@ def _label(point: Point, x: float, y: float, boxes: list[tuple[float, float, flo
         inside = LEFT <= box[0] and box[2] <= WIDTH - 2 and TOP <= box[1] and box[3] <= HEIGHT - BOTTOM
         if inside and not any(box[0] < b[2] and b[0] < box[2] and box[1] < b[3] and b[1] < box[3] for b in boxes):
             boxes.append(box)
-            return [f'<text class="halo" x="{_px(left)}" y="{_px(bottom)}">{html.escape(point.label)}</text>']
+            return [f'<text class="halo" x="{_px(left)}" y="{_px(bottom)}">{_text(point.label)}</text>']
     return []
 
 
@@ -170,6 +169,10 @@ def _shortened(text: str, width: float) -> str:
 def _width(text: str) -> float:
     # No font is at hand to measure with; sans-serif letters are a little over half as wide as high.
     return 0.56 * FONT * len(text)
+
+
+def _text(text: str) -> str:
+    return html.escape(printable(text))
 
 
 def _px(value: float) -> str:

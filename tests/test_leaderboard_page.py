@@ -18,7 +18,10 @@ from tests.result_factory import make_cell
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden" / "results"
-HOSTILE = '<img src=x onerror=hacked=1><script>hacked=1</script>" onmouseover="hacked=1" \'x\' </table></svg> &lt;b&gt;'
+HOSTILE = (
+    '<img src=x onerror=hacked=1><script>hacked=1</script>" onmouseover="hacked=1" \'x\' </table></svg> &lt;b&gt;'
+    "\u202e\x00"
+)
 AXE = "AXE_CORE"
 
 
@@ -87,7 +90,7 @@ def test_the_page_asks_nobody_and_holds_every_view(page: Path) -> None:
     assert not re.search(r"""(?:src|href)=["'](?!#|data:)|url\(|@import|https?://(?!www\.w3\.org/2000/svg)""", text)
     for words in ("At equal training compute", "against compute", "Bounds by fast steps", "against entropy", "Audit"):
         assert words in text
-    assert "the source itself: no model can be below this line" in text
+    assert "the source itself: no model can need less" in text
     assert "script-src &#x27;" not in text and "script-src 'sha256-" in text
 
 

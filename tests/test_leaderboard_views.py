@@ -126,7 +126,7 @@ def test_the_audit_table_has_the_line_that_no_model_can_be_below(tmp_path: Path)
     rows = [dict(zip(part.table.header, map(str, row), strict=True)) for row in part.table.rows]
     assert [row["Model"] for row in rows] == [
         "ltm-tiny",
-        "the source itself: no model can be below this line",
+        "the source itself: no model can need less",
         "ar-tiny",
     ]
     assert rows[0]["Verdict"] == "failed" and float(rows[0]["Log e-value"]) > float(rows[0]["Threshold"]) > 4.6
@@ -237,7 +237,7 @@ def test_two_texts_of_one_task_have_two_names(tmp_path: Path) -> None:
 
 
 def figure(points: list[tuple[float, float]], **axes: Axis) -> Figure:
-    marks = tuple(Point(x=x, y=y, label=f"<b>{i}</b>", tip='"&') for i, (x, y) in enumerate(points))
+    marks = tuple(Point(x=x, y=y, label=f"<b>{i}</b>", tip='"&\x00\u202e') for i, (x, y) in enumerate(points))
     axes = {"x": Axis(label="x < y", log=True), "y": Axis(label="y"), **axes}
     return Figure(
         name="f", title="<script>", words="w", series=(Series(name="s & t", points=marks, joined=True),), **axes
