@@ -16,6 +16,7 @@ Sizes: the embedding is tied and counted once, with a row for the mask; there is
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -115,6 +116,22 @@ class BD3LM(LanguageModel):
         N, S = (N + 1, 2) if S is None else (N, S)
         decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=N, window=None)
         return BD3LMConfig(vocab_size=vocab_size, decoder=decoder, block_size=S)
+
+    @classmethod
+    def twin_config(cls, config: Any, *, vocab_size: int, block_length: int, width: int = 64, layers: int = 2) -> Any:
+        """See `LanguageModel.twin_config`; blocks of the same size, and several of them where there are several."""
+        N, S = block_length + 1, config.block_size
+        if config.decoder.max_length == S:
+            S = N
+        elif S > 1:
+            S = min(S, max(2, N // 2))
+            N = (N + S // 2) // S * S
+        return dataclasses.replace(
+            config,
+            vocab_size=vocab_size,
+            decoder=config.decoder.resized(layers=layers, width=width, max_length=N),
+            block_size=S,
+        )
 
     @property
     def mask_id(self) -> int:

@@ -107,5 +107,6 @@ def diffusion_bound(
         draws=len(nats_KB),
         mc_var_B=variance_of_mean(nats_KB),
         terms={"diffusion": diffusion_B, **ends} if ends else {},
+        averaged=True,
     )
     return {"elbo": estimate}

@@ -18,7 +18,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -123,6 +123,11 @@ class MD4(LanguageModel):
         """Two layers of width 8, told the time by four numbers; generates by first hitting."""
         decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=None)
         return MD4Config(vocab_size=vocab_size, decoder=decoder, condition_width=4, sampler="first_hitting")
+
+    @classmethod
+    def twin_config(cls, config: Any, **shape: Any) -> Any:
+        """See `LanguageModel.twin_config`; without a stride, which is generation's and a short block may not hold."""
+        return super().twin_config(dataclasses.replace(config, stride=None), **shape)
 
     @property
     def mask_id(self) -> int:

@@ -9,9 +9,10 @@ Sizes: the embedding is tied and counted once, with a row for the mask; there is
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -90,6 +91,11 @@ class MDLM(LanguageModel):
         """Two layers of width 8."""
         decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=None)
         return MDLMConfig(vocab_size=vocab_size, decoder=decoder)
+
+    @classmethod
+    def twin_config(cls, config: Any, **shape: Any) -> Any:
+        """See `LanguageModel.twin_config`; without a stride, which is generation's and a short block may not hold."""
+        return super().twin_config(dataclasses.replace(config, stride=None), **shape)
 
     @property
     def mask_id(self) -> int:

@@ -86,6 +86,11 @@ class NGram(ExactModel):
         """Trigrams."""
         return NGramConfig(vocab_size=vocab_size, order=3, max_length=block_length + 1)
 
+    @classmethod
+    def twin_config(cls, config: Any, *, vocab_size: int, block_length: int, **shape: Any) -> Any:
+        """See `LanguageModel.twin_config`; there is no network."""
+        return replace(config, vocab_size=vocab_size, max_length=block_length + 1)
+
     @property
     def block_length(self) -> int:
         """As configured; a longer context than the order's would change nothing."""

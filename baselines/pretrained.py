@@ -82,6 +82,11 @@ class Pretrained(ExactModel):
         }
         return PretrainedConfig(architecture=canonical_json(small), max_length=block_length + 1)
 
+    @classmethod
+    def twin_config(cls, config: Any, **shape: Any) -> Any:
+        """Refused: how the network was made is not known here, so no small one can be made alike."""
+        raise UserError("no small model can be trained as one from elsewhere was: how is not known here")
+
     @property
     def vocab_size(self) -> int:
         """The network's outputs, and BOS after them."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -115,6 +115,11 @@ class SEDD(LanguageModel):
         """Two layers of width 8 on the absorbing graph, told the noise by four numbers."""
         decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=None)
         return SEDDConfig(vocab_size=vocab_size, decoder=decoder, condition_width=4, sampling_steps=32)
+
+    @classmethod
+    def twin_config(cls, config: Any, **shape: Any) -> Any:
+        """See `LanguageModel.twin_config`; without a stride, which is generation's and a short block may not hold."""
+        return super().twin_config(dataclasses.replace(config, stride=None), **shape)
 
     @property
     def outputs(self) -> int:

@@ -106,6 +106,14 @@ class VAE(LatentModel):
         decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=2)
         return VAEConfig(vocab_size=vocab_size, decoder=decoder, latents=4, encoder_layers=1, encoder_hidden=16)
 
+    @classmethod
+    def twin_config(cls, config: Any, *, vocab_size: int, block_length: int, width: int = 64, layers: int = 2) -> Any:
+        """See `LanguageModel.twin_config`; one layer of encoder, its hidden size in proportion."""
+        config = dataclasses.replace(
+            config, encoder_layers=1, encoder_hidden=round(config.encoder_hidden * width / config.decoder.width)
+        )
+        return super().twin_config(config, vocab_size=vocab_size, block_length=block_length, width=width, layers=layers)
+
     def encode(self, tokens_BL: Tensor, visible_BL: Tensor | None = None) -> Tensor:
         """Hidden states (B, N, D) at the queries, which see BOS, each other and the visible tokens, all when None."""
         (B, L), N, device = tokens_BL.shape, self.config.latents, tokens_BL.device

@@ -5,6 +5,7 @@ Shapes: B sequences, L stream tokens, V vocabulary. Natural logarithms; totals i
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -40,6 +41,8 @@ class LikelihoodEstimate:
         mc_var_B: float64, variance of `nats_B` over the draws, already divided by draws; None when exact or
             when it cannot be estimated (one draw).
         terms: named float64 parts (B,) that add up to `nats_B`, such as reconstruction and -kl.
+        averaged: a mean over draws of what is below log p(x) on average only, so that its exponential may exceed p(x)
+            in expectation; False where E exp(nats) <= p(x), as of exact values and logarithms of means of weights.
     """
 
     nats_B: Tensor
@@ -48,6 +51,7 @@ class LikelihoodEstimate:
     draws: int = 0
     mc_var_B: Tensor | None = None
     terms: Mapping[str, Tensor] = field(default_factory=dict)
+    averaged: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +149,20 @@ class LanguageModel(nn.Module, ABC):
     @abstractmethod
     def miniature(cls, vocab_size: int, block_length: int) -> Any:
         """The smallest config that still has every part of the family: what the contract tests build."""
+
+    @classmethod
+    def twin_config(cls, config: Any, *, vocab_size: int, block_length: int, width: int = 64, layers: int = 2) -> Any:
+        """`config` with a small network, all that says how texts are scored as it was: what an audit trains and tries.
+
+        A family whose own fields must follow overrides this. The block may come out a little longer or shorter.
+
+        Raises:
+            UserError: the family cannot have such a model.
+        """
+        if not hasattr(config, "decoder"):
+            raise UserError(f"the family {cls.family} does not say how it would be smaller (LanguageModel.twin_config)")
+        decoder = config.decoder.resized(layers=layers, width=width, max_length=block_length + 1)
+        return dataclasses.replace(config, vocab_size=vocab_size, decoder=decoder)
 
     @classmethod
     def check_source(cls, source: str, settings: Sequence[str] = ()) -> None:

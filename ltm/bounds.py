@@ -31,7 +31,11 @@ def _draw(value: Callable[[Tensor], Tensor], q: Posterior, draws: int, rng: Sequ
 def elbo(
     log_likelihood: LogLikelihood, q: Posterior, tokens_B: Tensor, *, draws: int, rng: SequenceRng
 ) -> LikelihoodEstimate:
-    """E_q[log p(x|z)] - KL(q || p): Monte Carlo reconstruction on fresh noise, closed-form KL. A lower bound."""
+    """E_q[log p(x|z)] - KL(q || p): Monte Carlo reconstruction on fresh noise, closed-form KL. A lower bound.
+
+    On average, and so `averaged`: with p(x|z) = exp(a z), a normal prior and the exact posterior the exponential of one
+    draw is exp(a^2 / 2) times p(x) in expectation.
+    """
     values_KB = _draw(lambda noise: log_likelihood(q.at(noise)), q, draws, rng, "elbo")
     reconstruction_B, kl_B = values_KB.mean(0), q.kl().flatten(1).sum(1)
     return LikelihoodEstimate(
@@ -41,6 +45,7 @@ def elbo(
         draws=draws,
         mc_var_B=values_KB.var(0) / draws if draws > 1 else None,
         terms={"reconstruction": reconstruction_B, "-kl": -kl_B},
+        averaged=True,
     )
 
 

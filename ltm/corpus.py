@@ -26,7 +26,8 @@ class Split:
 
     Attributes:
         documents: raw text, in order.
-        unit: what a document is; lines carry their line end.
+        unit: what a document is; lines carry their line end, and sequences are texts of one length with nothing
+            between them.
         bytes, words: of the raw text: UTF-8 bytes, and runs of anything but white space within a document.
         detokenizer: name of what `texts` applies; None when it changes nothing.
         fingerprint: sha256 of content, document boundaries and detokeniser; the same wherever the text came from.
@@ -96,14 +97,24 @@ class Split:
 def load(corpus: str, split: str, *, data_dir: Path | None = None) -> Split:
     """A split by name; `data_dir` is the local directory of corpora, $LTM_DATA_DIR when None.
 
+    A known source takes settings after its name: `topics:length=64,words=32` (`ltm.known_source`).
+
     Raises:
         UserError: unknown corpus or split, no way to its text, or text that cannot be read; says what mends it.
     """
+    given, (corpus, colon, settings) = corpus, corpus.partition(":")
     for kind, name in (("corpus", corpus), ("split", split)):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise UserError(f"{kind} name {name!r}: expected letters, digits, '.', '_' and '-', and no path")
-    if corpus in registry.names(registry.CORPORA):
-        return registry.corpus_factory(corpus)(split)
+    embedded = registry.corpus_factory(corpus) if corpus in registry.names(registry.CORPORA) else None
+    if isinstance(embedded, type):
+        from ltm.known_source import from_settings  # which needs torch
+
+        return from_settings(given).split(split)
+    if colon and (embedded or corpus in available(data_dir)):
+        raise UserError(f"corpus {corpus} has no settings, found {settings!r}; give its name alone")
+    if embedded:
+        return embedded(split)
     known = KNOWN.get(corpus, KnownCorpus())
     directory = corpus_files.data_directory(data_dir)
     if directory and (file := corpus_files.find(directory, corpus, split)):

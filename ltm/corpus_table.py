@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Unit = Literal["line", "document"]
+Unit = Literal["line", "document", "sequence"]
 
 SCRIPT = "refs/convert/parquet"
 """The branch on which the hub keeps parquet files of data sets whose main branch is a script or in another format."""

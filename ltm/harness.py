@@ -7,11 +7,10 @@ and the document alone. lm-eval's own seeds and caches change nothing here.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import inspect
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +21,16 @@ import torch
 from lm_eval.api.model import LM
 
 from ltm import checkpoint as checkpoints
-from ltm import registry, separated_text
-from ltm.answers import Answers, Prompt
-from ltm.api import Sampling
+from ltm import harness_requests as asked
+from ltm import registry
+from ltm.answers import Answers
 from ltm.errors import UserError
-from ltm.generation_request import parse
 from ltm.harness_arguments import check_dtype, choose_device, unknown_argument, whole_number
 from ltm.latent_model import LatentModel
 from ltm.likelihood_float import LikelihoodFloat
-from ltm.rng import SequenceRng, seed_of
+from ltm.rng import SequenceRng
 from ltm.row_scoring import Row, gather
+from ltm.separated_text import SeparatedText, streams
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -116,8 +115,14 @@ class HarnessModel(LM):
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> HarnessModel:
-        """As lm-eval makes it; `batch_size` and `device` may be among the model arguments and win there."""
-        return cls(**{**{k: v for k, v in (additional_config or {}).items() if v is not None}, **arg_dict})
+        """As lm-eval makes it; `batch_size` and `device` may be among the model arguments and win there.
+
+        A batch size of 1 beside them is lm-eval's own default, and taken as `auto`.
+        """
+        given = {k: v for k, v in (additional_config or {}).items() if v is not None}
+        if str(given.get("batch_size")) == "1":
+            del given["batch_size"]
+        return cls(**{**given, **arg_dict})
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> HarnessModel:
@@ -160,7 +165,7 @@ class HarnessModel(LM):
 
     def streams(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The tokens of each text that scoring covers, int32; see `ltm.separated_text`."""
-        return separated_text.streams(texts, self.loaded.tokenizer)
+        return streams(texts, self.loaded.tokenizer)
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[LikelihoodFloat]:
         """Whole texts: each is tokenised once and cut into blocks of `block_length`, the last one shorter.
@@ -169,11 +174,11 @@ class HarnessModel(LM):
         Every block is scored given BOS alone; the sum stands for the text. No token is scored twice or left out.
         """
         results: list[Any] = [None] * len(requests)
-        for task, numbers in _by_task(requests).items():
+        for task, numbers in asked.by_task(requests).items():
             texts = [requests[n].args[0] for n in numbers]
             streams = self.streams(texts)
             rows = [
-                self._blocks(ids, requests[n].doc_id or 0, _name(text))
+                self._blocks(ids, requests[n].doc_id or 0, text)
                 for n, ids, text in zip(numbers, streams, texts, strict=True)
             ]
             records = self._score(task, rows, companions=not self.headline_only)
@@ -181,18 +186,11 @@ class HarnessModel(LM):
                 results[n] = gather(found, stream_tokens=len(ids), headline=self.answers.scorer.model.headline())
         return results
 
-    def _blocks(self, ids: np.ndarray, document: int, name: str) -> list[Row]:
-        size = self.block_length
-        starts = range(0, len(ids), size)[: self.limit_blocks]
-        return [
-            Row(
-                record=f"{name} document {document} block {i}{' headline' if self.headline_only else ''}",
-                tokens=ids[start : start + size],
-                context=0,
-                index=(document << 32) + i,
-            )
-            for i, start in enumerate(starts)
-        ]
+    def _blocks(self, ids: np.ndarray, document: int, text: str) -> list[Row]:
+        parts = text.documents if isinstance(text, SeparatedText) else (text,)
+        name = f"{type(text).__name__} {asked.digest_of(*parts)} document {document}"
+        name += " headline" if self.headline_only else ""
+        return asked.blocks(ids, self.block_length, record=name, document=document, limit=self.limit_blocks)
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[LikelihoodFloat, bool]]:
         """Continuations given contexts, and whether greedy decoding of the context gives just that continuation.
@@ -201,7 +199,7 @@ class HarnessModel(LM):
         without context, and is never called greedy.
         """
         results: list[Any] = [None] * len(requests)
-        for task, numbers in _by_task(requests).items():
+        for task, numbers in asked.by_task(requests).items():
             rows = [self._continuation(requests[n]) for n in numbers]
             records = self._score(task, rows, companions=False)
             greedy = self._greedy(task, rows)
@@ -213,42 +211,18 @@ class HarnessModel(LM):
         return results
 
     def _continuation(self, request: Instance) -> list[Row]:
-        context, continuation = request.args
+        context, text = request.args
         # Spaces belong to the word that follows them.
         space = context[len(context.rstrip()) :]
-        context, continuation = context[: len(context) - len(space)], space + continuation
-        encode = self.loaded.tokenizer.encode
-        given, whole = encode(context), encode(context + continuation)
-        if not np.array_equal(whole[: len(given)], given):
-            # A token spans the seam. Encoded apart, exactly the continuation's text is scored.
-            whole = np.concatenate([given, encode(continuation)])
-        scored, document = len(whole) - len(given), request.doc_id or 0
-        name = f"continuation {_hash(context, continuation)}"
-        if len(whole) > self.block_length:
-            self._shortened["contexts"] += 1
-        if scored > self.block_length:
-            return self._blocks(whole[len(given) :], document, name)
-        if not scored:
-            return []
-        whole = whole[-self.block_length :]
-        # All answers to one question get the same noise, so that they differ by what they say alone.
-        record = f"{name} document {document}"
-        return [Row(record=record, tokens=whole, context=len(whole) - scored, index=document << 32)]
+        context, text = context[: len(context) - len(space)], space + text
+        whole, given = asked.joined(self.loaded.tokenizer.encode, context, text)
+        self._shortened["contexts"] += len(whole) > self.block_length
+        document = request.doc_id or 0
+        name = f"continuation {asked.digest_of(context, text)} document {document}"
+        return asked.continuation(whole, given, self.block_length, record=name, document=document)
 
     def _greedy(self, task: str, rows: Sequence[Sequence[Row]]) -> list[bool]:
-        # As many tokens as the continuation has: a family need not decode the same start of longer texts.
-        prompts = {
-            n: Prompt(
-                record=f"greedy {row.record}",
-                tokens=row.tokens[: row.context].tolist(),
-                new_tokens=len(row.tokens) - row.context,
-                sampling=Sampling(temperature=0),
-                index=row.index,
-            )
-            for n, own in enumerate(rows)
-            for row in own
-            if len(own) == 1
-        }
+        prompts = {n: asked.greedy(own[0]) for n, own in enumerate(rows) if len(own) == 1}
         found = dict(zip(prompts, self.answers.generate(task, list(prompts.values())), strict=True))
         return [n in found and found[n] == own[0].tokens[own[0].context :].tolist() for n, own in enumerate(rows)]
 
@@ -259,39 +233,14 @@ class HarnessModel(LM):
         kept for the prompt and fewer new tokens are made. Repeats of a request that samples get different draws.
         """
         results: list[Any] = [None] * len(requests)
-        for task, numbers in _by_task(requests).items():
-            seen: Counter[str] = Counter()
-            prompts, wishes = [], []
-            for n in numbers:
-                text, options = requests[n].args
-                wish = parse(options, eos_id=self.loaded.tokenizer.eos_id)
-                document, idx = requests[n].doc_id or 0, requests[n].idx
-                name = f"generation {_hash(text, repr(wish))} document {document} {idx}"
-                repeat, seen[name] = seen[name], seen[name] + 1
-                tokens, new_tokens = self._fit(self.loaded.tokenizer.encode(text), wish.tokens)
-                wishes.append(wish)
-                prompts.append(
-                    Prompt(
-                        record=f"{name} repeat {repeat}",
-                        tokens=tokens,
-                        new_tokens=new_tokens,
-                        sampling=wish.sampling,
-                        index=seed_of(document, idx, repeat),
-                    )
-                )
+        tokenizer = self.loaded.tokenizer
+        for task, numbers in asked.by_task(requests).items():
+            own = [requests[n] for n in numbers]
+            wishes, prompts = asked.generations(own, tokenizer, self.block_length, self._shortened)
             for n, wish, new in zip(numbers, wishes, self.answers.generate(task, prompts), strict=True):
-                results[n] = wish.cut(self.loaded.tokenizer.decode(new))
+                results[n] = wish.cut(tokenizer.decode(new))
         self._say_what_was_shortened()
         return results
-
-    def _fit(self, prompt: np.ndarray, new_tokens: int) -> tuple[list[int], int]:
-        block = self.block_length
-        kept = min(len(prompt), max(block - new_tokens, block // 2))
-        if kept < len(prompt):
-            self._shortened["prompts"] += 1
-        if new_tokens > block - kept:
-            self._shortened["answers"] += 1
-        return prompt[len(prompt) - kept :].tolist(), min(new_tokens, block - kept)
 
     def _score(self, task: str, rows: Sequence[Sequence[Row]], *, companions: bool) -> list[list[Any]]:
         records = iter(self.answers.score(task, [row for own in rows for row in own], companions=companions))
@@ -299,7 +248,8 @@ class HarnessModel(LM):
 
     def _say_what_was_shortened(self) -> None:
         for what, count in self._shortened.items():
-            log.warning("%d %s shortened to fit blocks of %d tokens", count, what, self.block_length)
+            if count:
+                log.warning("%d %s shortened to fit blocks of %d tokens", count, what, self.block_length)
         self._shortened.clear()
 
     def get_model_info(self) -> dict[str, Any]:
@@ -346,20 +296,3 @@ def _load(source: Any, checkpoint: Any, settings: str | Sequence[str], device: s
         return found[0].from_source(found[1], settings=settings, device=device)
     directory = checkpoints.find(str(source), None if checkpoint is None else str(checkpoint))
     return checkpoints.load(directory, device=device, settings=settings)
-
-
-def _by_task(requests: Sequence[Instance]) -> Mapping[str, list[int]]:
-    numbers = defaultdict(list)
-    for n, request in enumerate(requests):
-        numbers[request.task_name or ""].append(n)
-    return numbers
-
-
-def _name(text: str) -> str:
-    if isinstance(text, separated_text.SeparatedText):
-        return f"separated text {_hash(*text.documents)}"
-    return f"text {_hash(text)}"
-
-
-def _hash(*texts: str) -> str:
-    return hashlib.sha256(repr(texts).encode(errors="surrogatepass")).hexdigest()[:24]

@@ -122,4 +122,5 @@ def langevin_estimate(values_KB: Tensor, tokens_B: Tensor) -> LikelihoodEstimate
         kind="estimate",
         draws=draws,
         mc_var_B=values_KB.var(0) / draws if draws > 1 else None,
+        averaged=True,
     )

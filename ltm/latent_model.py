@@ -6,6 +6,7 @@ How z is inferred from a text is a subclass's matter. Shapes: B texts, L tokens,
 
 from __future__ import annotations
 
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -94,6 +95,16 @@ class LatentModel(LanguageModel):
         self.config = config
         self.decoder = Transformer(config.decoder, config.vocab_size, cross_attention=True)
         self.latent_shape = (config.decoder.layers, config.latents // config.decoder.layers, config.decoder.width)
+
+    @classmethod
+    def twin_config(cls, config: Any, *, vocab_size: int, block_length: int, width: int = 64, layers: int = 2) -> Any:
+        """See `LanguageModel.twin_config`; as many latents a layer."""
+        return dataclasses.replace(
+            config,
+            vocab_size=vocab_size,
+            decoder=config.decoder.resized(layers=layers, width=width, max_length=block_length + 1),
+            latents=layers * config.latents // config.decoder.layers,
+        )
 
     @abstractmethod
     def infer(

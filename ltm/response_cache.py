@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ltm.api import LanguageModel
 from ltm.config import canonical_json, digest
 from ltm.errors import UserError
 from ltm.files import write_atomically
@@ -89,11 +90,16 @@ def opened(directory: Path, circumstances: Mapping[str, Any], *, work: str) -> I
 
 
 def code_digest(model: type) -> str:
-    """sha256 over the sources of this package and of the model's module: what older code answered is not reused."""
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    source = inspect.getsourcefile(model)
+    """sha256 over the sources of this package and of the model's: what older code answered is not reused.
+
+    A model's package is the directory of its module, or of a base's, where that is not a module by itself.
+    """
+    files = set(Path(__file__).parent.glob("*.py"))
+    for cls in model.__mro__:
+        if issubclass(cls, LanguageModel) and (source := inspect.getsourcefile(cls)):
+            files |= set(Path(source).parent.glob("*.py")) if "." in cls.__module__ else {Path(source)}
     state = hashlib.sha256()
-    for file in [*files, *([Path(source)] if source else [])]:
+    for file in sorted(files, key=lambda file: (file.parent.name, file.name)):
         state.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return state.hexdigest()
 

@@ -14,6 +14,8 @@ from ltm.errors import UserError, run_command
 
 if TYPE_CHECKING:
     from ltm.api import LanguageModel, Preset
+    from ltm.corpus import Split
+    from ltm.train_config import TrainConfig
 
 EPILOG = """examples:
   ltm-train ltm-tiny --corpus pydocs
@@ -32,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
         prog="ltm-train", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("name", help="a preset, such as ltm-tiny or ar-small")
-    p.add_argument("--corpus", required=True, help="an embedded corpus (pydocs), one in --data-dir, or one on the hub")
+    p.add_argument("--corpus", required=True, help="embedded (pydocs, topics:length=64), in --data-dir, or on the hub")
     p.add_argument("--split", default="train", help="default: train")
     p.add_argument(
         "--budget", metavar="UNIT=AMOUNT", help="tokens=50M, flops=1e15 or seconds=600; default: the preset's"
@@ -94,6 +96,11 @@ def _world() -> int:
 
 
 def _task_for(corpus: str) -> str:
+    from ltm import registry
+
+    source = corpus.partition(":")[0]
+    if source in registry.names(registry.CORPORA) and isinstance(registry.corpus_factory(source), type):
+        return "audit"
     return corpus if corpus in ("pydocs", "arithmetic", "ptb", "wikitext") else "ptb,wikitext"
 
 
@@ -120,8 +127,37 @@ def train_preset(
     from ltm.checkpoint import home
 
     cls, preset = registry.preset(name)
-    output = output or home() / "models" / name
     model_config, recipe = configure(preset, budget=budget, seed=seed, settings=settings)
+    return train_model(
+        name,
+        cls,
+        model_config,
+        recipe,
+        corpus=corpus,
+        split=split,
+        data_dir=data_dir,
+        tokenizer_name=tokenizer_name or preset.tokenizer,
+        output=output or home() / "models" / name,
+        device=device,
+        fresh=fresh,
+    )
+
+
+def train_model(
+    name: str,
+    cls: type[LanguageModel],
+    model_config: Any,
+    recipe: TrainConfig,
+    *,
+    corpus: str,
+    tokenizer_name: str,
+    output: Path,
+    split: str = "train",
+    data_dir: Path | None = None,
+    device: str = "cpu",
+    fresh: bool = False,
+) -> Path:
+    """Train a model of any config and recipe, as `train_preset` does; its `vocab_size` comes from the tokenizer."""
     if recipe.batch % (world := _world()):
         raise UserError(f"training.batch {recipe.batch} must be a multiple of the {world} processes")
     check_device(device)
@@ -133,6 +169,7 @@ def train_preset(
 
     from ltm import corpus as corpora
     from ltm import tokenizer as tokenizers
+    from ltm.checkpoint import home
     from ltm.counting import train_by_counting
     from ltm.dataset import TokenDataset
     from ltm.progress import progress_report, say
@@ -140,13 +177,15 @@ def train_preset(
     from ltm.train_config import total_steps
 
     text = corpora.load(corpus, split, data_dir=data_dir)
-    tokenizer = tokenizers.build(tokenizer_name or preset.tokenizer, documents=text.texts(), data_dir=data_dir)
+    tokenizer = tokenizers.build(tokenizer_name, documents=text.texts(), data_dir=data_dir)
     model_config = dataclasses.replace(model_config, vocab_size=tokenizer.vocab_size)
     # The weights' own generator: torch's global one is forked, seeded and put back.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         model: LanguageModel = cls(model_config)
     separate = text.unit == "document"
+    if text.unit == "sequence" and _lead() and (said := _misfit(text, tokenizer.name, model.block_length)):
+        say(said)
     data = TokenDataset.build(
         text,
         tokenizer,
@@ -155,7 +194,7 @@ def train_preset(
         cache_dir=home() / "tokens",
     )
     provenance = {
-        "corpus": corpus,
+        "corpus": text.corpus,
         "split": split,
         "data_fingerprint": text.fingerprint,
         "data_source": dict(text.source),
@@ -172,7 +211,7 @@ def train_preset(
             if cls.learns_by_counting:  # what is counted becomes the parameters
                 size, amount = "counts", recipe.budget
             say(
-                f"{name}: {size}, {tokenizer.name} tokenizer; {corpus}/{split}: {data.tokens:,} tokens, "
+                f"{name}: {size}, {tokenizer.name} tokenizer; {text.corpus}/{split}: {data.tokens:,} tokens, "
                 f"{data.blocks:,} blocks of {model.block_length}; {amount}"
             )
         place = f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and world > 1 else device
@@ -182,6 +221,18 @@ def train_preset(
     if _lead():
         say(f"{name}: trained; weights in {folder}")
     return folder
+
+
+def _misfit(text: Split, tokenizer: str, block_length: int) -> str | None:
+    """What to say where blocks are not the texts of a known source, whose likelihood is that of whole texts."""
+    length = len(text.documents[0])
+    if tokenizer == "bytes" and block_length == length:
+        return None
+    return (
+        f"{text.corpus}: texts have {length} bytes, and blocks of {block_length} tokens ({tokenizer}) hold pieces of "
+        "them, which the source's own likelihood says nothing about. For blocks that are texts: "
+        f"--tokenizer bytes --set decoder.max_length={length + 1}"
+    )
 
 
 @contextmanager

@@ -39,6 +39,18 @@ class TransformerConfig:
         if self.window is not None and self.window < 1:
             raise ValueError(f"window must be at least 1, found {self.window}")
 
+    def resized(self, *, layers: int, width: int, max_length: int) -> TransformerConfig:
+        """The same in small: hidden size in proportion to the width, window to the length, 16 channels a head or so."""
+        window = None if self.window is None else max(2, round(self.window * max_length / self.max_length))
+        return TransformerConfig(
+            layers=layers,
+            width=width,
+            heads=max(2, width // 16),
+            hidden=round(self.hidden * width / self.width),
+            max_length=max_length,
+            window=window,
+        )
+
 
 KeysValues = tuple[Tensor, Tensor]
 

@@ -1,4 +1,4 @@
-"""From what was measured to a result file's cell, and what is said about numbers too good to be true."""
+"""Result cells: what is alike in those of all kinds of task, and what is said about numbers too good to be true."""
 
 from __future__ import annotations
 
@@ -8,13 +8,60 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ltm.errors import UserError
-from ltm.result import Cell, cell_key
+from ltm.result import Cell, Interval, Metric, cell_key
 from tasks.kinds import Measurement
 
 if TYPE_CHECKING:
+    from ltm.corpus import Split
     from ltm.harness import HarnessModel
+    from tasks.catalog import TaskEntry
+    from tasks.stats import Measured
 
 SUSPICIOUS_NATS = 2.0
+
+
+def identity(entry: TaskEntry, split: Split, model: HarnessModel, **scoring: Any) -> dict[str, Any]:
+    """The arguments of `ltm.result.cell_key`; `scoring` has `blocks`, `draws` and what else can change a number."""
+    info = model.loaded.info
+    return {
+        "config_digest": info["config_digest"],
+        "weights_digest": info["weights_digest"],
+        "task": {"name": entry.name, "version": entry.version, "split": entry.split},
+        "data_fingerprint": split.fingerprint,
+        "tokenizer_fingerprint": model.loaded.tokenizer.fingerprint,
+        "scoring": {
+            "block_length": model.block_length,
+            "tokens": 0,
+            "eos_between_documents": False,
+            "seed": model.answers.seed,
+            "dtype": model.answers.dtype,
+            **scoring,
+        },
+    }
+
+
+def data(split: Split) -> dict[str, Any]:
+    """A cell's table of that name."""
+    return {
+        "corpus": split.corpus,
+        "fingerprint": split.fingerprint,
+        "bytes": split.bytes,
+        "words": split.words,
+        "documents": len(split.documents),
+        "source": dict(split.source),
+    }
+
+
+def metric(name: str, measured: Measured, **fields: Any) -> Metric:
+    """A number with its errors as a metric; the other fields are those of `ltm.result.Metric`."""
+    return Metric(
+        name=name,
+        value=measured.value,
+        stderr_mc=measured.stderr_mc,
+        stderr_data=measured.stderr_data,
+        ci95=measured.ci95 and Interval(low=measured.ci95[0], high=measured.ci95[1], method=measured.method),
+        **fields,
+    )
 
 
 def build(

@@ -80,6 +80,10 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--chunk", type=int, metavar="C", help="tokens that z is not inferred anew for; default: an eighth of a block"
     )
+    audit = p.add_argument_group("audit")
+    audit.add_argument(
+        "--proposal", metavar="NAME", help="an exact model with the same tokenizer, to sample the total probability by"
+    )
     drawn = p.add_argument_group("what models write (gsm8k, arithmetic, generation, ...)")
     drawn.add_argument("--samples", type=int, metavar="N", help="of each problem, or in all; default: the task's")
     drawn.add_argument("--temperature", type=float, metavar="T", help="0 is greedy; default: the task's")

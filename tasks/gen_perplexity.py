@@ -6,7 +6,6 @@ and each block is scored given BOS. A continuation is scored given its prompt. S
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,22 +77,8 @@ def _headline(record: Any) -> dict[str, Any]:
 
 def _rows(scorer: HarnessModel, number: int, text: str, prompt: str) -> list[Row]:
     """The text as one row after its prompt, cut on the left where both are too long, or in blocks without prompt."""
-    from ltm.row_scoring import Row
+    from ltm.harness_requests import continuation, digest_of, joined
 
-    block, encode = scorer.block_length, scorer.loaded.tokenizer.encode
-    given, whole = encode(prompt), encode(prompt + text)
-    if not np.array_equal(whole[: len(given)], given):
-        # A token spans the seam. Encoded apart, exactly the new text is scored.
-        whole = np.concatenate([given, encode(text)])
-    new = len(whole) - len(given)
-    if not new:
-        return []
-    if len(given) and new <= block:
-        pieces = [(whole[-block:], min(len(given), block - new))]
-    else:
-        pieces = [(whole[start : start + block], 0) for start in range(len(given), len(whole), block)]
-    name = hashlib.sha256(repr((prompt, text)).encode(errors="surrogatepass")).hexdigest()[:24]
-    return [
-        Row(record=f"sample {number} {name} block {i}", tokens=tokens, context=context, index=(number << 32) + i)
-        for i, (tokens, context) in enumerate(pieces)
-    ]
+    whole, given = joined(scorer.loaded.tokenizer.encode, prompt, text)
+    name = f"sample {number} {digest_of(prompt, text)}"
+    return continuation(whole, given, scorer.block_length, record=name, document=number)

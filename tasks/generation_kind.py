@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ltm.errors import UserError
+from tasks import cells
 from tasks.kinds import Column, Measurement
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class Prepared:
 
     def passages(self, model: HarnessModel) -> np.ndarray:
         """Human passages as long as a prompt and a sample of this model together, (N, length)."""
-        from tasks.passages import passages
+        from tasks.generation import passages
 
         tokenizer = model.loaded.tokenizer
         if tokenizer.fingerprint not in self.streams:
@@ -138,35 +139,27 @@ def identity(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options:
     Raises:
         UserError: a prompt leaves no room in a block.
     """
-    info, new = model.loaded.info, prepared.new(model)
+    new = prepared.new(model)
     if new < 1:
         raise UserError(
             f"{model.loaded.name}: prompts of {prepared.prompt_tokens} tokens leave no room in a block of "
             f"{model.block_length}; fewer --prompt-tokens"
         )
     judges = {"scorer": prepared.scorer, "featuriser": prepared.featuriser}
-    return {
-        "config_digest": info["config_digest"],
-        "weights_digest": info["weights_digest"],
-        "task": {"name": entry.name, "version": entry.version, "split": entry.split},
-        "data_fingerprint": prepared.split.fingerprint,
-        "tokenizer_fingerprint": model.loaded.tokenizer.fingerprint,
-        "scoring": {
-            "block_length": model.block_length,
-            "blocks": prepared.samples,
-            "tokens": prepared.samples * new,
-            "eos_between_documents": False,
-            "seed": model.answers.seed,
-            "draws": 1,
-            "dtype": model.answers.dtype,
-            "precision_of_token_draws": "float64",
-            "temperature": float(prepared.sampling.temperature),
-            "top_p": prepared.sampling.top_p,
-            "prompt_tokens": prepared.prompt_tokens,
-            "new_tokens": new,
-            **{what: None if judge is None else _signed(judge.model(options)) for what, judge in judges.items()},
-        },
-    }
+    return cells.identity(
+        entry,
+        prepared.split,
+        model,
+        blocks=prepared.samples,
+        tokens=prepared.samples * new,
+        draws=1,
+        precision_of_token_draws="float64",
+        temperature=float(prepared.sampling.temperature),
+        top_p=prepared.sampling.top_p,
+        prompt_tokens=prepared.prompt_tokens,
+        new_tokens=new,
+        **{what: None if judge is None else _signed(judge.model(options)) for what, judge in judges.items()},
+    )
 
 
 def _signed(judge: HarnessModel) -> str:
@@ -186,13 +179,16 @@ def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: 
     Raises:
         UserError: the corpus has too few passages; prompt and new tokens do not fit the model.
     """
-    from tasks import generation_metrics, judgement
-    from tasks.passages import enough
+    from tasks import generation_metrics, judge
 
     tokenizer, human = model.loaded.tokenizer, prepared.passages(model)
     wanted = prepared.samples * (1 if prepared.featuriser is None else 2)
-    if prepared.prompt_tokens or prepared.featuriser is not None:
-        enough(human, wanted, what=f"{entry.corpus}/{entry.split} in tokens of {tokenizer.name}")
+    if len(human) < wanted and (prepared.prompt_tokens or prepared.featuriser is not None):
+        raise UserError(
+            f"{entry.corpus}/{entry.split} in tokens of {tokenizer.name} has {len(human)} passages of {human.shape[1]} "
+            f"tokens, {wanted} are needed: ask for fewer --samples, shorter ones, or take a larger corpus (a task "
+            "..._openwebtext, or a task file of your own)"
+        )
     alike, others = human[: prepared.samples], human[prepared.samples : 2 * prepared.samples]
     prompts = [row[: prepared.prompt_tokens].tolist() for row in alike] if prepared.prompt_tokens else None
     made = _generate(entry, prepared, model, prompts or [[]] * prepared.samples)
@@ -218,23 +214,15 @@ def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: 
     ]
     notes = _notes(prepared, metrics, said, human)
     if prepared.scorer is not None:
-        more, note = judgement.gen_ppl(entry.name, prepared.scorer.model(options), model, said, human_said, records)
+        more, note = judge.gen_ppl(entry.name, prepared.scorer.model(options), model, said, human_said, records)
         metrics, notes = metrics + more, notes + note
     if prepared.featuriser is not None:
         reference = [prompt + text for prompt, text in (_said(tokenizer, [], row.tolist()) for row in others)]
-        metrics += judgement.mauve(prepared.featuriser.model(options), said, human_said, reference)
-    split = prepared.split
+        metrics += judge.mauve(prepared.featuriser.model(options), said, human_said, reference)
     return Measurement(
         metrics=tuple(metrics),
         records=records,
-        data={
-            "corpus": split.corpus,
-            "fingerprint": split.fingerprint,
-            "bytes": split.bytes,
-            "words": split.words,
-            "documents": len(split.documents),
-            "source": dict(split.source),
-        },
+        data=cells.data(prepared.split),
         seconds=sum(record["seconds"] for record in made),
         tokens=sum(len(record["tokens"]) for record in made),
         notes=tuple(notes),

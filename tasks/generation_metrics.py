@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from ltm.errors import UserError
-from ltm.result import Interval, Metric
-from tasks import bootstrap, stats
+from ltm.result import Metric
+from tasks import bootstrap, cells, stats
 from tasks import text_statistics as counted
 from tasks.gen_perplexity import ScoredTexts, mean_of_exp
 from tasks.mauve_score import KMEANS_SEEDS, Mauve
@@ -116,17 +116,6 @@ def _metric(
     kind: Literal["exact", "lower_bound", "estimate"] = "exact",
     headline: bool = False,
 ) -> Metric:
-    interval = measured.ci95 and Interval(low=measured.ci95[0], high=measured.ci95[1], method=measured.method)
-    return Metric(
-        name=name,
-        likelihood=None,
-        headline=headline,
-        unit=unit,
-        value=measured.value,
-        kind=kind,
-        direction=direction,
-        stderr_mc=measured.stderr_mc,
-        stderr_data=measured.stderr_data,
-        ci95=interval,
-        n=n,
+    return cells.metric(
+        name, measured, likelihood=None, headline=headline, unit=unit, kind=kind, direction=direction, n=n
     )

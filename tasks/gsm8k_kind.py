@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ltm.errors import UserError
-from tasks import asking, solving
-from tasks.chance_rows import Rows, chance_names, chance_rows
+from tasks import asking, cells, solving
 from tasks.gsm8k import Problem, Problems, find
 from tasks.kinds import Column, Measurement
 from tasks.pass_at_k import K
@@ -37,7 +36,7 @@ class Prepared:
     problems: list[Problem]
     train: list[Problem]
     how: Settings
-    chance: dict[int, Rows] = field(default_factory=dict)
+    chance: dict[int, solving.Rows] = field(default_factory=dict)
 
 
 def prepare(entry: TaskEntry, options: argparse.Namespace) -> Prepared:
@@ -56,33 +55,23 @@ def prepare(entry: TaskEntry, options: argparse.Namespace) -> Prepared:
 
 def identity(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: argparse.Namespace) -> dict[str, Any]:
     """What a cell's key is made of."""
-    info = model.loaded.info
-    return {
-        "config_digest": info["config_digest"],
-        "weights_digest": info["weights_digest"],
-        "task": {"name": entry.name, "version": entry.version, "split": entry.split},
-        "data_fingerprint": prepared.splits.asked.fingerprint,
-        "tokenizer_fingerprint": model.loaded.tokenizer.fingerprint,
-        "scoring": {
-            "block_length": model.block_length,
-            "blocks": len(prepared.problems),
-            "tokens": 0,
-            "eos_between_documents": False,
-            "seed": model.answers.seed,
-            "draws": prepared.how.samples,
-            "dtype": model.answers.dtype,
-            **prepared.how.in_key(),
-            "train": prepared.splits.train.fingerprint[:16],
-            "chance": chance_names(),
-        },
-    }
+    return cells.identity(
+        entry,
+        prepared.splits.asked,
+        model,
+        blocks=len(prepared.problems),
+        draws=prepared.how.samples,
+        **prepared.how.in_key(),
+        train=prepared.splits.train.fingerprint[:16],
+        chance=solving.chance_names(),
+    )
 
 
 def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: argparse.Namespace) -> Measurement:
     """Ask the model, and blind guessing, every problem."""
     seed = model.answers.seed
     if seed not in prepared.chance:
-        prepared.chance[seed] = chance_rows(prepared.problems, prepared.train, seed=seed)
+        prepared.chance[seed] = solving.chance_rows(prepared.problems, prepared.train, seed=seed)
     answers = solving.Solver(model, entry.name, prepared.how).all_answers(prepared.problems, prepared.train)
     chance, split = prepared.chance[seed], prepared.splits.asked
     metrics = solving.metrics(answers, chance, prepared.how)
@@ -90,14 +79,7 @@ def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: 
     return Measurement(
         metrics=metrics,
         records=solving.records(prepared.problems, answers, chance),
-        data={
-            "corpus": split.corpus,
-            "fingerprint": split.fingerprint,
-            "bytes": split.bytes,
-            "words": split.words,
-            "documents": len(split.documents),
-            "source": dict(split.source),
-        },
+        data=cells.data(split),
         seconds=answers.seconds,
         tokens=answers.tokens,
         complete=complete,

@@ -25,6 +25,7 @@ MODULES: Mapping[str, str] = {
     "diagnostics": "tasks.diagnostics_kind",
     "prequential": "tasks.prequential_kind",
     "last_word": "tasks.last_word_kind",
+    "audit": "tasks.audit_kind",
 }
 
 
@@ -57,13 +58,17 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column of the summary: a metric of the headline, under which header and in which format it is shown."""
+    """A column of the summary: a metric of the headline, under which header and in which format it is shown.
+
+    `words` stand for 0 and 1.
+    """
 
     metric: str
     header: str
     form: str
     interval: bool = False
     sign: bool = False
+    words: tuple[str, str] | None = None
 
 
 class Kind(Protocol):

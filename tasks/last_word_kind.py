@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ltm.errors import UserError
+from tasks import cells
 from tasks.kinds import Column, Measurement
 from tasks.last_word import cut
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 ITEMS = "texts"
 COLUMNS = (
     Column(metric="accuracy", header="Accuracy [95%]", form=".4f", interval=True),
-    Column(metric="last_word_perplexity", header="Word perplexity [95%]", form=".2f", interval=True, sign=True),
+    Column(metric="last_word_perplexity", header="Word perplexity [95%]", form=".5g", interval=True, sign=True),
 )
 
 
@@ -47,24 +48,8 @@ def prepare(entry: TaskEntry, options: argparse.Namespace) -> Prepared:
 
 def identity(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: argparse.Namespace) -> dict[str, Any]:
     """What a cell's key is made of."""
-    info = model.loaded.info
     _, draws = next(iter(model.offered.values()))
-    return {
-        "config_digest": info["config_digest"],
-        "weights_digest": info["weights_digest"],
-        "task": {"name": entry.name, "version": entry.version, "split": entry.split},
-        "data_fingerprint": prepared.split.fingerprint,
-        "tokenizer_fingerprint": model.loaded.tokenizer.fingerprint,
-        "scoring": {
-            "block_length": model.block_length,
-            "blocks": len(prepared.pairs),
-            "tokens": 0,
-            "eos_between_documents": False,
-            "seed": model.answers.seed,
-            "draws": draws,
-            "dtype": model.answers.dtype,
-        },
-    }
+    return cells.identity(entry, prepared.split, model, blocks=len(prepared.pairs), draws=draws)
 
 
 def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: argparse.Namespace) -> Measurement:
@@ -84,14 +69,7 @@ def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: 
     return Measurement(
         metrics=_metrics([value for value, _ in found], [same for _, same in found]),
         records=records,
-        data={
-            "corpus": split.corpus,
-            "fingerprint": split.fingerprint,
-            "bytes": split.bytes,
-            "words": split.words,
-            "documents": len(split.documents),
-            "source": dict(split.source),
-        },
+        data=cells.data(split),
         # Greedy decoding is in no answer's own time.
         seconds=max(time.perf_counter() - started, sum(value.seconds for value, _ in found)),
         tokens=sum(value.tokens for value, _ in found),
@@ -100,21 +78,7 @@ def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: 
 
 
 def _metrics(values: list[LikelihoodFloat], greedy: list[bool]) -> tuple[Metric, ...]:
-    from ltm.result import Interval, Metric
     from tasks import bootstrap, stats
-
-    def metric(name: str, measured: stats.Measured, **rest: Any) -> Metric:
-        return Metric(
-            name=name,
-            headline=True,
-            unit="text",
-            value=measured.value,
-            stderr_mc=measured.stderr_mc,
-            stderr_data=measured.stderr_data,
-            ci95=measured.ci95 and Interval(low=measured.ci95[0], high=measured.ci95[1], method=measured.method),
-            n=len(values),
-            **rest,
-        )
 
     ones = [1] * len(values)
     variances = [value.mc_variance for value in values]
@@ -123,7 +87,9 @@ def _metrics(values: list[LikelihoodFloat], greedy: list[bool]) -> tuple[Metric,
     order = ("exact", "lower_bound", "estimate")
     weakest = max(values, key=lambda value: order.index(value.kind))
     (accuracy,) = bootstrap.means([greedy], "texts")
+    common: dict[str, Any] = {"headline": True, "unit": "text", "n": len(values)}
+    likelihood = {"likelihood": weakest.headline, "kind": weakest.kind}
     return (
-        metric("accuracy", accuracy, likelihood=None, kind="exact", direction="higher"),
-        metric("last_word_perplexity", cost.perplexity(), likelihood=weakest.headline, kind=weakest.kind),
+        cells.metric("accuracy", accuracy, likelihood=None, kind="exact", direction="higher", **common),
+        cells.metric("last_word_perplexity", cost.perplexity(), **likelihood, **common),
     )

@@ -82,3 +82,17 @@ def results(document: dict[str, Any], results: list[Any]) -> dict[str, Any]:
         if "reused_noise_estimate" in likelihoods:
             names += ["reused_noise_token_perplexity_estimate"]
     return dict.fromkeys(names, item)
+
+
+def results_in_chunks(document: dict[str, Any], answers: list[Any]) -> dict[str, Any]:
+    """As `results`, of a text that was read in chunks.
+
+    Raises:
+        UserError: it was not: an ELBO must not go by the name of a prequential task.
+    """
+    if getattr(answers[0], "headline", None) not in ("prequential_bound", "exact"):
+        raise UserError(
+            "prequential tasks want a model that reads in chunks: run ltm-eval, or lm_eval with "
+            "--model_args pretrained=NAME,prequential=16"
+        )
+    return results(document, answers)

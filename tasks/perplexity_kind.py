@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ltm.errors import UserError
+from ltm.result import Metric
+from tasks import cells
 from tasks.kinds import Column, Measurement
 
 if TYPE_CHECKING:
     from ltm.corpus import Split
     from ltm.harness import HarnessModel
     from ltm.likelihood_float import BlockLikelihoods, LikelihoodFloat
-    from ltm.result import Metric
     from tasks.catalog import TaskEntry
-    from tasks.stats import Measured
 
 ITEMS = "blocks"
 COLUMNS = (
@@ -51,7 +51,7 @@ def prepare(entry: TaskEntry, options: argparse.Namespace) -> Prepared:
 
 def identity(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: argparse.Namespace) -> dict[str, Any]:
     """What a cell's key is made of, known before anything is scored; `model.limit_blocks` is part of it."""
-    info, tokenizer = model.loaded.info, model.loaded.tokenizer
+    tokenizer = model.loaded.tokenizer
     if tokenizer.fingerprint not in prepared.tokens:
         prepared.tokens[tokenizer.fingerprint] = len(model.streams([prepared.text])[0])
     tokens = prepared.tokens[tokenizer.fingerprint]
@@ -59,23 +59,16 @@ def identity(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options:
     if model.limit_blocks is not None and model.limit_blocks < blocks:
         blocks, tokens = model.limit_blocks, model.limit_blocks * model.block_length
     _, draws = next(iter(model.offered.values()))
-    return {
-        "config_digest": info["config_digest"],
-        "weights_digest": info["weights_digest"],
-        "task": {"name": entry.name, "version": entry.version, "split": entry.split},
-        "data_fingerprint": prepared.split.fingerprint,
-        "tokenizer_fingerprint": tokenizer.fingerprint,
-        "scoring": {
-            "block_length": model.block_length,
-            "blocks": blocks,
-            "tokens": tokens,
-            "eos_between_documents": options.eos_between_documents,
-            "seed": model.answers.seed,
-            "draws": draws,
-            "likelihoods": sorted(model.offered),
-            "dtype": model.answers.dtype,
-        },
-    }
+    return cells.identity(
+        entry,
+        prepared.split,
+        model,
+        blocks=blocks,
+        tokens=tokens,
+        eos_between_documents=options.eos_between_documents,
+        draws=draws,
+        likelihoods=sorted(model.offered),
+    )
 
 
 def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: argparse.Namespace) -> Measurement:
@@ -102,14 +95,7 @@ def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: 
     return Measurement(
         metrics=tuple(metrics),
         records=_records(value),
-        data={
-            "corpus": split.corpus,
-            "fingerprint": split.fingerprint,
-            "bytes": split.bytes,
-            "words": split.words,
-            "documents": len(split.documents),
-            "source": dict(split.source),
-        },
+        data=cells.data(split),
         seconds=value.seconds,
         tokens=value.tokens,
         complete=value.complete,
@@ -118,7 +104,6 @@ def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: 
 
 
 def _metrics(name: str, value: LikelihoodFloat, text: Split) -> list[Metric]:
-    from ltm.result import Metric
     from tasks import stats
 
     part = value.likelihoods[name]
@@ -129,11 +114,11 @@ def _metrics(name: str, value: LikelihoodFloat, text: Split) -> list[Metric]:
         "kind": part.kind,
         "n": len(part.nats_N),
     }
-    found = [_metric("token_perplexity", "token", cost.perplexity(), common)]
+    found = [cells.metric("token_perplexity", cost.perplexity(), unit="token", **common)]
     # The text's bytes and words are those of all of it.
     if value.complete:
-        found.append(_metric("word_perplexity", "word", cost.perplexity(units=text.words), common))
-        found.append(_metric("bits_per_byte", "byte", cost.bits_per_byte(text.bytes), common))
+        found.append(cells.metric("word_perplexity", cost.perplexity(units=text.words), unit="word", **common))
+        found.append(cells.metric("bits_per_byte", cost.bits_per_byte(text.bytes), unit="byte", **common))
     mean_of_exp = stats.mean_of_exp(part.nats_N, part.tokens_N)
     if name == value.headline and value.complete and math.isfinite(mean_of_exp):
         # A legacy of published scripts, never what a model is ranked by.
@@ -144,23 +129,7 @@ def _metrics(name: str, value: LikelihoodFloat, text: Split) -> list[Metric]:
     return found
 
 
-def _metric(name: str, unit: str, measured: Measured, common: Mapping[str, Any]) -> Metric:
-    from ltm.result import Interval, Metric
-
-    interval = measured.ci95 and Interval(low=measured.ci95[0], high=measured.ci95[1], method=measured.method)
-    return Metric(
-        name=name,
-        unit=unit,
-        value=measured.value,
-        stderr_mc=measured.stderr_mc,
-        stderr_data=measured.stderr_data,
-        ci95=interval,
-        **common,
-    )
-
-
 def _term(term: str, part: BlockLikelihoods, common: Mapping[str, Any]) -> Metric:
-    from ltm.result import Metric
     from tasks import stats
 
     # A part of a bound bounds nothing by itself.

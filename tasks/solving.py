@@ -1,4 +1,4 @@
-"""What a model answers to problems, and the metrics of it.
+"""What a model answers to problems, what blind guessing gets on them through the same extraction, and the metrics.
 
 Every rate is a mean over problems with a bootstrap interval over problems, all of them resampled together, so that
 the difference between a model and a chance row is paired.
@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tasks import asking
+from ltm import registry
+from tasks import asking, cells
 from tasks.asking import Asked, Settings
-from tasks.chance_rows import Rows
 from tasks.extraction import LEGACY, NUMBERS, RULES, answer, gold_answer
 from tasks.gsm8k import Problem
 from tasks.pass_at_k import K, majority_at_k, pass_at_k
@@ -29,6 +29,9 @@ DIVERSITY_PROBLEMS = 100
 
 Texts = list[list[str]]
 """Of each problem, of each sample."""
+
+Rows = dict[str, dict[str, list[float]]]
+"""By chance model and rule, for each problem: 1 where one of K generations is right, else 0."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -114,6 +117,31 @@ def cut(text: str, stop: Sequence[str]) -> str:
     return text[: min(ends)] if ends else text
 
 
+def chance_names() -> list[str]:
+    """The chance models there are, of all packages installed."""
+    return sorted(registry.names(registry.CHANCE))
+
+
+def chance_rows(problems: Sequence[Problem], train: Sequence[Problem], *, seed: int) -> Rows:
+    """Ask every chance model for K generations a problem: their best, since some say each of K answers once."""
+    import torch
+
+    from ltm.rng import seed_of
+
+    questions, answers = [p.question for p in train], [p.answer for p in train]
+    rows: Rows = {}
+    for name in chance_names():
+        model = registry.load(registry.CHANCE, "chance model", name)().fit(questions, answers)
+        rows[name] = {rule: [] for rule in RULES}
+        for number, problem in enumerate(problems):
+            generator = torch.Generator().manual_seed(seed_of(seed, "chance", name, number))
+            texts, gold = model.answers(problem.question, K, generator), gold_answer(problem.answer)
+            for rule in RULES:
+                right = any(answer(rule, text, gold) == gold for text in texts)
+                rows[name][rule].append(float(right))
+    return rows
+
+
 def metrics(found: Answered, chance: Rows, how: Settings) -> tuple[Metric, ...]:
     """All metrics. Those without a rule in their name are of the headline's rule."""
     rows: dict[str, list[float]] = {}
@@ -166,27 +194,21 @@ _LOWER = ("unanswered", "exemplars_dropped", "answer_shortened", "question_cut")
 
 
 def _measured(rows: dict[str, list[float]]) -> list[Metric]:
-    from ltm.result import Interval, Metric
     from tasks.bootstrap import means
 
-    found = []
-    for (name, row), value in zip(rows.items(), means(list(rows.values()), "problems"), strict=True):
-        interval = value.ci95 and Interval(low=value.ci95[0], high=value.ci95[1], method=value.method)
-        found.append(
-            Metric(
-                name=name,
-                likelihood=None,
-                headline=name == f"pass@{K}",
-                unit="problem",
-                value=value.value,
-                kind="exact",
-                direction="lower" if name in _LOWER else "higher",
-                stderr_data=value.stderr_data,
-                ci95=interval,
-                n=len(row),
-            )
+    return [
+        cells.metric(
+            name,
+            value,
+            likelihood=None,
+            headline=name == f"pass@{K}",
+            unit="problem",
+            kind="exact",
+            direction="lower" if name in _LOWER else "higher",
+            n=len(row),
         )
-    return found
+        for (name, row), value in zip(rows.items(), means(list(rows.values()), "problems"), strict=True)
+    ]
 
 
 def records(problems: Sequence[Problem], found: Answered, chance: Rows) -> list[dict[str, Any]]:

@@ -69,6 +69,8 @@ def shown(metric: Metric | None, column: Column) -> str:
     """A metric as its column shows it."""
     if metric is None:
         return "-"
+    if column.words is not None:
+        return column.words[bool(metric.value)]
     form = column.form
     sign = {"lower_bound": "≤ ", "estimate": "~ "}.get(metric.kind, "") if column.sign else ""
     text = sign + format(metric.value, form)

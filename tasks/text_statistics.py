@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 
 Text = Sequence[Hashable]
-Pair = tuple[int, int]
 
 BLEU_ORDER = 4
 MOST_PAIRS = 1000

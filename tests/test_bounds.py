@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -142,3 +143,31 @@ def test_predictive_bound_against_the_exact_conditional():
     divergence_of_context = (exact.exp() * (exact - found.nats_B)).view(9, 9).sum(1)
     assert float(divergence_of_context.min()) >= -1e-6
     assert float(divergence_of_context.mean()) < 0.1
+
+
+def test_which_exponentials_stay_below_the_evidence_in_expectation():
+    """One coin with p(heads|z) = sigmoid(10 z), by quadrature over one and two draws: why the ELBO is `averaged`."""
+    nodes, weights = (torch.from_numpy(each) for each in np.polynomial.hermite_e.hermegauss(200))
+    weights = weights / weights.sum()
+
+    def log_likelihood(z_BYGD):
+        return torch.nn.functional.logsigmoid(10 * z_BYGD.flatten())
+
+    q = Posterior(
+        mean=torch.full((1, 1, 1, 1), 0.8, dtype=torch.float64),
+        log_variance=torch.full((1, 1, 1, 1), 2 * math.log(0.6), dtype=torch.float64),
+    )
+    noise = nodes.view(-1, 1, 1, 1)
+    log_w = log_likelihood(q.at(noise)) + q.log_ratio(noise)
+    p = 0.5  # by symmetry
+    assert float(weights @ log_w.exp()) == pytest.approx(p, rel=1e-6)
+    # A mean of two log weights: exp of it is their geometric mean, at most their arithmetic one.
+    geometric = weights @ torch.exp((log_w[:, None] + log_w) / 2) @ weights
+    assert float(geometric) < p
+    # With the KL in closed form the exponential of one draw is above p on average, though the ELBO is below log p.
+    values = log_likelihood(q.at(noise)) - q.kl().sum()
+    assert float(weights @ values) < math.log(p) < math.log(float(weights @ values.exp()))
+    one = torch.ones(1, dtype=torch.int64)
+    rng = SequenceRng(0, [0])
+    assert bounds.elbo(lambda z: log_likelihood(z), q, one, draws=2, rng=rng).averaged
+    assert not bounds.importance_bound(lambda z: log_likelihood(z), q, one, draws=2, rng=rng).averaged

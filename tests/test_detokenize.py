@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
+from ltm.corpus_table import KNOWN
 from ltm.detokenize import DETOKENIZERS, LAMBADA, LM1B, PTB, SCIENTIFIC_PAPERS, WIKITEXT, Detokenizer, detokenizer
 from ltm.errors import UserError
 
@@ -140,3 +144,16 @@ def test_unknown_name() -> None:
     assert detokenizer("ptb") is PTB
     with pytest.raises(UserError, match="did you mean wikitext"):
         detokenizer("wikitex")
+
+
+def test_the_examples_of_the_documents_are_what_the_rules_do() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text()
+    rows = text.split("| | Before | After |\n")[1].split("\n\n")[0].splitlines()[1:]
+    shown = []
+    for names, before, after in (row.strip("| ").split(" | ") for row in rows):
+        before, after = (cell.strip().strip("`").replace("⏎", "\n") for cell in (before, after))
+        for name in re.findall(r"`(\w+)`", names):
+            rules = KNOWN[name].detokenizer
+            assert (detokenizer(rules)(before) if rules else "unchanged") == after
+            shown.append(name)
+    assert set(shown) == KNOWN.keys() - {"gsm8k"}

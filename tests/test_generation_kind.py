@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from ltm.harness import HarnessModel
 from ltm.result import find_cells, read_cell, read_records
 from tasks import catalog, cli, gen_perplexity, generation_kind, mauve_score, opening
 from tasks import text_statistics as counted
-from tasks.passages import passages
+from tasks.generation import passages
 from tests.harness_models import Bigram, BigramConfig, loaded, save_small
 
 SHORT = ["--prompt-tokens", "8", "--new-tokens", "12", "--samples", "10"]
@@ -145,6 +146,12 @@ def test_nothing_is_done_twice_and_another_scorer_needs_no_new_samples(place, mo
     assert metric.kind == "lower_bound"
     assert "is not exact, so its Gen PPL is marked: lower_bound" in capsys.readouterr().err
     assert values(scored)["unigram_entropy"] == values(first)["unigram_entropy"]
+    # Another model of that name is another scorer, and another metric.
+    shutil.copytree(place / "home" / "models" / "ltm-tiny", place / "elsewhere")
+    assert run(*arguments, "--scorer", "elsewhere") == 0
+    names = {metric.name for path in find_cells(place / "results") for metric in read_cell(path).metrics}
+    digest = HarnessModel(pretrained="ltm-tiny").loaded.info["weights_digest"]
+    assert generate == [] and f"gen_ppl[ltm-tiny@{digest[:8]}]" in names
 
 
 def test_what_can_change_a_sample_is_in_the_key_and_the_batch_size_is_not(place):

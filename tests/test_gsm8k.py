@@ -20,7 +20,7 @@ from ltm.errors import UserError
 from ltm.harness import HarnessModel
 from ltm.result import find_cells, read_cell, read_records
 from ltm.rng import SequenceRng
-from tasks import asking, catalog, chance_rows, cli, gsm8k, gsm8k_kind, solving
+from tasks import asking, catalog, cli, gsm8k, gsm8k_kind, solving
 from tasks.extraction import gold_answer
 from tasks.gsm8k import EXEMPLAR_SEEDS, STYLES, Problem, asked, exemplar, exemplars, find, problems
 from tasks.pass_at_k import K
@@ -248,7 +248,7 @@ def test_above_chance_is_said_when_the_paired_interval_says_so(place, skill, ver
 def test_chance_rows_stand_beside_with_all_their_names(place):
     found = measured(guesser())
     names = set(registry.names(registry.CHANCE))
-    assert set(found.records[0]["chance"]) == names == set(chance_rows.chance_names())
+    assert set(found.records[0]["chance"]) == names == set(solving.chance_names())
     for name in names:
         rate = sum(record["chance"][name]["flexible"] for record in found.records) / TEST
         assert values(found)[f"chance_{name}_pass@5"] == pytest.approx(rate)
@@ -295,7 +295,12 @@ def test_the_board_and_a_second_run(place, capsys, monkeypatch):
     assert cli.main(arguments) == 0
     out = capsys.readouterr()
     assert "chance:" in out.out and "not above chance" in out.err
-    assert cli.main(arguments) == 0 and "nothing to do" in capsys.readouterr().err
+    assert cli.main([*arguments, "--show-samples", "2"]) == 0
+    again = capsys.readouterr()
+    first, *_, last = read_records(path := find_cells(place / "results")[0], read_cell(path))
+    assert "nothing to do" in again.err
+    assert f"sample 1 of 12:\n[{first['question']}]" in again.out and f"(right: {first['gold']})" in again.out
+    assert "sample 2 of 12" in again.out and "sample 3 of 12" not in again.out and last["question"] not in again.out
     assert cli.main([*arguments, "--temperature", "0.5"]) == 0
     assert len(find_cells(place / "results")) == 2
     capsys.readouterr()
@@ -341,7 +346,7 @@ def test_chance_on_real_problems_held_out_of_train():
     if not os.environ.get("LTM_DATA_DIR"):
         pytest.skip("set LTM_DATA_DIR to a directory that holds gsm8k/train.jsonl.xz")
     found, train = find("gsm8k", "train_holdout", data_dir=None).parsed()
-    rows = chance_rows.chance_rows(found, train, seed=0)
+    rows = solving.chance_rows(found, train, seed=0)
     # Published for the test split: pass@5 in percent, exact; the legacy rule.
     published = {"constants": (12.8, 16.8), "prior": (4.9, 18.5), "copied": (6.3, 10.3), "two-numbers": (None, 28.5)}
     for name, expected in published.items():

@@ -198,6 +198,9 @@ def test_what_does_not_fit_is_cut_on_the_left_and_counted(caplog):
     assert [r.getMessage() for r in caplog.records] == ["2 contexts shortened to fit blocks of 8 tokens"]
     (a, _), (b, _) = model.loglikelihood([pair("", "abcdefgh"), pair("", "ijkl")])
     assert parts == pytest.approx(a + b) and parts.tokens == 12 and not greedy
+    # A limit on blocks is for whole texts: half a continuation is none.
+    ((limited, _),) = harness(Bigram(BigramConfig(block=8)), limit_blocks=1).loglikelihood([pair("01", "abcdefghijkl")])
+    assert limited == parts
 
 
 def test_generation_stops_where_it_is_told():
@@ -262,6 +265,10 @@ def test_arguments_as_lm_eval_gives_them(caplog):
             {"pretrained": toy, "draws": "16", "batch_size": "auto:4"}, {"batch_size": 1, "device": "cuda:0"}
         )
     assert model.answers.scorer.draws == 16 and model.answers.scorer.batch_size > 1
+    # lm-eval's default, which nobody has asked for, unlike the model argument.
+    for given, argument, rows in [(1, {}, None), (3, {}, 3), (1, {"batch_size": 1}, 1), (None, {}, None)]:
+        made = HarnessModel.create_from_arg_obj({"pretrained": toy, **argument}, {"batch_size": given})
+        assert made.answers.scorer.batch_size == (rows or model.answers.scorer.batch_size)
     assert torch.cuda.is_available() or (str(model.device) == "cpu" and "no GPU here" in caplog.text)
     for bad, words in [
         ({"drawz": 3}, r"unknown model argument 'drawz'; did you mean draws.*allowed: batch_size, checkpoint"),

@@ -241,7 +241,7 @@ def test_the_stock_command_beside_a_hostile_tasks_module_gives_our_digits(tmp_pa
         (here / f"{name}.py").write_text("raise RuntimeError('the wrong module')")
     environment = {**os.environ, "LTM_HOME": str(home), "LTM_DATA_DIR": str(data_dir), "OMP_NUM_THREADS": "1"}
     command = [str(Path(sys.executable).parent / "lm_eval"), "--model", "ltm", "--model_args"]
-    command += ["pretrained=ltm-tiny,draws=2", "--tasks", "ltm_ptb", "--batch_size", "auto", "--output_path", "out"]
+    command += ["pretrained=ltm-tiny,draws=2", "--tasks", "ltm_ptb", "--output_path", "out"]
     done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "the wrong module" not in done.stderr

@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from ltm.errors import UserError
-from ltm.response_cache import cache_path, opened
+from ltm.response_cache import cache_path, code_digest, opened
 
 WHERE = {"weights": "w", "seed": 0}
 
@@ -89,6 +90,7 @@ def test_two_at_once_are_refused_and_told_who(tmp_path):
 
 HOLD = """
 import sys, time
+from importlib import import_module
 from pathlib import Path
 from ltm.response_cache import opened
 with opened(Path(sys.argv[1]), {"weights": "w", "seed": 0}, work="test") as cache:
@@ -125,3 +127,19 @@ def test_a_home_that_cannot_be_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="set LTM_HOME"), opened(tmp_path / "file" / "cache", WHERE, work="test"):
         pass
+
+
+def test_code_that_answers_is_that_of_the_model_and_of_what_stands_beside_it(tmp_path, monkeypatch):
+    source = "from tests.harness_models import Bigram\n\n\nclass Mine(Bigram):\n    pass\n"
+    package = tmp_path / "a_package_of_models"
+    package.mkdir()
+    for file in (package / "model.py", tmp_path / "a_lone_model.py"):
+        file.write_text(source)
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    in_package, alone = (import_module(name).Mine for name in ("a_package_of_models.model", "a_lone_model"))
+    before = code_digest(in_package), code_digest(alone)
+    assert before == (code_digest(in_package), code_digest(alone)) and before[0] != before[1]
+    (package / "shared.py").write_text("DRAWS = 3\n")
+    (tmp_path / "something_else.py").write_text("")
+    assert code_digest(in_package) != before[0] and code_digest(alone) == before[1]

@@ -19,7 +19,9 @@ import torch
 from ltm import checkpoint, registry
 from ltm.api import Preset
 from ltm.errors import UserError
+from ltm.known_source import recorded
 from ltm.lock import locked
+from ltm.topics import Topics
 from ltm.train_cli import check_device, configure, main, parser, train_preset, training_advice
 from tests.miniature_runs import log, text
 
@@ -74,7 +76,7 @@ def process(arguments: list[str], *before: str, **options: Any) -> subprocess.Po
     ("arguments", "message"),
     [
         (["ltm-tinny", "--corpus", "toy"], "unknown model 'ltm-tinny'; did you mean ltm-tiny"),
-        (["ltm-tiny", "--corpus", "toi"], "unknown corpus 'toi'; did you mean toy"),
+        (["ltm-tiny", "--corpus", "tooy"], "unknown corpus 'tooy'; did you mean toy"),
         (["ltm-tiny", "--corpus", "toy", "--split", "trian"], "unknown split of toy 'trian'; did you mean train"),
         (["ltm-tiny", "--corpus", "toy", "--tokenizer", "bpe-x"], "unknown tokenizer 'bpe-x'"),
         (["ltm-tiny", "--corpus", "toy", "--set", "posterior.stesp=3"], "did you mean posterior.steps"),
@@ -269,6 +271,23 @@ def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(data: Path, tmp_
     assert log(output) == log(tmp_path / "unbroken") and len(log(output)) == updates
     digests = [checkpoint.read_info(path)[1]["weights_digest"] for path in (output, tmp_path / "unbroken")]
     assert digests[0] == digests[1]
+
+
+def test_blocks_of_a_known_source_are_its_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = command("ar-tiny", tmp_path, tmp_path / "run")
+    arguments = [*arguments[:2], "topics:words=16,length=16", *arguments[5:]]
+    assert main(arguments) == 0
+    printed = capsys.readouterr()
+    assert "next: ltm-eval --model ar-tiny --tasks audit --checkpoint" in printed.out
+    assert "50,000 blocks of 16" in printed.err and "hold pieces of them" not in printed.err
+    training = checkpoint.load(tmp_path / "run").info["training"]
+    assert training["corpus"] == "topics:length=16,words=16" and not training["eos_between_documents"]
+    assert recorded(training["data_source"]) == Topics(length=16, words=16)
+
+    assert main([*arguments, "--set", "decoder.max_length=9", "--output", str(tmp_path / "short")]) == 0
+    said = "blocks of 8 tokens (bytes) hold pieces of them"
+    printed = capsys.readouterr()
+    assert said in printed.err and "--tokenizer bytes --set decoder.max_length=17" in printed.err
 
 
 def test_two_processes_see_the_batches_of_one(data: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from ltm.model import LatentThoughtModel, LTMConfig
 from ltm.posterior import PosteriorConfig
 from ltm.rng import SequenceRng
-from tests.contract.conftest import L, V, all_texts, structured_batch, train_briefly
+from tests.contract.conftest import L, V, all_texts, structured_batch, train_briefly, trained
 
 TEXTS = all_texts()
 
@@ -78,6 +78,27 @@ def test_reused_noise_is_not_a_likelihood():
         valid, error = total_mass(found[name])
         assert valid <= 1 + 3 * error, (name, valid, error)
     assert found["reused_noise_estimate"].kind == "estimate"
+
+
+def test_only_what_is_averaged_may_exceed_in_expectation(model):
+    """Mean over noises of exp(value), few draws each: over all texts at most 1, unless the value says `averaged`."""
+    times = 25
+    texts, rows = TEXTS.repeat(times, 1), len(TEXTS) * times
+    for name, estimate in model.log_likelihoods(texts, rng=SequenceRng(4, range(rows)), draws=1).items():
+        if estimate.averaged:
+            assert estimate.kind != "exact" and estimate.draws > 0, name
+        elif estimate.kind != "estimate":
+            masses = estimate.nats_B.exp().view(times, -1).sum(1)
+            assert float(masses.mean()) <= 1 + 4 * float(masses.std()) / times**0.5 + 1e-9, name
+
+
+def test_averages_do_exceed_in_expectation():
+    """So that the field is needed: a diffusion bound from one draw, its exponential averaged over noises."""
+    model, times = trained("mdlm"), 200
+    texts = TEXTS.repeat(times, 1)
+    (estimate,) = model.log_likelihoods(texts, rng=SequenceRng(4, range(len(texts))), draws=1).values()
+    masses = estimate.nats_B.exp().view(times, -1).sum(1)
+    assert estimate.averaged and float(masses.mean()) > 1 + 4 * float(masses.std()) / times**0.5
 
 
 def test_terms_add_up(model):

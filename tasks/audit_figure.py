@@ -1,0 +1,83 @@
+"""The figure of an audit: what is claimed against the source, as evidence over texts, and what it could have shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ltm.result import cell_key, cell_path
+from tasks.evidence import power_curve
+
+if TYPE_CHECKING:
+    from tasks.audit import Audit
+    from tasks.source_checks import Claims
+
+
+def draw(found: Audit, *, title: str, key: Mapping[str, Any], output: Path) -> str:
+    """Write the figure beside the result of identity `key`, as SVG; a sentence that says where, or why not."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return (
+            "no figure without matplotlib: pip install 'latent-thought-bench[plots]', then delete the result and repeat"
+        )
+    figure = Figure(figsize=(12.6, 3.6), layout="constrained")
+    running, claimed, power = figure.subplots(1, 3)
+    parts = [(found.claims, "")]
+    if found.more_steps is not None:
+        parts.append((found.more_steps[0], f", {found.more_steps[1]} steps"))
+    _running(running, parts)
+    _claimed(claimed, found, parts)
+    shares = [10 ** (exponent / 10) for exponent in range(-35, -4)]
+    for gap, label in ((0.0, "of the source itself"), (_gap(found), "of this headline")):
+        curve = [(100 * s, n) for s, n in power_curve(found.entropy.nats_per_text, gap, shares=shares) if n < math.inf]
+        power.loglog(*zip(*curve, strict=True) if curve else ([], []), label=label)
+    power.axvline(0.5, color="0.6", linewidth=0.8, linestyle=":")
+    power.set(xlabel="claim too high, % of the entropy", ylabel="texts that refute it")
+    power.legend(fontsize=7)
+    for axis in (running, claimed, power):
+        axis.grid(alpha=0.3)
+    figure.suptitle(f"{title}: {found.subject}, {found.source.spec}", fontsize=10)
+    model, _, task = title.partition(" on ")
+    path = cell_path(output, model=model, task=task, key=cell_key(**key)).with_suffix(".svg")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+    return f"figure written to {path}"
+
+
+def _running(axis: Any, parts: list[tuple[Claims, str]]) -> None:
+    line = 0.0
+    for claims, suffix in parts:
+        for name in claims.claims_N:
+            evidence = claims.evidence(name)
+            line = evidence.threshold
+            axis.plot(range(1, evidence.texts + 1), evidence.curve_N, linewidth=1.2, label=name + suffix)
+    axis.axhline(line, color="black", linewidth=1, linestyle="--", label="refuted above")
+    axis.set_yscale("symlog", linthresh=10)
+    axis.set(xlabel="texts", ylabel="log e-value, nats")
+    axis.legend(fontsize=7)
+
+
+def _claimed(axis: Any, found: Audit, parts: list[tuple[Claims, str]]) -> None:
+    rows = [
+        (name + suffix, -claims_N.sum() / claims.tokens, suffix == "" and not found.passed(name))
+        for claims, suffix in parts
+        for name, claims_N in claims.claims_N.items()
+    ]
+    for place, (_, value, failed) in enumerate(rows):
+        axis.plot(value, place, "X" if failed else "o", color="crimson" if failed else "C0")
+    axis.set_yticks(range(len(rows)), [name for name, *_ in rows], fontsize=7)
+    axis.margins(0.15)
+    axis.invert_yaxis()
+    reference = -found.claims.reference_N.sum() / found.claims.tokens
+    axis.axvline(reference, color="crimson", linestyle="--", label="source, the very texts")
+    axis.axvline(found.entropy.nats_per_text / found.source.length, color="0.4", label="its entropy")
+    axis.set(xlabel="claimed nats/token")
+    axis.legend(fontsize=7, loc="lower right")
+
+
+def _gap(found: Audit) -> float:
+    evidence = found.claims.evidence(next(iter(found.claims.claims_N)))
+    return -(evidence.log_e_value + evidence.slack) / evidence.texts

@@ -1,0 +1,267 @@
+"""Checks of the pipeline that a model's numbers come from: are they of this text, of this model, and added up right?
+
+Shapes: N blocks, L tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ltm.errors import UserError
+from ltm.rng import SequenceRng, seed_of
+from tasks.evidence import CheckResult
+
+if TYPE_CHECKING:
+    from ltm.checkpoint import LoadedModel
+    from ltm.harness import HarnessModel
+
+ROUNDING = {"float64": 1e-6, "float32": 1e-3}
+"""Relative difference that the order of sums may make; 0.03 in narrower dtypes, and where a fit multiplies in one."""
+
+
+WORD_SPLIT = " the baker 's <unk> café sold N loaves for $ N each \n"
+"""A line that models see with fewer bytes and words."""
+
+
+def accounting(model: HarnessModel, text: str) -> list[CheckResult]:
+    """Do the numbers of a text say what they are said to say?
+
+    Every token of the text is scored once and BOS never; no likelihood is above certainty; named parts add up to the
+    whole; perplexity and bits per byte are those of the totals and of the raw text; a block scored alone, among others
+    or in another order has one value; an exact likelihood obeys the chain rule. It shows errors of book-keeping, and
+    nothing of whether the numbers kept are likelihoods.
+
+    Args:
+        text: a few blocks of it, the last not full.
+    """
+    ids = model.loaded.tokenizer.encode(text)
+    rows = [ids[start : start + model.block_length] for start in range(0, len(ids), model.block_length)]
+    faults: dict[str, list[str]] = {name: [] for name in model.offered}
+    _check_report(model, text, faults)
+    worst = _check_rows(model, rows, faults)
+    limit = _rounding(model)
+    return [
+        CheckResult(
+            name="accounting",
+            likelihood=name,
+            passed=not found,
+            value=worst.get(name, math.nan),
+            limit=limit,
+            detail="; ".join(found) or f"{len(ids):,} tokens in {len(rows)} blocks, each scored once; sums agree",
+        )
+        for name, found in faults.items()
+    ]
+
+
+def _check_report(model: HarnessModel, text: str, faults: Mapping[str, list[str]]) -> None:
+    """The metrics that a perplexity task would report of text with other bytes than it is scored by, against totals."""
+    from ltm.corpus import Split
+    from tasks import perplexity_kind
+    from tasks.catalog import TaskEntry
+
+    raw = (WORD_SPLIT, text)
+    split = Split.of("audit", "text", raw, unit="document", source={"kind": "audit"}, detokenizer="ptb")
+    scored = "".join(split.iter_texts())
+    entry = TaskEntry(name="audit text", version=1.0, kind="perplexity", corpus="audit", split="text")
+    prepared = perplexity_kind.Prepared(split=split, text=scored)
+    try:
+        found = perplexity_kind.measure(entry, prepared, model, argparse.Namespace())
+    except UserError as error:
+        for own in faults.values():
+            own.append(f"refused where perplexity is measured: {error}")
+        return
+    tokens = len(model.loaded.tokenizer.encode(scored))
+    if found.tokens != tokens:
+        for own in faults.values():
+            own.append(f"{found.tokens} tokens scored of {tokens}")
+    words, size_of_raw = (sum(map(len, parts)) for parts in ((d.split() for d in raw), (d.encode() for d in raw)))
+    for name, own in faults.items():
+        if not all(name in record for record in found.records):
+            own.append(f"the answers have no {name}: are they of another model?")
+            continue
+        nats, counted = (math.fsum(record[part] for record in found.records) for part in (name, "tokens"))
+        units = {"token_perplexity": counted, "word_perplexity": words, "bits_per_byte": None}
+        for metric in found.metrics:
+            if metric.likelihood != name or metric.name not in units:
+                continue
+            size = units[metric.name]
+            true = -nats / math.log(2) / size_of_raw if size is None else math.exp(-nats / size)
+            if not math.isclose(metric.value, true, rel_tol=1e-9):
+                own.append(f"{metric.name} is reported as {metric.value:.6g}, its totals give {true:.6g}")
+
+
+def _check_rows(model: HarnessModel, rows: Sequence[Any], faults: Mapping[str, list[str]]) -> dict[str, float]:
+    """What blocks say together, in reverse and alone; the largest relative difference by likelihood."""
+    reader, seed, limit = model.answers.scorer.model, model.answers.seed, _rounding(model)
+    longest = max(map(len, rows))
+
+    def score(which: Sequence[int]) -> Mapping[str, Any]:
+        tokens_NL = torch.zeros(len(which), longest, dtype=torch.int64)
+        for tokens_L, i in zip(tokens_NL, which, strict=True):
+            tokens_L[: len(rows[i])] = torch.from_numpy(rows[i].astype(np.int64))
+        lengths = torch.tensor([len(rows[i]) for i in which])
+        width = int(lengths.max())
+        with torch.no_grad():
+            return reader.log_likelihoods(
+                tokens_NL[:, :width].to(model.device),
+                lengths=lengths.to(model.device),
+                rng=SequenceRng(seed, list(which)),
+                draws=2,
+            )
+
+    everything = list(range(len(rows)))
+    together, reverse = score(everything), score(everything[::-1])
+    alone = [score([i]) for i in everything]
+    worst = {}
+    for name, estimate in together.items():
+        own, nats_N = faults[name], estimate.nats_B.double()
+        if not bool(torch.isfinite(nats_N).all()) or float(nats_N.max()) > limit:
+            own.append(f"nats of a block are {float(nats_N.max()):.6g}: above certainty, or no number")
+        if estimate.tokens_B.tolist() != [len(row) for row in rows]:
+            own.append(f"blocks of {[len(row) for row in rows]} tokens are said to have {estimate.tokens_B.tolist()}")
+        if estimate.terms:
+            parts_N = torch.stack([part_N.double() for part_N in estimate.terms.values()]).sum(0)
+            if not torch.allclose(parts_N, nats_N, rtol=1e-6, atol=1e-6):
+                own.append("the named parts do not add up to the whole")
+        apart_N = torch.cat([one[name].nats_B.double() for one in alone])
+        scale_N = nats_N.abs().clamp(min=1)
+        off = torch.stack([(reverse[name].nats_B.double().flip(0) - nats_N) / scale_N, (apart_N - nats_N) / scale_N])
+        worst[name] = float(off.abs().max())
+        if not worst[name] <= limit:
+            own.append(f"a block's value depends on its company: relative difference {worst[name]:.2g}")
+        if estimate.kind == "exact" and (broken := _chain_rule(model, rows, nats_N)) > limit:
+            own.append(f"log p(start) + log p(rest | start) is off log p of the whole by {broken:.2g}")
+    return worst
+
+
+def _chain_rule(model: HarnessModel, rows: Sequence[Any], nats_N: torch.Tensor) -> float:
+    reader, worst = model.answers.scorer.model, 0.0
+    for row, nats in zip(rows, nats_N.tolist(), strict=True):
+        tokens_1L = torch.from_numpy(row.astype(np.int64))[None].to(model.device)
+        half, noise = len(row) // 2, SequenceRng(model.answers.seed, [0])
+        if not half:
+            continue
+        with torch.no_grad():
+            start = reader.log_likelihoods(tokens_1L[:, :half], rng=noise)
+            rest = reader.log_likelihoods(tokens_1L, context=half, rng=noise)
+        total = sum(float(next(iter(part.values())).nats_B) for part in (start, rest))
+        worst = max(worst, abs(total - nats) / max(1.0, abs(nats)))
+    return worst
+
+
+def _rounding(model: HarnessModel) -> float:
+    fitted = getattr(model.loaded.model.config, "posterior", None) is not None
+    return 0.03 if fitted else ROUNDING.get(model.answers.dtype, 0.03)
+
+
+def depends_on_weights(model: HarnessModel, text: str) -> list[CheckResult]:
+    """Are the answers this model's own? Other weights must give others, and a warm cache what the model says itself.
+
+    It shows answers that were kept without regard to the model or to the text, and scores that ignore either. That the
+    weights are the ones that were trained is for the checkpoint's digest to say.
+
+    Args:
+        text: at least two tokens of it.
+    """
+    first, shaken = _nats(model, text), shake(model.loaded)
+    if shaken is None:
+        detail = "no weights that could be other ones"
+        return [
+            CheckResult(
+                name="depends_on_weights", likelihood=None, passed=None, value=math.nan, limit=math.nan, detail=detail
+            )
+        ]
+    other, again, fresh = _nats(_like(model, shaken), text), _nats(model, text), _uncached(model, text)
+    half = text[: max(1, len(text) // 2)]
+    kept_half, fresh_half = _nats(model, half), _uncached(model, half)
+    limit, results = _rounding(model), []
+    for name, nats in first.items():
+        moved, kept = abs(other[name] - nats), again[name] == nats
+        own = abs(fresh[name] - nats) <= limit * max(1.0, abs(nats))
+        own_half = abs(fresh_half[name] - kept_half[name]) <= limit * max(1.0, abs(fresh_half[name]))
+        detail = f"other weights move it by {moved:.4g} nats, a warm cache not at all"
+        if not moved:
+            detail = "other weights give the same answer: is it kept under another model's name?"
+        elif not (kept and own):
+            detail = f"the cache says {again[name]:.6g}, the model itself {fresh[name]:.6g}"
+        elif not own_half:
+            detail = f"of other text the cache says {kept_half[name]:.6g}, the model itself {fresh_half[name]:.6g}"
+        results.append(
+            CheckResult(
+                name="depends_on_weights",
+                likelihood=name,
+                passed=moved > 0 and kept and own and own_half,
+                value=moved,
+                limit=0.0,
+                detail=detail,
+            )
+        )
+    return results
+
+
+def shake(loaded: LoadedModel, *, seed: int = 0) -> LoadedModel | None:
+    """The same model under other weights, and their digest; None where there are none to change."""
+    from ltm.checkpoint import weights_digest
+
+    model, generator, changed = copy.deepcopy(loaded.model), torch.Generator().manual_seed(seed), False
+    with torch.no_grad():
+        for value in model.parameters():
+            if not value.numel():
+                continue
+            changed = True
+            if value.is_floating_point():
+                noise = torch.randn(value.shape, generator=generator).to(value)
+                value.add_(0.1 * noise * value.float().square().mean().sqrt().clamp(min=1e-3).to(value))
+            else:  # counts
+                value.mul_(2)
+    info = {**loaded.info, "weights_digest": weights_digest(model.state_dict())}
+    return dataclasses.replace(loaded, model=model, info=info) if changed else None
+
+
+def _like(model: HarnessModel, loaded: LoadedModel) -> HarnessModel:
+    from ltm.harness import HarnessModel
+
+    return HarnessModel(
+        pretrained=loaded,
+        draws=model.answers.scorer.draws,
+        seed=model.answers.seed,
+        device=str(model.device),
+        batch_size=model.answers.scorer.batch_size,
+        dtype=model.answers.dtype,
+        headline_only=model.headline_only,
+    )
+
+
+def _nats(model: HarnessModel, text: str) -> dict[str, float]:
+    """Through lm-eval's interface, and so through the cache."""
+    from lm_eval.api.instance import Instance
+
+    request = Instance(
+        request_type="loglikelihood_rolling", doc={}, arguments=(text,), idx=0, metadata=("audit weights", 0, 1)
+    )
+    (value,) = model.loglikelihood_rolling([request])
+    return {name: part.nats for name, part in value.likelihoods.items()}
+
+
+def _uncached(model: HarnessModel, text: str) -> dict[str, float]:
+    """What `_nats` finds, from the model itself."""
+    ids, size = torch.from_numpy(model.loaded.tokenizer.encode(text).astype(np.int64)), model.block_length
+    totals: dict[str, float] = {}
+    for i, tokens_L in enumerate(ids.split(size)):
+        with torch.no_grad():
+            found = model.answers.scorer.model.log_likelihoods(
+                tokens_L[None].to(model.device),
+                draws=model.answers.scorer.draws,
+                rng=SequenceRng(seed_of(model.answers.seed, "audit weights"), [i]),
+            )
+        for name, estimate in found.items():
+            totals[name] = totals.get(name, 0.0) + float(estimate.nats_B)
+    return totals

@@ -1,0 +1,118 @@
+"""Mutants of what is made of likelihoods, of how problems are asked, and of draws."""
+
+from __future__ import annotations
+
+import math
+from unittest import mock
+
+import torch
+
+from baselines import unmasking
+from ltm import harness, harness_requests, sampling
+from ltm.answers import Answers
+from tasks import gsm8k, solving, stats
+from tasks.gsm8k import Problems
+from tests.mutants import Patch, changed, instead, mutant
+from tests.mutants.task_checks import GROUPS
+
+# From likelihoods to numbers.
+
+
+@mutant("ar", "scored BOS: one token more a block in the count")
+def scored_bos() -> Patch:
+    def make(sound):
+        def bad(records, *, stream_tokens, headline):
+            found = sound(records, stream_tokens=stream_tokens + len(records), headline=headline)
+            for part in found.likelihoods.values():
+                part.tokens_N[:] += 1
+            return found
+
+        return bad
+
+    return instead(harness, "gather", make)
+
+
+@mutant("ar", "perplexity as the mean of the blocks' perplexities")
+def mean_of_perplexities() -> Patch:
+    def make(sound):
+        def bad(nats_N, tokens_N, mc_var_N=None):
+            found = sound(nats_N, tokens_N, mc_var_N)
+            return found._replace(nats=found.tokens * math.log(stats.mean_of_exp(nats_N, tokens_N)))
+
+        return bad
+
+    return instead(stats, "cost", make)
+
+
+@mutant("ar", "bytes from the tokenizer: of the text that is scored, not of the raw text")
+def bytes_of_tokens() -> Patch:
+    return instead(stats.Cost, "bits_per_byte", lambda sound: lambda self, byte_count: sound(self, self.tokens))
+
+
+@mutant("ar", "the last, shorter block is dropped")
+def last_block_dropped() -> Patch:
+    def make(sound):
+        return lambda ids, size, **named: sound(ids[: max(1, len(ids) // size) * size], size, **named)
+
+    return instead(harness_requests, "blocks", make)
+
+
+@mutant("ar", "answers kept without the model's name: another's are given")
+def answers_of_another_model() -> Patch:
+    return changed(Answers, "circumstances", lambda kept: {"task": kept["task"]})
+
+
+@mutant("ar", "answers kept by the number of the document: another text's are given")
+def answers_of_another_text() -> Patch:
+    return mock.patch.object(harness_requests, "digest_of", lambda *texts: "text")
+
+
+# Problems and draws.
+
+
+@mutant("tasks", "exemplars from the problems that are asked")
+def exemplars_of_the_test() -> Patch:
+    return instead(Problems, "parsed", lambda sound: lambda self: (sound(self)[0],) * 2)
+
+
+@mutant("tasks", "problems of train that are asked too stay among the exemplars")
+def duplicates_kept() -> Patch:
+    return mock.patch.object(Problems, "parsed", lambda self: tuple(gsm8k.problems(split) for split in self))
+
+
+@mutant("tasks", "substring scoring: an answer is right where its characters stand")
+def substring_scoring() -> Patch:
+    return mock.patch.object(solving, "answer", lambda rule, text, gold: gold if gold in text else None)
+
+
+@mutant("tasks", "pass@k as 1 - (1 - c/n)^k")
+def pass_with_replacement() -> Patch:
+    return mock.patch.object(solving, "pass_at_k", lambda n, c, k: 1 - (1 - c / n) ** k)
+
+
+@mutant("tasks", "maj@k of the whole sample, a tie won")
+def majority_of_all() -> Patch:
+    def bad(answers, gold, k):
+        return float(answers.count(gold) * 2 >= len(answers))
+
+    return mock.patch.object(solving, "majority_at_k", bad)
+
+
+@mutant("tasks", "float32 Gumbel noise, the mask competing with the tokens at every step")
+def float32_gumbel() -> Patch:
+    def bad(predict, canvas_BL, mask_id, rates, noise, **options):
+        from tests.test_unmasking import gumbel_counts
+
+        counts = gumbel_counts(torch.float32, canvas_BL.numel())
+        drawn, first = [], 0
+        for count, tokens in zip(counts.tolist(), GROUPS.values(), strict=True):
+            drawn += [first + i % tokens for i in range(count)]
+            first += tokens
+        return torch.tensor(drawn).view_as(canvas_BL), None
+
+    return mock.patch.object(unmasking, "ancestral", bad)
+
+
+@mutant("ar", "samples drawn at temperature 0.8 without saying so")
+def cooler_draws() -> Patch:
+    return instead(sampling, "draw", lambda sound: lambda logits_BV, *rest: sound(logits_BV / 0.8, *rest))

@@ -1,0 +1,139 @@
+"""Total probability: sound miniatures share out at most 1, and planted errors give themselves away."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from unittest import mock
+
+import pytest
+import torch
+
+from baselines import mdlm
+from baselines.ar import Autoregressive
+from baselines.masking import draw_masks
+from baselines.ngram import NGram
+from ltm import bounds, registry
+from ltm.harness import HarnessModel
+from ltm.model import LatentThoughtModel
+from ltm.posterior import PosteriorConfig
+from tasks import mass_checks
+from tests.harness_models import Bigram, BigramConfig, loaded
+
+
+def subject(family: str, **changes):
+    """An untrained model whose settings a miniature takes over."""
+    cls = registry.model_family(family)
+    return cls(dataclasses.replace(cls.miniature(6, 8), **changes))
+
+
+@functools.cache
+def mini(family: str):
+    """One trained miniature a family, a little less than in an audit; shared, so none may change it."""
+    changes = {"posterior": PosteriorConfig(steps=4)} if family == "ltm" else {}
+    with mock.patch.object(mass_checks, "UPDATES", 80):
+        return mass_checks.miniature(subject(family, **changes))
+
+
+def verdicts(results) -> dict[str, bool]:
+    return {result.likelihood: result.passed for result in results}
+
+
+@pytest.mark.parametrize("family", ["ar", "ngram", "mdlm", "bd3lm", "ltm"])
+def test_sound_miniatures_pass(family):
+    for check in (mass_checks.total_mass, mass_checks.continuation_mass, mass_checks.blank_mass):
+        for result in check(mini(family)):
+            sound = result.likelihood != "reused_noise_estimate"
+            assert result.passed or not sound, (check.__name__, result.detail)
+            if result.likelihood == "exact":
+                assert result.value == pytest.approx(1, abs=1e-9) and "it must be 1" in result.detail
+            elif check is mass_checks.total_mass and result.likelihood in ("elbo", "importance_bound"):
+                assert 0.1 < result.value <= result.limit
+
+
+def test_the_miniature_keeps_the_settings_and_many_fast_steps():
+    found = mini("ltm").config
+    assert found.posterior == PosteriorConfig(steps=mass_checks.FAST_STEPS)
+    assert found.kl_warmup == 0.0  # the training of the miniature is not a setting of its scoring
+    assert next(mini("ltm").parameters()).dtype == torch.float64
+
+
+def test_reused_noise_shares_out_more_than_there_is():
+    (found,) = [r for r in mass_checks.total_mass(mini("ltm")) if r.likelihood == "reused_noise_estimate"]
+    assert not found.passed and found.value > 1.5
+
+
+def test_a_divergence_left_out_is_seen(monkeypatch):
+    sound = bounds.elbo
+
+    def without_kl(*args, **options):
+        found = sound(*args, **options)
+        return dataclasses.replace(found, nats_B=found.terms["reconstruction"])
+
+    monkeypatch.setattr(bounds, "elbo", without_kl)
+    assert verdicts(mass_checks.total_mass(mini("ltm")))["elbo"] is False
+
+
+@pytest.mark.parametrize("share", [0.5, 0.999])
+def test_a_piece_of_the_integral_left_out_is_seen_however_small(monkeypatch, share):
+    """A blank network's bound is tight, so a thousandth of it is enough."""
+
+    def part(*args, **options):
+        return [m._replace(weight_BL=share * m.weight_BL) for m in draw_masks(*args, **options)]
+
+    monkeypatch.setattr(mdlm, "draw_masks", part)
+    (found,) = mass_checks.blank_mass(mini("mdlm"))
+    assert not found.passed and found.value == pytest.approx(3 ** (4 * (1 - share)), rel=1e-6)
+
+
+def test_a_network_that_sees_what_it_predicts_is_seen(monkeypatch):
+    monkeypatch.setattr(
+        Autoregressive,
+        "token_nats",
+        lambda self, tokens_BL: (
+            (self.decoder(tokens_BL) @ self.decoder.head().T).log_softmax(-1).gather(-1, tokens_BL[..., None])[..., 0]
+        ),
+    )
+    assert verdicts(mass_checks.total_mass(mini("ar"))) == {"exact": False}
+    assert verdicts(mass_checks.continuation_mass(mini("ar"))) == {"exact": False}
+
+
+def test_an_exact_claim_below_1_is_wrong_too(monkeypatch):
+    sound = NGram.token_nats
+    monkeypatch.setattr(NGram, "token_nats", lambda self, tokens_BL: sound(self, tokens_BL) - 1e-4)
+    (found,) = mass_checks.total_mass(mini("ngram"))
+    assert not found.passed and found.value < 1
+
+
+def test_continuations_that_see_the_answer_are_seen(monkeypatch):
+    sound = LatentThoughtModel.infer
+
+    def with_answer(self, tokens_BL, rng, *, weights_BL=None, **options):
+        return sound(self, tokens_BL, rng, weights_BL=torch.ones_like(tokens_BL, dtype=torch.bool), **options)
+
+    monkeypatch.setattr(LatentThoughtModel, "infer", with_answer)
+    assert verdicts(mass_checks.continuation_mass(mini("ltm"))) == {"predictive_bound": False}
+
+
+def test_next_tokens_of_a_model_as_it_is(monkeypatch):
+    model = HarnessModel(pretrained=loaded(Bigram(BigramConfig()).double()), device="cpu", dtype="float64")
+    tokens = list(b"some real text, more than a block of it")
+    (found,) = mass_checks.next_token_mass(model, tokens)
+    assert found.passed and found.value == pytest.approx(1) and "257 next tokens" in found.detail
+    monkeypatch.setattr(mass_checks, "FULL_VOCABULARY", 100)
+    (part,) = mass_checks.next_token_mass(model, tokens)
+    assert part.passed and part.value < 1 and "it must be 1" not in part.detail
+    sound = Bigram.nats_BL
+    monkeypatch.setattr(Bigram, "nats_BL", lambda self, tokens_BL: sound(self, tokens_BL) / 4)
+    (hot,) = mass_checks.next_token_mass(model, tokens)
+    assert not hot.passed and hot.value > 1
+
+
+def test_next_tokens_of_latents_and_of_diffusion():
+    for family in ("ltm", "mdlm"):
+        toy = loaded(Bigram(BigramConfig()))
+        found = HarnessModel(pretrained=dataclasses.replace(toy, model=subject(family)), device="cpu")
+        results = mass_checks.next_token_mass(found, [1, 2, 3, 0, 4, 1, 2])
+        assert all(result.passed for result in results), [result.detail for result in results]
+        names = {result.likelihood for result in results}
+        assert names >= ({"elbo", "importance_bound", "predictive_bound"} if family == "ltm" else {"elbo"})
