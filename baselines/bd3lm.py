@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.block_sampling import continue_in_blocks
-from baselines.masking import DRAWS, diffusion_bound, draw_masks
-from ltm.api import Cost, Generations, LanguageModel, LikelihoodEstimate, Loss, Preset, Rng, Sampling
+from baselines.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks
+from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling
 from ltm.cost import StackCost
 from ltm.recipes import published_recipe, tiny_recipe
 from ltm.rng import SequenceRng
@@ -83,7 +83,7 @@ def _matched_shape(layers: int) -> BD3LMConfig:
     return BD3LMConfig(decoder=decoder, **_CLIPPED)
 
 
-class BD3LM(LanguageModel):
+class BD3LM(MaskedModel):
     """Masked diffusion in each block, given the clean blocks before it."""
 
     family = "bd3lm"
@@ -132,11 +132,6 @@ class BD3LM(LanguageModel):
             decoder=config.decoder.resized(layers=layers, width=width, max_length=N),
             block_size=S,
         )
-
-    @property
-    def mask_id(self) -> int:
-        """The id after BOS: an input only, and no id of the tokenizer."""
-        return self.vocab_size
 
     def headline(self, context: int | Tensor = 0) -> str:
         """The evidence lower bound, whatever is scored; with blocks of one token, the exact likelihood."""

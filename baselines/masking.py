@@ -14,19 +14,39 @@ Shapes: K draws, B sequences, L tokens, P blocks of a sequence, S tokens of a bl
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltm.api import LikelihoodEstimate
+from ltm.api import LanguageModel, LikelihoodEstimate
 from ltm.rng import SequenceRng
 from ltm.scoring import variance_of_mean
 
 DRAWS = 4
 """Default Monte Carlo draws of a diffusion bound."""
+
+
+class MaskedModel(LanguageModel):
+    """A model of texts with masks in them, and its one bound."""
+
+    @classmethod
+    def twin_config(cls, config: Any, *, vocab_size: int, block_length: int, width: int = 64, layers: int = 2) -> Any:
+        """See `LanguageModel.twin_config`; without a stride, which is generation's and a short block may not hold."""
+        config = dataclasses.replace(config, stride=None)
+        return super().twin_config(config, vocab_size=vocab_size, block_length=block_length, width=width, layers=layers)
+
+    @property
+    def mask_id(self) -> int:
+        """The id after BOS: an input only, and no id of the tokenizer."""
+        return self.vocab_size
+
+    def headline(self, context: int | Tensor = 0) -> str:
+        """The evidence lower bound, whatever is scored."""
+        return "elbo"
 
 
 class Masks(NamedTuple):

@@ -18,18 +18,18 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from baselines import unmasking
 from baselines.learned_schedule import LearnedSchedule, Noised, leave_one_out
-from baselines.masking import DRAWS, diffusion_bound, draw_masks
+from baselines.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks
 from baselines.mdlm import visible_keys
 from baselines.schedules import OFFSET, MaskSchedule, grid
 from baselines.stepping import Move, take_steps
-from ltm.api import Cost, Generations, LanguageModel, LikelihoodEstimate, Loss, Preset, Rng, Sampling
+from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling
 from ltm.conditioning import TimeEmbedding, conditioning_flops
 from ltm.cost import StackCost
 from ltm.recipes import published_recipe, tiny_recipe
@@ -88,7 +88,7 @@ _TINY = MD4Config(
 )
 
 
-class MD4(LanguageModel):
+class MD4(MaskedModel):
     """Masked diffusion that is told the time, with an explicit data end."""
 
     family = "md4"
@@ -123,20 +123,6 @@ class MD4(LanguageModel):
         """Two layers of width 8, told the time by four numbers; generates by first hitting."""
         decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=None)
         return MD4Config(vocab_size=vocab_size, decoder=decoder, condition_width=4, sampler="first_hitting")
-
-    @classmethod
-    def twin_config(cls, config: Any, **shape: Any) -> Any:
-        """See `LanguageModel.twin_config`; without a stride, which is generation's and a short block may not hold."""
-        return super().twin_config(dataclasses.replace(config, stride=None), **shape)
-
-    @property
-    def mask_id(self) -> int:
-        """The id after BOS: an input only, and no id of the tokenizer."""
-        return self.vocab_size
-
-    def headline(self, context: int | Tensor = 0) -> str:
-        """The evidence lower bound, whatever is scored."""
-        return "elbo"
 
     def hidden_states(
         self, canvas_BL: Tensor, time_B: Tensor, wanted_BL: Tensor, visible: Tensor | None = None

@@ -9,18 +9,17 @@ Sizes: the embedding is tied and counted once, with a row for the mask; there is
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from baselines import unmasking
-from baselines.masking import DRAWS, diffusion_bound, draw_masks
-from ltm.api import Cost, Generations, LanguageModel, LikelihoodEstimate, Loss, Preset, Rng, Sampling
+from baselines.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks
+from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling
 from ltm.cost import StackCost
 from ltm.recipes import published_recipe, tiny_recipe
 from ltm.rng import SequenceRng, Stream
@@ -62,7 +61,7 @@ def visible_keys(real_BL: Tensor) -> Tensor | None:
     return None if bool(real_BL.all()) else F.pad(real_BL, (1, 0), value=True)[:, None, None]
 
 
-class MDLM(LanguageModel):
+class MDLM(MaskedModel):
     """Absorbing diffusion whose bound is a weighted mean of masked cross-entropies."""
 
     family = "mdlm"
@@ -91,20 +90,6 @@ class MDLM(LanguageModel):
         """Two layers of width 8."""
         decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=None)
         return MDLMConfig(vocab_size=vocab_size, decoder=decoder)
-
-    @classmethod
-    def twin_config(cls, config: Any, **shape: Any) -> Any:
-        """See `LanguageModel.twin_config`; without a stride, which is generation's and a short block may not hold."""
-        return super().twin_config(dataclasses.replace(config, stride=None), **shape)
-
-    @property
-    def mask_id(self) -> int:
-        """The id after BOS: an input only, and no id of the tokenizer."""
-        return self.vocab_size
-
-    def headline(self, context: int | Tensor = 0) -> str:
-        """The evidence lower bound, whatever is scored."""
-        return "elbo"
 
     def hidden_states(self, canvas_BL: Tensor, wanted_BL: Tensor, visible: Tensor | None = None) -> Tensor:
         """Hidden states (N, D) of the wanted positions, row-major, of texts with mask ids in them."""

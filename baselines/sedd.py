@@ -17,18 +17,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from baselines import score_entropy, unmasking
-from baselines.masking import DRAWS, diffusion_bound, draw_masks
+from baselines.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks
 from baselines.mdlm import visible_keys
 from baselines.replacing import draw_replaced
 from baselines.schedules import SIGMA_HIGH, SIGMA_LOW, Noise, told
 from baselines.stepping import Move, take_steps
-from ltm.api import Cost, Generations, LanguageModel, LikelihoodEstimate, Loss, Preset, Rng, Sampling
+from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling
 from ltm.conditioning import TimeEmbedding, conditioning_flops
 from ltm.cost import StackCost
 from ltm.recipes import published_recipe, tiny_recipe
@@ -80,7 +80,7 @@ _TINY = SEDDConfig(
 )
 
 
-class SEDD(LanguageModel):
+class SEDD(MaskedModel):
     """Discrete diffusion by score entropy."""
 
     family = "sedd"
@@ -116,24 +116,10 @@ class SEDD(LanguageModel):
         decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=None)
         return SEDDConfig(vocab_size=vocab_size, decoder=decoder, condition_width=4, sampling_steps=32)
 
-    @classmethod
-    def twin_config(cls, config: Any, **shape: Any) -> Any:
-        """See `LanguageModel.twin_config`; without a stride, which is generation's and a short block may not hold."""
-        return super().twin_config(dataclasses.replace(config, stride=None), **shape)
-
     @property
     def outputs(self) -> int:
         """V of the graph: the ids that a token can be."""
         return self.vocab_size - 1
-
-    @property
-    def mask_id(self) -> int:
-        """The id after BOS: an input of the absorbing graph only, and no id of the tokenizer."""
-        return self.vocab_size
-
-    def headline(self, context: int | Tensor = 0) -> str:
-        """The evidence lower bound, whatever is scored."""
-        return "elbo"
 
     def hidden_states(
         self, canvas_BL: Tensor, sigma_B: Tensor, wanted_BL: Tensor, visible: Tensor | None = None

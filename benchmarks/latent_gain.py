@@ -19,13 +19,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from baselines.ar import ARConfig, Autoregressive
+from benchmarks.gain_report import BASE, EQUAL_FLOPS, Gains, draw
 from ltm import checkpoint, training_log
-from ltm.config import digest, to_dict, with_settings
+from ltm.config import digest, from_dict, to_dict, with_settings
 from ltm.errors import UserError, did_you_mean, run_command
 from ltm.files import write_atomically
 from ltm.known_source import from_settings
@@ -37,9 +36,8 @@ from ltm.topics import Topics
 from ltm.train_cli import train_model
 from ltm.train_config import TrainConfig
 from ltm.transformer import TransformerConfig
-from tasks import diagnostics, stats
+from tasks import diagnostics
 
-BASE, EQUAL_FLOPS = "", "equal FLOPs"
 FACTORS: Mapping[str, Sequence[str]] = {
     "kl_warmup": ("0.0", "0.1", "0.7"),
     "free_bits": ("2.0", "8.0"),
@@ -80,15 +78,25 @@ def planned(seeds: int, only: Sequence[str]) -> Iterator[Run]:
             yield Run(model="ltm", change=f"{factor}={value}", seed=0)
 
 
+def base_config(source: Topics) -> LTMConfig:
+    """The LTM that one setting at a time is changed of; the AR has its decoder, less what reads z."""
+    decoder = TransformerConfig(layers=2, width=64, heads=4, hidden=176, max_length=source.length + 1, window=4)
+    return LTMConfig(decoder=decoder, latents=4, posterior=PosteriorConfig(steps=8, lr=0.1), kl_warmup=0.3)
+
+
+def fresh(source: Topics, texts: int) -> torch.Tensor:
+    """Texts that no training has seen, as symbols."""
+    return source.sample(texts, seed=0, purpose="latent gain")
+
+
 def configured(run: Run, source: Topics, tokens: str, flops: float) -> tuple[type, Any, TrainConfig]:
     """Family, config and recipe of a run; `flops` is what the LTM's training takes."""
-    decoder = TransformerConfig(layers=2, width=64, heads=4, hidden=176, max_length=source.length + 1, window=4)
-    posterior = PosteriorConfig(steps=8, lr=0.1)
-    config: Any = ARConfig(decoder=decoder)
-    if run.model == "ltm":
-        config = LTMConfig(decoder=decoder, latents=4, posterior=posterior, kl_warmup=0.3)
+    config: Any = base_config(source)
+    if run.model == "ar":
+        config = ARConfig(decoder=config.decoder)
     budget = f"flops={flops!r}" if run.change == EQUAL_FLOPS else f"tokens={tokens}"
-    recipe = TrainConfig(budget=budget, batch=8, lr=4e-3, warmup=0.1, ema=0.99, seed=run.seed)
+    settings = {"budget": budget, "batch": 8, "lr": 4e-3, "warmup": 0.1, "ema": 0.99, "seed": run.seed}
+    recipe = from_dict(TrainConfig, settings, where="--tokens")
     if "=" in run.change:
         config = with_settings(config, [run.change])
     return {"ar": Autoregressive, "ltm": LatentThoughtModel}[run.model], config, recipe
@@ -106,7 +114,7 @@ def measured(run: Run, source: Topics, options: argparse.Namespace, flops: float
     output = options.output / "models" / f"{run.name}, {options.tokens}".replace(" ", "-")
     folder = train_model(run.name, cls, config, recipe, corpus=source.spec, tokenizer_name="bytes", output=output)
     loaded = checkpoint.load(folder)
-    texts = source.texts(source.sample(options.texts, seed=0, purpose="latent gain"))
+    texts = source.texts(fresh(source, options.texts))
     tokens_NL = torch.from_numpy(np.stack(loaded.tokenizer.encode_batch(texts))).long()
     cost, training = loaded.model.cost(source.length), loaded.info["training"]
     return {
@@ -159,142 +167,6 @@ def kept(file: Path) -> dict[str, dict[str, Any]]:
     return {record["key"]: record for record in map(json.loads, lines)}
 
 
-Records = Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
-"""By model and change, one for each training seed."""
-
-
-def nats(records: Records, model: str, change: str, likelihood: str) -> np.ndarray:
-    """Of each text, the mean over training seeds, (N,)."""
-    return np.mean([record["nats"][likelihood] for record in records[model, change]], axis=0)
-
-
-def compared(records: Records, change: str, likelihood: str, other: str, length: int) -> str:
-    """How many nats a token more the LTM needs than an AR, paired by text: the difference and its 95% interval."""
-    tokens_N = [length] * len(a := nats(records, "ltm", change, likelihood))
-    found = stats.paired_difference(a, tokens_N, nats(records, "ar", other, "exact"), tokens_N)
-    return f"{found.value:+.3f} [{found.ci95[0]:+.3f}, {found.ci95[1]:+.3f}]" if found.ci95 else f"{found.value:+.3f}"
-
-
-def per_token(records: Records, model: str, change: str, likelihood: str, length: int) -> float:
-    """Nats a token, the mean over texts and training seeds."""
-    return -float(np.mean(nats(records, model, change, likelihood))) / length
-
-
-def spread(records: Records, model: str, change: str, likelihood: str, length: int) -> str:
-    """Nats a token: the mean over training seeds and, of several, their standard deviation."""
-    values = [-np.mean(record["nats"][likelihood]) / length for record in records[model, change]]
-    return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
-
-
-def reach(window: str, layers: int, length: int) -> int:
-    """How many symbols a position of a causal stack sees before its own."""
-    return length - 1 if window == "none" else min(length - 1, layers * (int(window) - 1) + 1)
-
-
-def window_of(change: str) -> str:
-    """The attention window of a run."""
-    return change.partition("=")[2] if change.startswith("decoder.window=") else "4"
-
-
-def headline(records: Records, source: Topics, texts: int) -> Table:
-    """The base: what is true, what a window allows, and what the models reach."""
-    L = source.length
-    true_N = source.log_likelihood(source.sample(texts, seed=0, purpose="latent gain"))
-    least = source.windowed_entropy(reach("4", 2, L))
-    seeds = len(records["ltm", BASE])
-    table = Table(title=f"{source.spec}: {texts} fresh texts of {L} tokens, {seeds} training seeds", box=box.MARKDOWN)
-    for column in ("", "Tokens", "FLOPs", "Nats/token", "LTM − AR", "LTM − AR, equal FLOPs"):
-        table.add_column(column, justify="right" if column else "left")
-    table.add_row("source, entropy", "", "", f"{source.entropy().nats_per_text / L:.3f}", "", "")
-    table.add_row("source, these texts", "", "", f"{-float(true_N.mean()) / L:.3f}", "", "")
-    table.add_row("least at window 4", "", "", f"{least.nats_per_text / L:.3f} ± {least.stderr / L:.3f}", "", "")
-    for change in (BASE, EQUAL_FLOPS):
-        if ("ar", change) in records:
-            one = records["ar", change][0]
-            table.add_row(
-                f"AR, {change or 'equal tokens'}",
-                f"{one['tokens'] / 1e6:.2f}M",
-                f"{one['flops']:.1e}",
-                spread(records, "ar", change, "exact", L),
-                "",
-                "",
-            )
-    one = records["ltm", BASE][0]
-    for likelihood, name in (("elbo", "LTM, ELBO"), ("importance_bound", "LTM, importance bound")):
-        table.add_row(
-            name,
-            f"{one['tokens'] / 1e6:.2f}M",
-            f"{one['flops']:.1e}",
-            spread(records, "ltm", BASE, likelihood, L),
-            compared(records, BASE, likelihood, BASE, L),
-            compared(records, BASE, likelihood, EQUAL_FLOPS, L) if ("ar", EQUAL_FLOPS) in records else "",
-        )
-    return table
-
-
-def sweep(records: Records, source: Topics) -> Table:
-    """One setting at a time; the difference is of the importance bound to the AR of the same window, equal tokens."""
-    L = source.length
-    table = Table(title="One setting at a time", box=box.MARKDOWN)
-    for column in ("LTM", "ELBO", "Importance", "LTM − AR", "KL", "I(x; z)", "Active", "FLOPs/token"):
-        table.add_column(column, justify="left" if column == "LTM" else "right")
-    for (model, change), found in records.items():
-        if model != "ltm":
-            continue
-        other = change if change.startswith("decoder.window=") else BASE
-        table.add_row(
-            change or "base",
-            spread(records, "ltm", change, "elbo", L),
-            spread(records, "ltm", change, "importance_bound", L),
-            compared(records, change, "importance_bound", other, L) if ("ar", other) in records else "",
-            *(f"{np.mean([r[name] for r in found]):.1f}" for name in ("kl", "mutual_information")),
-            f"{np.mean([r['active_units'] for r in found]):.0f}/{found[0]['units']}",
-            f"{found[0]['flops_per_token'] / 1e6:.1f}M",
-        )
-    return table
-
-
-def draw(records: Records, source: Topics, file: Path) -> str:
-    """A figure of the sweep, as SVG; a sentence that says where, or why not."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return "no figure without matplotlib: pip install 'latent-thought-bench[plots]'"
-    base = to_dict(configured(Run(model="ltm", change=BASE, seed=0), source, "1M", 1.0)[1])
-    L, shown = source.length, [f for f in FACTORS if any(change.startswith(f"{f}=") for _, change in records)]
-    if not shown:
-        return "no figure: no setting has been changed"
-    figure = Figure(figsize=(2.6 * len(shown), 5.2), layout="constrained")
-    panels = figure.subplots(2, len(shown), squeeze=False, sharey="row", sharex="col")
-    for (upper, lower), factor in zip(panels.T, shown, strict=True):
-        own: Any = base
-        for part in factor.split("."):
-            own = own[part]
-        values = sorted({str(own), *FACTORS[factor]}, key=lambda v: float("inf" if v == "none" else v))
-        changes = {v: BASE if v == str(own) else f"{factor}={v}" for v in values}
-        at = [v for v in values if ("ltm", changes[v]) in records]
-        for likelihood, label in (("elbo", "LTM, ELBO"), ("importance_bound", "LTM, importance bound")):
-            upper.plot(at, [per_token(records, "ltm", changes[v], likelihood, L) for v in at], "o-", ms=4, label=label)
-        windows = factor == "decoder.window"
-        ar = [per_token(records, "ar", changes[v] if windows else BASE, "exact", L) for v in at]
-        upper.plot(at, ar, "k--", label="AR, equal tokens")
-        upper.axhline(source.entropy().nats_per_text / L, color="k", lw=1, label="source")
-        lower.plot(at, [records["ltm", changes[v]][0]["kl"] for v in at], "o-", ms=4, label="KL, nats a text")
-        share = [100 * r["active_units"] / r["units"] for v in at for r in records["ltm", changes[v]][:1]]
-        lower.plot(at, share, "s--", ms=4, label="active units, %")
-        information = [records["ltm", changes[v]][0]["mutual_information"] for v in at]
-        lower.plot(at, information, "^:", ms=4, label="I(x; z), nats a text")
-        lower.set_xlabel(factor)
-        for axis in (upper, lower):
-            axis.grid(alpha=0.3)
-    panels[0, 0].set_ylabel("nats a token")
-    panels[0, 0].legend(fontsize=7)
-    panels[1, 0].legend(fontsize=7)
-    figure.suptitle(f"LTM on {source.spec}, valid bounds")
-    figure.savefig(file, metadata={"Date": None})
-    return f"figure written to {file}"
-
-
 def main() -> None:
     """Train what is missing, then print the tables."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.latent_gain", description=__doc__)
@@ -327,11 +199,12 @@ def main() -> None:
         found.setdefault((run.model, run.change), []).append(done[name])
         if (run.model, run.change) == ("ltm", BASE):
             flops = done[name]["flops"]
+    true_N = source.log_likelihood(fresh(source, options.texts)).numpy()
+    gains = Gains(records=found, source=source, true_N=true_N)
     console = Console(width=100)
-    console.print(headline(found, source, options.texts))
-    if len(found) > 2:
-        console.print(sweep(found, source))
-    print(draw(found, source, options.output / "sweep.svg"))
+    console.print(gains.over_ar(base_config(source)))
+    console.print(gains.of_settings())
+    print(draw(gains, FACTORS, base_config(source), options.output / f"gains-{options.tokens}.svg"))
 
 
 if __name__ == "__main__":

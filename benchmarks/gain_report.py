@@ -1,0 +1,157 @@
+"""Tables and figure of `benchmarks.latent_gain`. Shapes: N texts, L tokens of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from ltm.config import to_dict
+from ltm.model import LTMConfig
+from ltm.topics import Topics
+from tasks import stats
+
+BASE, EQUAL_FLOPS = "", "equal FLOPs"
+WINDOW = "decoder.window="
+BOUNDS = {"elbo": "ELBO", "importance_bound": "importance bound"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gains:
+    """Finished runs and what they are compared on.
+
+    Attributes:
+        records: by model and change, one for each training seed.
+        true_N: log-likelihood of each text under the source.
+    """
+
+    records: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
+    source: Topics
+    true_N: np.ndarray
+
+    def nats(self, model: str, change: str, likelihood: str) -> np.ndarray:
+        """Of each text, the mean over training seeds, (N,)."""
+        return np.mean([record["nats"][likelihood] for record in self.records[model, change]], axis=0)
+
+    def per_token(self, model: str, change: str, likelihood: str) -> float:
+        """Nats a token."""
+        return -float(self.nats(model, change, likelihood).mean()) / self.source.length
+
+    def spread(self, model: str, change: str, likelihood: str) -> str:
+        """Nats a token and, of several training seeds, their standard deviation."""
+        values = [-np.mean(r["nats"][likelihood]) / self.source.length for r in self.records[model, change]]
+        return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
+
+    def difference(self, change: str, likelihood: str, ar: str) -> str:
+        """How many nats a token more an LTM needs than an AR, paired by text, with the 95% interval over texts."""
+        tokens_N = np.full(len(self.true_N), self.source.length)
+        found = stats.paired_difference(
+            self.nats("ltm", change, likelihood), tokens_N, self.nats("ar", ar, "exact"), tokens_N
+        )
+        assert found.ci95 is not None
+        return f"{found.value:+.3f} [{found.ci95[0]:+.3f}, {found.ci95[1]:+.3f}]"
+
+    def least(self, config: LTMConfig, window: str) -> float:
+        """Nats a token below which no AR of that attention window can be, however large and long trained."""
+        seen = reach(config.decoder.layers, None if window == "none" else int(window), self.source.length)
+        whole = seen == self.source.length - 1
+        entropy = self.source.entropy() if whole else self.source.windowed_entropy(seen)
+        return entropy.nats_per_text / self.source.length
+
+    def over_ar(self, config: LTMConfig) -> Table:
+        """A row an AR: what it reaches, what its window allows, and how the LTM of the same window differs."""
+        L = self.source.length
+        ltm = self.records["ltm", BASE]
+        table = Table(
+            title=f"{self.source.spec}: entropy {self.source.entropy().nats_per_text / L:.3f} nats a token, "
+            f"{-self.true_N.mean() / L:.3f} on the {len(self.true_N)} texts. Trained on {ltm[0]['tokens'] / 1e6:.1f}M "
+            f"tokens, {len(ltm)} seeds; LTM − AR, paired by text",
+            box=box.MARKDOWN,
+        )
+        for column in ("AR", "Nats/token", "Least", *(f"{name} − AR" for name in BOUNDS.values())):
+            table.add_column(column, justify="left" if column == "AR" else "right")
+        for (model, change), found in self.records.items():
+            other = BASE if change == EQUAL_FLOPS else change
+            if model != "ar" or ("ltm", other) not in self.records:
+                continue
+            window = window_of(change, config)
+            name = f"{found[0]['tokens'] / 1e6:.1f}M tokens" if change == EQUAL_FLOPS else f"window {window}"
+            table.add_row(
+                name,
+                self.spread("ar", change, "exact"),
+                f"{self.least(config, window):.3f}",
+                *(self.difference(other, likelihood, change) for likelihood in BOUNDS),
+            )
+        return table
+
+    def of_settings(self) -> Table:
+        """A row an LTM: valid bounds, nats a text of z, active units."""
+        table = Table(title="The LTM, one setting at a time", box=box.MARKDOWN)
+        for column in ("LTM", *BOUNDS.values(), "KL", "I(x; z)", "Active units", "FLOPs/token"):
+            table.add_column(column, justify="left" if column == "LTM" else "right")
+        for (model, change), found in self.records.items():
+            if model == "ltm":
+                table.add_row(
+                    change or "base",
+                    *(self.spread("ltm", change, likelihood) for likelihood in BOUNDS),
+                    *(f"{np.mean([r[name] for r in found]):.1f}" for name in ("kl", "mutual_information")),
+                    f"{np.mean([r['active_units'] for r in found]):.0f}/{found[0]['units']}",
+                    f"{found[0]['flops_per_token'] / 1e6:.1f}M",
+                )
+        return table
+
+
+def reach(layers: int, window: int | None, length: int) -> int:
+    """How many symbols the last position of a causal stack sees before its own."""
+    return length - 1 if window is None else min(length - 1, layers * (window - 1) + 1)
+
+
+def window_of(change: str, config: LTMConfig) -> str:
+    """The attention window of a run."""
+    return change.removeprefix(WINDOW) if change.startswith(WINDOW) else str(config.decoder.window)
+
+
+def draw(gains: Gains, factors: Mapping[str, Sequence[str]], config: LTMConfig, file: Path) -> str:
+    """A figure of bounds, KL and units over each setting, as SVG; a sentence that says where it is, or why not."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return "no figure without matplotlib: pip install 'latent-thought-bench[plots]'"
+    shown = [f for f in factors if any(change.startswith(f"{f}=") for _, change in gains.records)]
+    if not shown:
+        return "no figure: no setting was changed"
+    figure = Figure(figsize=(2.6 * len(shown), 5.2), layout="constrained")
+    panels = figure.subplots(2, len(shown), squeeze=False, sharey="row", sharex="col")
+    for (upper, lower), factor in zip(panels.T, shown, strict=True):
+        own: Any = to_dict(config)
+        for part in factor.split("."):
+            own = own[part]
+        values = sorted({str(own), *factors[factor]}, key=lambda v: float("inf" if v == "none" else v))
+        changes = {value: BASE if value == str(own) else f"{factor}={value}" for value in values}
+        at = [value for value in values if ("ltm", changes[value]) in gains.records]
+        for likelihood, name in BOUNDS.items():
+            upper.plot(
+                at, [gains.per_token("ltm", changes[v], likelihood) for v in at], "o-", ms=4, label=f"LTM, {name}"
+            )
+        same = {v: changes[v] if ("ar", changes[v]) in gains.records else BASE for v in at}
+        upper.plot(at, [gains.per_token("ar", same[v], "exact") for v in at], "k--", label="AR, equal tokens")
+        runs = [gains.records["ltm", changes[value]][0] for value in at]
+        lower.plot(at, [r["kl"] for r in runs], "o-", ms=4, label="KL, nats a text")
+        lower.plot(at, [100 * r["active_units"] / r["units"] for r in runs], "s--", ms=4, label="active units, %")
+        lower.plot(at, [r["mutual_information"] for r in runs], "^:", ms=4, label="I(x; z), nats a text")
+        lower.set_xlabel(factor)
+        for axis in (upper, lower):
+            axis.grid(alpha=0.3)
+    panels[0, 0].set_ylabel("nats a token")
+    panels[1, 0].set_yscale("symlog", linthresh=10)
+    for row in panels:
+        row[0].legend(fontsize=7)
+    figure.suptitle(f"LTM on {gains.source.spec}: valid bounds on fresh noise, and what z holds")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, metadata={"Date": None})
+    return f"figure written to {file}"
