@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 from rich import box
 from rich.table import Table
+from torch import Tensor
 
 from ltm.config import to_dict
 from ltm.model import LTMConfig
@@ -27,12 +30,12 @@ class Gains:
 
     Attributes:
         records: by model and change, one for each training seed.
-        true_N: log-likelihood of each text under the source.
+        symbols_NL: the texts, as symbols of the source.
     """
 
     records: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]]
     source: Topics
-    true_N: np.ndarray
+    symbols_NL: Tensor
 
     def nats(self, model: str, change: str, likelihood: str) -> np.ndarray:
         """Of each text, the mean over training seeds, (N,)."""
@@ -47,46 +50,39 @@ class Gains:
         values = [-np.mean(r["nats"][likelihood]) / self.source.length for r in self.records[model, change]]
         return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
 
-    def difference(self, change: str, likelihood: str, ar: str) -> str:
-        """How many nats a token more an LTM needs than an AR, paired by text, with the 95% interval over texts."""
-        tokens_N = np.full(len(self.true_N), self.source.length)
-        found = stats.paired_difference(
-            self.nats("ltm", change, likelihood), tokens_N, self.nats("ar", ar, "exact"), tokens_N
-        )
+    def difference(self, change: str, likelihood: str, other_N: np.ndarray) -> str:
+        """How many nats a token more an LTM needs than another model, paired by text, with the 95% interval."""
+        tokens_N = np.full(len(other_N), self.source.length)
+        found = stats.paired_difference(self.nats("ltm", change, likelihood), tokens_N, other_N, tokens_N)
         assert found.ci95 is not None
         return f"{found.value:+.3f} [{found.ci95[0]:+.3f}, {found.ci95[1]:+.3f}]"
 
-    def least(self, config: LTMConfig, window: str) -> float:
-        """Nats a token below which no AR of that attention window can be, however large and long trained."""
-        seen = reach(config.decoder.layers, None if window == "none" else int(window), self.source.length)
-        whole = seen == self.source.length - 1
-        entropy = self.source.entropy() if whole else self.source.windowed_entropy(seen)
-        return entropy.nats_per_text / self.source.length
-
     def over_ar(self, config: LTMConfig) -> Table:
-        """A row an AR: what it reaches, what its window allows, and how the LTM of the same window differs."""
-        L = self.source.length
-        ltm = self.records["ltm", BASE]
+        """Two rows a window: the AR as trained and the best that there can be, each against the LTM of that window."""
+        L, (one, *more) = self.source.length, self.records["ltm", BASE]
+        true = -float(self.source.log_likelihood(self.symbols_NL).mean()) / L
         table = Table(
             title=f"{self.source.spec}: entropy {self.source.entropy().nats_per_text / L:.3f} nats a token, "
-            f"{-self.true_N.mean() / L:.3f} on the {len(self.true_N)} texts. Trained on {ltm[0]['tokens'] / 1e6:.1f}M "
-            f"tokens, {len(ltm)} seeds; LTM − AR, paired by text",
+            f"{true:.3f} on the {len(self.symbols_NL)} texts scored. {one['tokens'] / 1e6:.1f}M training tokens, "
+            f"{1 + len(more)} seeds; LTM − AR, paired by text",
             box=box.MARKDOWN,
         )
-        for column in ("AR", "Nats/token", "Least", *(f"{name} − AR" for name in BOUNDS.values())):
+        for column in ("AR", "Nats/token", *(f"{name} − AR" for name in BOUNDS.values())):
             table.add_column(column, justify="left" if column == "AR" else "right")
         for (model, change), found in self.records.items():
             other = BASE if change == EQUAL_FLOPS else change
             if model != "ar" or ("ltm", other) not in self.records:
                 continue
             window = window_of(change, config)
-            name = f"{found[0]['tokens'] / 1e6:.1f}M tokens" if change == EQUAL_FLOPS else f"window {window}"
-            table.add_row(
-                name,
-                self.spread("ar", change, "exact"),
-                f"{self.least(config, window):.3f}",
-                *(self.difference(other, likelihood, change) for likelihood in BOUNDS),
-            )
+            rows = {f"window {window}": (self.spread("ar", change, "exact"), self.nats("ar", change, "exact"))}
+            if change == EQUAL_FLOPS:
+                rows = {f"window {window}, {found[0]['tokens'] / 1e6:.1f}M tokens": rows[f"window {window}"]}
+            else:
+                seen = reach(config.decoder.layers, None if window == "none" else int(window), L)
+                best_N = best_within(self.source, self.symbols_NL, seen)
+                rows["the best possible"] = (f"{-best_N.mean() / L:.3f}", best_N)
+            for name, (value, nats_N) in rows.items():
+                table.add_row(name, value, *(self.difference(other, likelihood, nats_N) for likelihood in BOUNDS))
         return table
 
     def of_settings(self) -> Table:
@@ -104,6 +100,20 @@ class Gains:
                     f"{found[0]['flops_per_token'] / 1e6:.1f}M",
                 )
         return table
+
+
+def best_within(source: Topics, symbols_NL: Tensor, seen: int) -> np.ndarray:
+    """Log-likelihood of texts by the best model that sees `seen` symbols before each, (N,), nats.
+
+    It knows the source, and predicts by its conditional distribution given those symbols alone. The chain is
+    stationary, so a window has the law of a text's beginning, wherever it lies.
+    """
+    beginning, windows_NPS = dataclasses.replace(source, length=seen + 1), symbols_NL.unfold(1, seen + 1, 1)
+    found = []
+    for windows_PS in windows_NPS:
+        log_r_PS = beginning.log_prefixes(windows_PS).logsumexp(0) - math.log(source.topics)
+        found.append(float(log_r_PS[0, -1] + (log_r_PS[1:, -1] - log_r_PS[1:, -2]).sum()))
+    return np.array(found)
 
 
 def reach(layers: int, window: int | None, length: int) -> int:

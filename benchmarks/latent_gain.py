@@ -69,10 +69,10 @@ def planned(seeds: int, only: Sequence[str]) -> Iterator[Run]:
     for seed in range(seeds):
         yield Run(model="ar", change=BASE, seed=seed)
         yield Run(model="ltm", change=BASE, seed=seed)
-    for factor in only:
+    for factor, _, one in (part.partition("=") for part in only):
         if factor == EQUAL_FLOPS:
             yield Run(model="ar", change=EQUAL_FLOPS, seed=0)
-        for value in FACTORS.get(factor, ()):
+        for value in [one] if one else FACTORS.get(factor, ()):
             if factor == "decoder.window":
                 yield from (Run(model="ar", change=f"{factor}={value}", seed=seed) for seed in range(seeds))
             yield Run(model="ltm", change=f"{factor}={value}", seed=0)
@@ -171,7 +171,11 @@ def main() -> None:
     """Train what is missing, then print the tables."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.latent_gain", description=__doc__)
     factors = (EQUAL_FLOPS, *FACTORS)
-    p.add_argument("--only", metavar="FACTORS", help=f"of {', '.join(factors)}; `base` for none; default: all")
+    p.add_argument(
+        "--only",
+        metavar="FACTORS",
+        help=f"some of {', '.join(factors)}, or one value of them, such as latents=2; base: none of them; default: all",
+    )
     p.add_argument("--source", default="topics", help="topics, with settings if you like: topics:words=32")
     p.add_argument("--tokens", default="400k", help="training tokens of a run; default: 400k")
     p.add_argument("--seeds", type=int, default=3, help="training seeds of the base; default: 3")
@@ -183,7 +187,7 @@ def main() -> None:
     if not isinstance(source, Topics):
         raise UserError(f"--source {options.source}: expected topics with or without settings")
     for factor in only:
-        if factor not in (*factors, "base"):
+        if factor.partition("=")[0] not in (*factors, "base"):
             raise did_you_mean("factor", factor, (*factors, "base"))
     if options.seeds < 1 or options.texts < 2:
         raise UserError("expected at least 1 seed and 2 texts")
@@ -199,8 +203,7 @@ def main() -> None:
         found.setdefault((run.model, run.change), []).append(done[name])
         if (run.model, run.change) == ("ltm", BASE):
             flops = done[name]["flops"]
-    true_N = source.log_likelihood(fresh(source, options.texts)).numpy()
-    gains = Gains(records=found, source=source, true_N=true_N)
+    gains = Gains(records=found, source=source, symbols_NL=fresh(source, options.texts))
     console = Console(width=100)
     console.print(gains.over_ar(base_config(source)))
     console.print(gains.of_settings())

@@ -119,7 +119,7 @@ def main() -> None:
 def table(
     scores: Scores, weighed: dict[tuple[str, int, str], Evidence], true_N: np.ndarray, source: KnownSource
 ) -> Table:
-    """A row a training and number of steps, a pair of columns a likelihood."""
+    """A row a training, number of fast steps and claim."""
     L = source.length
     found = Table(
         title=f"{source.spec}: {len(true_N)} fresh texts of {L} tokens, truly {-true_N.mean() / L:.3f} nats a token; "

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from baselines.ar import ARConfig, Autoregressive
 from benchmarks import latent_gain
-from benchmarks.gain_report import reach
+from benchmarks.gain_report import best_within, reach
 from ltm.errors import UserError
+from ltm.known_source import from_settings
 from ltm.transformer import TransformerConfig
 
 
@@ -57,3 +59,21 @@ def test_an_unknown_setting_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["latent_gain", "--only", "latent", "--output", str(tmp_path)])
     with pytest.raises(UserError, match="latents"):
         latent_gain.main()
+
+
+def test_the_best_within_a_window_is_what_the_source_says_given_it():
+    source = from_settings("topics:length=5,words=2,topics=3,classes=2")
+    every = source.every_text()
+    r_N = source.log_likelihood(every).exp().numpy()
+    # All of the past: the source itself. Two symbols: by enumeration, p(x_t | x_{t-2}, x_{t-1}) at every place.
+    np.testing.assert_allclose(best_within(source, every, 4), np.log(r_N), atol=1e-12)
+    joint = r_N.reshape((2,) * 5)
+    expected = np.zeros_like(joint)
+    for t in range(5):
+        window = tuple(range(max(0, t - 2), t + 1))
+        with_last = joint.sum(tuple(set(range(5)) - set(window)), keepdims=True)
+        expected = expected + np.log(with_last / with_last.sum(t, keepdims=True))
+    found = best_within(source, every, 2)
+    np.testing.assert_allclose(found, expected.ravel(), atol=1e-12)
+    # A distribution over texts, and never better than the source on its own texts.
+    assert np.exp(found).sum() == pytest.approx(1, abs=1e-12) and (r_N * found).sum() < (r_N * np.log(r_N)).sum()
