@@ -38,7 +38,7 @@ TRAINED = {
     "published_code": (PosteriorConfig.NAMED["published_code"], ()),
 }
 """How q is fitted in training, by name, and what beside the number of steps is set otherwise in scoring: a third of the
-rate, since the longer fits then end nearer to their optimum. All numbers are the better for it."""
+rate, since the longer fits then end nearer to their optimum."""
 NUMBERS = {
     "reused_noise_estimate": "reused-noise estimate",
     "elbo": "ELBO",
