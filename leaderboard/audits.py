@@ -54,6 +54,17 @@ def part(entries: Sequence[Entry], title: str) -> Part:
     return Part(title=title, text=(words,), table=Table(header=header, rows=ordered, words=(1, 2, 3, 4)))
 
 
+def brief_table(entries: Sequence[Entry]) -> Table:
+    """The verdicts in a few columns."""
+    whole = part(entries, "").table
+    assert whole is not None
+    kept = [whole.header.index(name) for name in ("Model", "Verdict", "Likelihood", "Refuted by", "Log e-value")]
+    return Table(
+        header=tuple(whole.header[i] for i in kept),
+        rows=tuple(tuple(row[i] for i in kept) for row in whole.rows if row[0] != LINE),
+    )
+
+
 def _row(label: str, entry: Entry, verdict: Metric, checks: Sequence[str]) -> tuple[str | Value, ...]:
     cell, likelihood = entry.cell, verdict.likelihood
     refuted = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from leaderboard import other_tasks, signs
+from leaderboard import audits, other_tasks, signs
 from leaderboard.document import Table
 from leaderboard.store import Board
 from leaderboard.table import brief_table, caption, remainder, title
@@ -26,7 +26,8 @@ def print_board(board: Board, console: Console) -> None:
     groups = (*board.others, *board.audits)
     for entries, name in zip(groups, other_tasks.titles(groups), strict=True):
         console.print(_text(name, console), style="bold")
-        print_table(other_tasks.brief_table(entries), other_tasks.caption(entries), console)
+        brief = audits.brief_table if entries in board.audits else other_tasks.brief_table
+        print_table(brief(entries), other_tasks.caption(entries), console)
     console.print(_text(signs.SHORT_LEGEND, console))
     console.print(_text(remainder(board), console))
 

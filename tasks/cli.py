@@ -132,7 +132,14 @@ def _main(options: argparse.Namespace, arguments: Sequence[str] | None) -> int:
     _check_numbers(options)
     if options.checkpoint and len(models) > 1:
         raise UserError(f"--checkpoint is for one model, found {len(models)}: {', '.join(models)}")
-    prepared = [kind(entry.kind).prepare(entry, options) for entry in entries]
+    prepared, missing = [], []
+    for entry in entries:
+        try:
+            prepared.append(kind(entry.kind).prepare(entry, options))
+        except UserError as error:
+            missing.append(str(error))
+    if missing:
+        raise UserError("\n".join(dict.fromkeys(missing)))
     from ltm.train_cli import check_device, check_writable
 
     if options.device:

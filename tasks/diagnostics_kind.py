@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ltm.errors import UserError
-from tasks import perplexity_kind
+from tasks import cells, perplexity_kind
 from tasks.kinds import Column, Measurement
 
 if TYPE_CHECKING:
@@ -126,18 +126,10 @@ def measure(entry: TaskEntry, prepared: Any, model: HarnessModel, options: argpa
     figure = diagnostics_figure.draw(
         curves, tokens_NL.shape[1], title=f"{model.loaded.name} on {entry.name}", key=key, output=options.output
     )
-    split = prepared.split
     return Measurement(
         metrics=metrics,
         records=records,
-        data={
-            "corpus": split.corpus,
-            "fingerprint": split.fingerprint,
-            "bytes": split.bytes,
-            "words": split.words,
-            "documents": len(split.documents),
-            "source": dict(split.source),
-        },
+        data=cells.data(prepared.split),
         seconds=time.perf_counter() - started,
         tokens=scoring["tokens"],
         complete=model.limit_blocks is None or model.limit_blocks >= entry.settings["metadata"]["blocks"],

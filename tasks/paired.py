@@ -26,7 +26,7 @@ def show(cells: Sequence[Cell], output: Path) -> None:
     groups: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
     for cell in cells:
         if cell.metric(PERPLEXITY):
-            groups[cell.task["name"], cell.data["fingerprint"]].append(cell)
+            groups[cell.task["name"].removeprefix("ltm_"), cell.data["fingerprint"]].append(cell)
     rows, apart = [], []
     for (task, _), (first, *others) in groups.items():
         for cell in others:
@@ -82,11 +82,13 @@ def _words(found: Measured, cell: Cell, first: Cell) -> tuple[str, str, str]:
 
 
 def _print(rows: Sequence[tuple[str, ...]]) -> None:
+    from rich import box
     from rich.table import Table
 
     from tasks import summary
 
-    table = Table(title="On the same blocks, 95% intervals", title_justify="left")
+    title = "On the same blocks, 95% intervals"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for header in ("Task", "Models", "Nats/token", "Perplexity", "Verdict"):
         table.add_column(header, justify="left" if header in ("Task", "Models") else "right", overflow="fold")
     for row in rows:

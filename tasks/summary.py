@@ -16,6 +16,7 @@ WIDTH = 100
 
 def show(cells: Mapping[str, Sequence[Cell]]) -> None:
     """Print the cells of each kind."""
+    from rich import box
     from rich.table import Table
 
     from tasks.kinds import kind
@@ -25,21 +26,25 @@ def show(cells: Mapping[str, Sequence[Cell]]) -> None:
     for name, found in cells.items():
         columns = kind(name).COLUMNS
         signs |= any(column.sign for column in columns)
-        table = Table(title=None)
-        for header in ("Task", "Model", *(column.header for column in columns), "Tokens/s"):
-            table.add_column(header, justify="left" if header in ("Task", "Model") else "right", overflow="fold")
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.add_column("Task", no_wrap=True, overflow="fold")
+        table.add_column("Model", overflow="fold")
+        for header in (*(column.header for column in columns), "Tokens/s"):
+            table.add_column(header, justify="right", overflow="fold")
         for cell in found:
             label = cell.model["name"] + ("" if cell.status == "complete" else f" ({cell.status})")
             speed = cell.provenance["tokens_per_second"]
             table.add_row(
-                cell.task["name"],
+                _typed(cell),
                 label,
                 *(_value(cell, column) for column in columns),
                 "-" if speed is None else f"{speed:,.0f}",
             )
         # What stands beside cells is the same for all models of a task, and shown once.
         beside: Callable[[Cell], Any] = getattr(kind(name), "beside", lambda cell: ())
-        rows = {(cell.task["name"], label): values for cell in found for label, values in beside(cell)}
+        rows = {
+            (cell.task["name"].removeprefix("ltm_"), label): values for cell in found for label, values in beside(cell)
+        }
         for (task, label), values in rows.items():
             table.add_row(task, label, *(shown(values.get(column.metric), column) for column in columns), "-")
         printer.print(table)
@@ -53,6 +58,11 @@ def console() -> Console:
 
     found = Console()
     return found if found.is_terminal and found.width <= WIDTH else Console(width=WIDTH)
+
+
+def _typed(cell: Cell) -> str:
+    """The task's name as `ltm-eval --tasks` takes it."""
+    return str(cell.task["name"]).removeprefix("ltm_")
 
 
 def _value(cell: Cell, column: Column) -> str:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from leaderboard import audits, cli, other_tasks, pages, svg, table, views
+from leaderboard import audits, cli, other_tasks, pages, svg, table, terminal, views
 from leaderboard.document import Axis, Figure, Part, Point, Series, Value
 from leaderboard.numbers import csv_table
 from leaderboard.ranking import ranked
@@ -135,6 +136,17 @@ def test_the_audit_table_has_the_line_that_no_model_can_be_below(tmp_path: Path)
     assert [part.title for part in pages.parts(built)].count("Audit") == 1
     # An audit is no task that models are compared by.
     assert built.others == ()
+    # A terminal gets the verdicts too.
+    stream = io.StringIO()
+    terminal.print_board(built, Console(file=stream, width=terminal.TERMINAL_WIDTH))
+    lines = [line.split() for line in stream.getvalue().splitlines()]
+    assert ["ltm-tiny", "failed", "elbo", "–", "500.0"] in lines and [
+        "ar-tiny",
+        "passed",
+        "exact",
+        "–",
+        "-10.00",
+    ] in lines
 
 
 # At equal cost.
