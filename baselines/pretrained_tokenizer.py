@@ -42,7 +42,7 @@ class PretrainedTokenizer(Tokenizer):
     def __init__(self, content: str, *, name: str, outputs: int, eos_id: int | None):
         import tokenizers
 
-        self._content, self._name, self._outputs = content, name, outputs
+        self._content, self._name = content, name
         self._eos_id = outputs if eos_id is None else eos_id
         data = json.loads(content)
         self._own = tokenizers.Tokenizer.from_str(content)

@@ -14,13 +14,9 @@ from typing import Any
 
 from leaderboard.document import Part, Table
 from leaderboard.signs import NOTHING
-from leaderboard.store import Section
+from leaderboard.store import CORPORA, Section
 
 FILE = Path(__file__).with_name("reported.json")
-COLUMNS = {
-    **{"ltm_ptb": "PTB", "ltm_wikitext": "WikiText", "ltm_lm1b": "LM1B", "ltm_lambada": "LAMBADA"},
-    **{"ltm_ag_news": "AG News", "ltm_pubmed": "PubMed", "ltm_arxiv": "Arxiv"},
-}
 SHOTS = {"ltm_gsm8k": "0", "ltm_gsm8k_5shot": "5", "ltm_gsm8k_10shot": "10", "": "not stated"}
 """By task; lines of the figure that stand for no number of shots have none."""
 
@@ -46,7 +42,7 @@ class Reported:
 @cache
 def perplexities() -> tuple[Reported, ...]:
     """Zero-shot perplexities, `≤` where the paper has it; all with GPT-2's tokens."""
-    return tuple(_row(row, COLUMNS) for row in _data()["perplexity"])
+    return tuple(_row(row, CORPORA) for row in _data()["perplexity"])
 
 
 @cache
@@ -63,7 +59,7 @@ def comparable(section: Section) -> bool:
 
 def parts(tasks: Sequence[str]) -> list[Part]:
     """All that papers report, with sources and differences; of GSM8K only where the board has one of its tasks."""
-    header = ("Model", "Size", "trFLOPs/token", "Tokens", *COLUMNS.values())
+    header = ("Model", "Size", "trFLOPs/token", "Tokens", *CORPORA.values())
     found = [
         Part(
             title="Reported elsewhere: zero-shot perplexity",

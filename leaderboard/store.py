@@ -18,11 +18,18 @@ TRACKS = {"tiny": 1e16, "small": 1e20}
 PERPLEXITY = "token_perplexity"
 """The headline of what sections compare; results without one are of other tasks."""
 
+CORPORA = {
+    **{"ltm_ptb": "PTB", "ltm_wikitext": "WikiText", "ltm_lm1b": "LM1B", "ltm_lambada": "LAMBADA"},
+    **{"ltm_ag_news": "AG News", "ltm_pubmed": "PubMed", "ltm_arxiv": "Arxiv"},
+}
+"""The tasks of the papers' tables, in the order of these, by what they are called there; other columns follow."""
+
 AUDIT = "audit_passed"
 """The metric that has the verdict on a likelihood: 1 passed, 0 failed."""
 
-# What a section or a column already says, or what a repetition varies: the rest of `scoring` tells rows apart.
-_NOT_OF_THE_ROW = {"block_length", "blocks", "tokens", "eos_between_documents", "seed"}
+# What a section or a column already says, what a repetition varies, or what stands beside the headline and does not
+# move it: the rest of `scoring` tells rows apart.
+_NOT_OF_THE_ROW = {"block_length", "blocks", "tokens", "eos_between_documents", "seed", "likelihoods"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -225,7 +232,8 @@ def _column_key(cell: Cell) -> tuple[Any, ...]:
 
 def _columns(entries: list[Entry]) -> dict[tuple[Any, ...], Column]:
     cells = {_column_key(entry.cell): entry.cell for entry in entries}
-    keys = sorted(cells)
+    order = [*CORPORA]
+    keys = sorted(cells, key=lambda key: (order.index(key[0]) if key[0] in CORPORA else len(order), key))
     titles = tell_apart(
         [key[0].removeprefix("ltm_") for key in keys],
         [{"version": key[1], "split": key[2], "text": key[3][:8]} for key in keys],
@@ -238,7 +246,7 @@ def _columns(entries: list[Entry]) -> dict[tuple[Any, ...], Column]:
 
 def _identity(cell: Cell) -> dict[str, Any]:
     """What makes two cells results of one row, but for the training seed."""
-    training = cell.training
+    training, headline = cell.training, cell.metric(PERPLEXITY)
     return {
         "model": cell.model["name"],
         "config": cell.model["config_digest"],
@@ -246,6 +254,7 @@ def _identity(cell: Cell) -> dict[str, Any]:
         "training text": (training["data_fingerprint"] or "")[:8],
         "training tokens": training["tokens"],
         "training finished": training["complete"],
+        "likelihood": headline and headline.likelihood,
         **{name: value for name, value in cell.scoring.items() if name not in _NOT_OF_THE_ROW},
     }
 
@@ -278,11 +287,21 @@ def _one_training_a_seed(group: list[Entry]) -> list[tuple[list[Entry], dict[str
 
 
 def _one_scoring_a_training(entries: list[Entry], not_shown: Counter[str]) -> tuple[Entry, ...]:
-    """For each set of weights the scoring with the lowest seed; the others are counted, not averaged in."""
+    """For each set of weights the scoring with the lowest seed, and of these the one with most likelihoods.
+
+    The others are counted, not averaged in.
+    """
+
+    def order(entry: Entry) -> tuple[int, int, int, Path]:
+        scoring = entry.cell.scoring
+        return entry.cell.training["seed"] or 0, scoring["seed"], -len(scoring.get("likelihoods", ())), entry.path
+
     kept: dict[str, Entry] = {}
-    for entry in sorted(entries, key=lambda e: (e.cell.training["seed"] or 0, e.cell.scoring["seed"], e.path)):
-        if kept.setdefault(entry.cell.model["weights_digest"], entry) is not entry:
-            not_shown["scored again with another seed"] += 1
+    for entry in sorted(entries, key=order):
+        shown = kept.setdefault(entry.cell.model["weights_digest"], entry)
+        if shown is not entry:
+            same = shown.cell.scoring["seed"] == entry.cell.scoring["seed"]
+            not_shown["scored again by fewer likelihoods" if same else "scored again with another seed"] += 1
     return tuple(kept.values())
 
 

@@ -202,6 +202,19 @@ def test_scoring_again_with_another_seed_is_counted_and_not_averaged(tmp_path: P
     assert table.remainder(built) == "2 result files; not shown: 1 scored again with another seed."
 
 
+def test_what_stands_beside_the_headline_makes_no_other_row(tmp_path: Path) -> None:
+    def scored(*likelihoods: str, task_name: str) -> Cell:
+        return make_cell(task_name=task_name, scoring={"likelihoods": list(likelihoods)})
+
+    whole = scored("elbo", "importance_bound", task_name="ltm_ptb")
+    built = build(tmp_path, whole, scored("elbo", task_name="ltm_ptb"), scored("elbo", task_name="ltm_pydocs"))
+    ((row,),) = (section.rows for section in built.sections)
+    assert row.label == "ltm-tiny" and {column.title for column in row.entries} == {"ptb", "pydocs"}
+    (entries,) = (entries for column, entries in row.entries.items() if column.title == "ptb")
+    assert [entry.cell.scoring["likelihoods"] for entry in entries] == [["elbo", "importance_bound"]]
+    assert table.remainder(built) == "3 result files; not shown: 1 scored again by fewer likelihoods."
+
+
 def test_only_complete_results_are_shown(tmp_path: Path) -> None:
     built = build(
         tmp_path,
