@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEMO := demo
+BOARD := docs/board
 
 # The dearest first, so that no core waits for the last.
 TINY := ltm-tiny sedd-uniform-tiny bd3lm-tiny vae-vq-tiny vae-tiny sedd-tiny md4-learned-tiny md4-tiny mdlm-tiny ar-tiny
@@ -14,14 +15,15 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 AXE := 4.14.1
 
-.PHONY: help setup demo readme leaderboard $(SCORED) check test axe lint clean
+.PHONY: help setup demo leaderboard $(SCORED) check board readme test axe lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train, evaluate and rank two tiny models on text that comes with Python (minutes, CPU)"
 	@echo "make leaderboard  train, evaluate, audit and rank every tiny model, JOBS at a time (default: a core each)"
 	@echo "make check   fail if that leaderboard is not what its results give"
-	@echo "make readme  put that leaderboard into README.md"
+	@echo "make board   make leaderboard, and keep it with its results in $(BOARD) and README.md"
+	@echo "make readme  rebuild that from the results that are kept"
 	@echo "make test    run all tests; those of the page need a Chromium, and make axe for its accessibility"
 	@echo "make lint    ruff and mypy"
 	@echo "make setup   only make .venv, with the exact versions of constraints.txt"
@@ -60,8 +62,15 @@ $(SCORED): score-%: $(INSTALLED)
 check: $(INSTALLED)
 	$(BIN)/ltm-leaderboard check --results $(DEMO)/results --out $(DEMO)/LEADERBOARD.md
 
-readme: leaderboard
-	$(BIN)/ltm-leaderboard build --results $(DEMO)/results --out $(DEMO)/LEADERBOARD.md --readme README.md
+# The board in the repository, with the results that it is made from. CHANGELOG.md names those that are replaced.
+board: leaderboard
+	rm -rf $(BOARD)/results/*/
+	mkdir -p $(BOARD)/results
+	cd $(DEMO)/results && find . -name '*.json' -o -name '*.jsonl.gz' | tar -cf - -T - | tar -xf - -C $(CURDIR)/$(BOARD)/results
+	$(MAKE) --no-print-directory readme
+
+readme: $(INSTALLED)
+	$(BIN)/ltm-leaderboard build --results $(BOARD)/results --out $(BOARD)/LEADERBOARD.md --readme README.md
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
