@@ -74,7 +74,7 @@ def _row(label: str, entry: Entry, verdict: Metric, checks: Sequence[str]) -> tu
     ]
     details = "; ".join(f"{record['check']}: {record['detail']}" for record in refuted)
     said = Value(
-        text="passed" if verdict.value == 1 else "failed",
+        text=signs.PASSED if verdict.value == 1 else signs.FAILED,
         tip=f"{signs.told(entry, verdict)}{'; ' if details else ''}{details}",
     )
     names = ", ".join(record["check"].replace("_", " ") for record in refuted)

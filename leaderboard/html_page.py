@@ -90,14 +90,14 @@ def _table(table: Table, title: str) -> list[str]:
 
 def _row(row: Sequence[str | Value], words: Sequence[bool]) -> str:
     cells = "".join(
-        f"<td{_class(w, long=len(str(value)) > LONG)}>{_value(value)}</td>"
+        f"<td{_class(w, long=len(str(value)) > LONG, failed=str(value) == signs.FAILED)}>{_value(value)}</td>"
         for value, w in zip(row[1:], words[1:], strict=True)
     )
     return f'<tr><th scope="row">{_text(str(row[0]))}</th>{cells}</tr>'
 
 
-def _class(words: bool, long: bool = False) -> str:
-    return f' class="words{" long" if long else ""}"' if words else ""
+def _class(words: bool, long: bool = False, failed: bool = False) -> str:
+    return f' class="words{" long" if long else ""}{" failed" if failed else ""}"' if words else ""
 
 
 def _value(value: str | Value) -> str:

@@ -14,6 +14,8 @@ SIGNS = {"exact": "", "lower_bound": "≤ ", "estimate": "~ "}
 """By kind of likelihood. A lower bound on log p is an upper bound on perplexity, hence ≤."""
 
 NOTHING = "–"
+PASSED, FAILED = "passed", "failed"
+"""Verdicts."""
 
 LEGEND = (
     "`23.10` is exact. `≤ 24.31` is a bound: the model's perplexity is at most that, up to the error shown. `~ 22.80` "
@@ -83,7 +85,7 @@ def _sign(metrics: Sequence[Metric]) -> str:
 def audit(entry: Entry, likelihood: str | None) -> str:
     """What an audit said of a likelihood: `passed`, `failed` or `not audited`."""
     verdict = entry.audit.get(likelihood or "")
-    return "not audited" if verdict is None else "passed" if verdict else "failed"
+    return "not audited" if verdict is None else PASSED if verdict else FAILED
 
 
 def told(entry: Entry, metric: Metric) -> str:
