@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks import bookkeeping_checks, mass_checks, noise_checks, source_checks, twins
+from tasks import bookkeeping_checks, latent_checks, mass_checks, next_token_checks, noise_checks, source_checks, twins
 from tasks.evidence import CheckResult
 from tasks.source_checks import Claims
 
@@ -109,7 +109,9 @@ def audit(
 
     piece = _blocks_of(model, text, 3.5)
     tokens = reader.tokenizer.encode(piece).tolist()
-    made("next_token_mass", lambda: mass_checks.next_token_mass(model, tokens))
+    made("next_token_mass", lambda: next_token_checks.next_token_mass(model, tokens))
+    made("decoder_mass", lambda: next_token_checks.decoder_mass(model, tokens))
+    made("recomputed_elbo", lambda: latent_checks.recomputed_elbo(model, tokens))
     made("stated_error", lambda: noise_checks.stated_error(model, tokens))
     made("accounting", lambda: bookkeeping_checks.accounting(model, piece))
     made("depends_on_weights", lambda: bookkeeping_checks.depends_on_weights(model, _blocks_of(model, text, 1.5)))

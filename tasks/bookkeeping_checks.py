@@ -29,6 +29,8 @@ ROUNDING = {"float64": 1e-6, "float32": 1e-3}
 
 WORD_SPLIT = " the baker 's <unk> café sold N loaves for $ N each \n"
 """A line that models see with fewer bytes and words."""
+PLAIN = "All of THIS  is text:\n\n\tcafé, “naïve” …  \n"
+"""Letters, spaces and signs that tokens may not lose."""
 
 
 def accounting(model: HarnessModel, text: str) -> list[CheckResult]:
@@ -70,6 +72,9 @@ def _check_report(model: HarnessModel, text: str, faults: Mapping[str, list[str]
     raw = (WORD_SPLIT, text)
     split = Split.of("audit", "text", raw, unit="document", source={"kind": "audit"}, detokenizer="ptb")
     scored = "".join(split.iter_texts())
+    if model.loaded.tokenizer.decode(model.loaded.tokenizer.encode(scored + PLAIN).tolist()) != scored + PLAIN:
+        for own in faults.values():
+            own.append("tokens do not give the text back, so that less is scored than the raw text's bytes and words")
     entry = TaskEntry(name="audit text", version=1.0, kind="perplexity", corpus="audit", split="text")
     prepared = perplexity_kind.Prepared(split=split, text=scored)
     try:
@@ -99,11 +104,13 @@ def _check_report(model: HarnessModel, text: str, faults: Mapping[str, list[str]
 
 
 def _check_rows(model: HarnessModel, rows: Sequence[Any], faults: Mapping[str, list[str]]) -> dict[str, float]:
-    """What blocks say together, in reverse and alone; the largest relative difference by likelihood."""
+    """What blocks say together, in reverse and alone, and the headline of repeats that fill a batch; the largest
+    relative difference by likelihood.
+    """
     reader, seed, limit = model.answers.scorer.model, model.answers.seed, _rounding(model)
     longest = max(map(len, rows))
 
-    def score(which: Sequence[int]) -> Mapping[str, Any]:
+    def score(which: Sequence[int], only: str | None = None) -> Mapping[str, Any]:
         tokens_NL = torch.zeros(len(which), longest, dtype=torch.int64)
         for tokens_L, i in zip(tokens_NL, which, strict=True):
             tokens_L[: len(rows[i])] = torch.from_numpy(rows[i].astype(np.int64))
@@ -115,11 +122,14 @@ def _check_rows(model: HarnessModel, rows: Sequence[Any], faults: Mapping[str, l
                 lengths=lengths.to(model.device),
                 rng=SequenceRng(seed, list(which)),
                 draws=2,
+                only=only,
             )
 
     everything = list(range(len(rows)))
     together, reverse = score(everything), score(everything[::-1])
     alone = [score([i]) for i in everything]
+    headline, many = next(iter(together)), max(len(rows), model.answers.scorer.batch_size)
+    full_N = score([i % len(rows) for i in range(many)], headline)[headline].nats_B.double()
     worst = {}
     for name, estimate in together.items():
         own, nats_N = faults[name], estimate.nats_B.double()
@@ -137,6 +147,12 @@ def _check_rows(model: HarnessModel, rows: Sequence[Any], faults: Mapping[str, l
         worst[name] = float(off.abs().max())
         if not worst[name] <= limit:
             own.append(f"a block's value depends on its company: relative difference {worst[name]:.2g}")
+        if name == headline:
+            repeated_N = nats_N.repeat(many)[:many]
+            apart = float(((full_N - repeated_N) / repeated_N.abs().clamp(min=1)).abs().max())
+            worst[name] = max(worst[name], apart)
+            if not apart <= limit:
+                own.append(f"asked for alone, in a batch of {many}, it is another: relative difference {apart:.2g}")
         if estimate.kind == "exact" and (broken := _chain_rule(model, rows, nats_N)) > limit:
             own.append(f"log p(start) + log p(rest | start) is off log p of the whole by {broken:.2g}")
     return worst

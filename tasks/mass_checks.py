@@ -1,28 +1,25 @@
 """Checks that add up probability: what calls itself a likelihood may share out no more than 1 among all that there is.
 
-The first three are of a miniature, a network so small that every text can be scored; its settings are the model's. Each
-takes the miniature; `next_token_mass` takes the model itself. Shapes: N texts, V tokens of the vocabulary.
+They are of a miniature, a network so small that every text can be scored; its settings are the model's.
+Shapes: N texts, L tokens of a text.
 """
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import itertools
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ltm.api import LanguageModel, LikelihoodEstimate
 from ltm.latent_model import LatentModel
 from ltm.rng import SequenceRng
-from tasks.evidence import STANDARD_ERRORS, CheckResult
-
-if TYPE_CHECKING:
-    from ltm.harness import HarnessModel
+from tasks.evidence import CheckResult
+from tasks.mass import averages, beyond, part_of, summed
 
 TOKENS, LENGTH = 3, 4
 """Of the miniature; a family may need a length that is a little more."""
@@ -36,9 +33,6 @@ TALKATIVE = {"kl_warmup": 1.0, "kl_weight_start": 0.5}
 and not so much that no Gaussian is near the true posterior."""
 ENCODER_UPDATES = 60
 """Of what infers z, at the full price, while the decoder is held still; for tight bounds, which can hide little."""
-FULL_VOCABULARY, SUBSET = 2048, 96
-TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4}
-"""Of a total probability that must be 1; 0.02 in narrower dtypes."""
 
 
 def miniature(model: LanguageModel, trained: Any = None, *, seed: int = 0) -> LanguageModel:
@@ -106,40 +100,72 @@ def _scored(trained: LanguageModel, config: Any) -> LanguageModel:
 
 
 def total_mass(mini: LanguageModel, *, name: str = "total_mass") -> list[CheckResult]:
-    """The sum of exp(claim) over every text there is: at most 1, and 1 if the claim is exact.
+    """The sum of exp(claim) over every text of a block, or of half of one: at most 1, and 1 if the claim is exact.
 
     It shows every error that raises the sum, whatever it is: it proves the claim of this miniature, up to the error
     stated. It cannot show an error that longer texts, a larger vocabulary or other weights would have to bring out.
     """
-    texts_NL, headline = _every_text(mini.block_length), mini.headline()
-    noise = SequenceRng(1, range(len(texts_NL)))
-    results = []
-    for which, estimate in mini.log_likelihoods(texts_NL, rng=noise, draws=FEW_DRAWS).items():
-        result = _mass(name, which, estimate)
-        if which == headline and result.limit > 1 + ROOM:
-            more = mini.log_likelihoods(texts_NL, rng=noise, draws=DRAWS, only=which)
-            result = _mass(name, which, more[which])
-        results.append(result)
-    return results
+    texts_NL, shorter_NL = _every_text(mini.block_length), _every_text(-(-mini.block_length // 2))
+    whole, padding = len(texts_NL), (0, mini.block_length - shorter_NL.shape[1])
+    rows_NL = torch.cat([texts_NL, F.pad(shorter_NL, padding)])
+    lengths_N = torch.tensor([mini.block_length] * whole + [shorter_NL.shape[1]] * len(shorter_NL))
+    few, headline = _claims(mini, rows_NL, 2, lengths=lengths_N, draws=FEW_DRAWS), mini.headline()
+
+    def both(which: str, estimate: LikelihoodEstimate, chosen_N: Tensor | None = None) -> CheckResult:
+        of_blocks, of_shorter = (
+            summed(
+                name, which, part_of(estimate, part), chosen_N=None if chosen_N is None else chosen_N[part], after=after
+            )
+            for part, after in ((slice(whole), ""), (slice(whole, None), "of half a block"))
+        )
+        return of_shorter if of_blocks.passed and not of_shorter.passed else of_blocks
+
+    results = {which: both(which, estimate) for which, estimate in few.items()}
+    if results[headline].limit > 1 + ROOM:
+        many = _claims(mini, rows_NL, 1, lengths=lengths_N, draws=DRAWS, only=headline)[headline]
+        results[headline] = both(headline, many, few[headline].nats_B)
+    for which, estimate in few.items():
+        if which != headline and estimate.averaged and not results[which].passed:
+            fresh = _claims(mini, rows_NL, 1, lengths=lengths_N, draws=FEW_DRAWS, only=which)[which]
+            results[which] = both(which, fresh, estimate.nats_B)
+    return list(results.values())
 
 
 def continuation_mass(mini: LanguageModel) -> list[CheckResult]:
     """The same of all continuations of a context, given it: at most 1 for each; the largest of all contexts is shown.
 
+    Contexts of one token and of half a block are scored in one batch, as those of a task are.
+
     Continuations of a context share their noise, since a proper predictive distribution has all of it for each noise;
     not those of averages, whose errors would then add up.
     """
-    context = mini.block_length // 2
-    texts_NL = _every_text(mini.block_length)
-    group = TOKENS ** (mini.block_length - context)
-    size = 1 if _averages(mini, context) else group
-    noise = SequenceRng(1, [row // size for row in range(len(texts_NL))])
-    found = mini.log_likelihoods(texts_NL, context=context, rng=noise, draws=FEW_DRAWS)
+    texts_NL, contexts = _every_text(mini.block_length), sorted({1, mini.block_length // 2})
+    averaged = averages(mini, contexts[-1])
+    context_N = torch.tensor(contexts).repeat_interleave(len(texts_NL))
+    groups = [TOKENS ** (mini.block_length - context) for context in contexts]
+    noise = [
+        c * len(texts_NL) + row // (1 if averaged else group)
+        for c, group in enumerate(groups)
+        for row in range(len(texts_NL))
+    ]
+    rows_NL, first = texts_NL.repeat(len(contexts), 1), {}
+    if averaged:
+        first = _claims(mini, rows_NL, 2, context=context_N, indices=noise, draws=FEW_DRAWS)
     results = []
-    for which, estimate in found.items():
-        parts = (_rows(estimate, slice(first, first + group)) for first in range(0, len(texts_NL), group))
-        each = [_mass("continuation_mass", which, part) for part in parts]
-        results.append(max(each, key=_beyond))
+    for which, estimate in _claims(mini, rows_NL, 1, context=context_N, indices=noise, draws=FEW_DRAWS).items():
+        chosen_N = first[which].nats_B if which in first else None
+        each = [
+            summed(
+                "continuation_mass",
+                which,
+                part_of(estimate, slice(start, start + group)),
+                chosen_N=None if chosen_N is None else chosen_N[start : start + group],
+                one_of=sum(len(texts_NL) // group for group in groups),
+            )
+            for c, group in enumerate(groups)
+            for start in range(c * len(texts_NL), (c + 1) * len(texts_NL), group)
+        ]
+        results.append(max(each, key=beyond))
     return results
 
 
@@ -151,7 +177,7 @@ def prequential_mass(mini: LanguageModel) -> list[CheckResult]:
         return []
     reader, texts_NL = Prequential(mini, -(-mini.block_length // 2)), _every_text(mini.block_length)
     found = reader.log_likelihoods(texts_NL, rng=SequenceRng(1, range(len(texts_NL))), draws=FEW_DRAWS)
-    return [_mass("prequential_mass", which, estimate) for which, estimate in found.items()]
+    return [summed("prequential_mass", which, estimate) for which, estimate in found.items()]
 
 
 def blank_mass(mini: LanguageModel) -> list[CheckResult]:
@@ -167,106 +193,11 @@ def blank_mass(mini: LanguageModel) -> list[CheckResult]:
     return total_mass(blank, name="blank_mass")
 
 
-def next_token_mass(model: HarnessModel, tokens: Sequence[int]) -> list[CheckResult]:
-    """Of the model as it is, the sum of exp(claim) over next tokens, given nothing and given starts of real text.
-
-    At most 1, and 1 if the claim is exact. In vocabularies of more than `FULL_VOCABULARY` tokens, and for bounds, only
-    the true next token, the commonest of this text and some at random are asked for; less of them may be missed. A
-    predictor that has seen what it predicts gives nearly 1 to each. It shows nothing of how claims of many tokens are
-    put together.
-
-    Args:
-        tokens: of real text, at least one.
-    """
-    reader, device = model.loaded.model, model.device
-    exact = all(kind == "exact" for kind, _ in model.offered.values())
-    outputs = reader.vocab_size - 1
-    everything = exact and outputs <= FULL_VOCABULARY
-    weights = (p.dtype for p in reader.parameters() if p.is_floating_point())
-    slip = TOLERANCES.get(next(weights, torch.float64), 0.02)  # what has none, such as counts, is exact
-    worst: dict[str, CheckResult] = {}
-    for length in _contexts(len(tokens), reader.block_length):
-        asked = list(range(outputs)) if everything else _some(tokens, length, outputs)
-        rows_NL = torch.tensor([[*tokens[:length], token] for token in asked], device=device)
-        found: dict[str, LikelihoodEstimate] = {}
-        averages = _averages(reader, length)
-        for rows in rows_NL.split(max(1, 16384 // (length + 1))):
-            # One noise for all, as one predictor would have; not for averages, whose errors would then add up.
-            before = 0 if not found else len(next(iter(found.values())).nats_B)
-            own = range(before, before + len(rows)) if averages else [length] * len(rows)
-            noise = SequenceRng(model.answers.seed, own)
-            with torch.no_grad():
-                part = reader.log_likelihoods(rows, context=length, rng=noise, draws=2 if length else None)
-            found = {which: _joined(found.get(which), estimate) for which, estimate in part.items()}
-        for which, estimate in found.items():
-            result = _mass(
-                "next_token_mass", which, estimate, whole=everything, slip=slip, after=f"after {length} tokens"
-            )
-            if which not in worst or _beyond(result) > _beyond(worst[which]):
-                worst[which] = result
-    return list(worst.values())
-
-
-def _contexts(available: int, block_length: int) -> list[int]:
-    most = min(available, block_length) - 1
-    return sorted({min(length, most) for length in (0, 1, 5, 24)})
-
-
-def _some(tokens: Sequence[int], at: int, outputs: int) -> list[int]:
-    counts = torch.tensor(tokens).bincount(minlength=outputs)
-    common = counts.argsort(descending=True, stable=True)[: SUBSET // 2].tolist()
-    random = torch.randperm(outputs, generator=torch.Generator().manual_seed(at))[: SUBSET // 2].tolist()
-    return list(dict.fromkeys([tokens[at], *common, *random]))
-
-
-def _averages(reader: LanguageModel, context: int) -> bool:
-    """Whether continuations of so many tokens get a mean over draws, and not the logarithm of one."""
-    one = torch.zeros(1, context + 1, dtype=torch.int64, device=reader.device)
-    with torch.no_grad():
-        found = reader.log_likelihoods(one, context=context, rng=SequenceRng(0, [0]), draws=2)
-    return any(estimate.averaged for estimate in found.values())
-
-
 def _every_text(length: int) -> Tensor:
     return torch.tensor(list(itertools.product(range(TOKENS), repeat=length)))
 
 
-def _rows(estimate: LikelihoodEstimate, rows: slice) -> LikelihoodEstimate:
-    variance_B = None if estimate.mc_var_B is None else estimate.mc_var_B[rows]
-    return dataclasses.replace(estimate, nats_B=estimate.nats_B[rows], mc_var_B=variance_B)
-
-
-def _joined(before: LikelihoodEstimate | None, new: LikelihoodEstimate) -> LikelihoodEstimate:
-    if before is None:
-        return new
-    known = before.mc_var_B is not None and new.mc_var_B is not None
-    variance_B = torch.cat([before.mc_var_B, new.mc_var_B]) if known else None  # type: ignore[list-item]
-    return dataclasses.replace(new, nats_B=torch.cat([before.nats_B, new.nats_B]), mc_var_B=variance_B)
-
-
-def _mass(
-    name: str, likelihood: str, estimate: LikelihoodEstimate, *, whole: bool = True, slip: float = 1e-6, after: str = ""
-) -> CheckResult:
-    """The sum of exp(claim), and whether it may be that much; `whole` when no part of what there is was left out."""
-    p_B = estimate.nats_B.double().exp()
-    variance_B = torch.zeros_like(p_B) if estimate.mc_var_B is None else estimate.mc_var_B.double()
-    mass, error = float(p_B.sum()), float((p_B.square() * variance_B).sum().sqrt())
-    two_sided = estimate.kind == "exact" and whole
-    limit = 1 + slip + STANDARD_ERRORS * error
-    passed = mass <= limit and not (two_sided and mass < 1 - slip)
-    beside = [after] if after else []
-    if error > 0:
-        beside.append(f"standard error {error:.2g}")
-    if two_sided:
-        beside.append("exact: it must be 1")
-    of = f"{len(p_B):,} {'next tokens' if after else 'texts'}"
-    detail = f"{of} share {mass:.6g}, at most {limit:.6g}{''.join(f'; {part}' for part in beside)}"
-    return CheckResult(
-        name=name, likelihood=likelihood, passed=passed and math.isfinite(mass), value=mass, limit=limit, detail=detail
-    )
-
-
-def _beyond(result: CheckResult) -> float:
-    """How bad a mass is: failures first, then by what it exceeds its limit, or is from 1."""
-    off = abs(result.value - 1) if not result.passed else result.value - result.limit
-    return math.inf if math.isnan(off) else off + (0 if result.passed else 1e6)
+def _claims(
+    mini: LanguageModel, rows_NL: Tensor, seed: int, *, indices: Sequence[int] | None = None, **options: Any
+) -> dict[str, LikelihoodEstimate]:
+    return mini.log_likelihoods(rows_NL, rng=SequenceRng(seed, indices or range(len(rows_NL))), **options)

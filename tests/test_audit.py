@@ -10,7 +10,7 @@ from ltm import known_source
 from ltm.config import to_dict
 from ltm.harness import HarnessModel
 from ltm.result import find_cells, read_cell, read_records
-from tasks import audit_report, cli, mass_checks, twins
+from tasks import audit_report, cli, mass_checks, next_token_checks, twins
 from tasks.audit import audit
 from tasks.evidence import evidence
 from tests.harness_models import save_small
@@ -83,16 +83,17 @@ def test_each_likelihood_of_a_latent_model_has_a_verdict(place):
     ]
     assert found.more_steps is not None and found.more_steps[1] == 256
     assert {c.name for c in found.checks if c.likelihood == "elbo"} == {
-        "known_source", "known_source_256_steps", "total_mass", "blank_mass", "next_token_mass", "stated_error",
-        "accounting", "depends_on_weights",
+        "known_source", "known_source_256_steps", "total_mass", "blank_mass", "next_token_mass", "recomputed_elbo",
+        "stated_error", "accounting", "depends_on_weights",
     }  # fmt: skip
+    assert {c.name for c in found.checks if c.likelihood is None} == {"decoder_mass"}
     assert {c.name for c in found.checks if c.likelihood == "predictive_bound"} == {
         "continuation_mass", "next_token_mass"
     }  # fmt: skip
     for name in ("elbo", "importance_bound", "predictive_bound"):
         assert found.passed(name), found.refutations(name)
     said = audit_report.write(found)
-    assert "elbo: 8 of 8 checks passed" in said and "texts, this model" in said
+    assert "elbo: 10 of 10 checks passed" in said and "texts, this model" in said
     assert found.claims.averaged == {"elbo"} and set(found.seconds) >= {"training", "known_source", "total_mass"}
 
 
@@ -104,8 +105,8 @@ def test_a_likelihood_fails_by_one_refutation(place, monkeypatch):
     def inflated(*arguments, **options):
         return [replace(r, passed=False, detail="planted") for r in sound(*arguments, **options)]
 
-    sound = mass_checks.next_token_mass
-    monkeypatch.setattr(mass_checks, "next_token_mass", inflated)
+    sound = next_token_checks.next_token_mass
+    monkeypatch.setattr(next_token_checks, "next_token_mass", inflated)
     found = audit(HarnessModel(pretrained="ar-tiny", device="cpu"), Topics(length=16), TEXT, texts=4)
     assert found.claims.kinds == {"exact": "exact"}
     assert not found.passed("exact") and [c.name for c in found.refutations("exact")] == ["next_token_mass"]

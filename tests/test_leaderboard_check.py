@@ -19,7 +19,8 @@ from leaderboard.verify import edited_digit, recomputed, verify
 from ltm.result import Metric, find_cells, read_cell, read_records, to_bytes, write_cell
 from tests.result_factory import make_cell
 
-GOLDEN = Path(__file__).parent / "golden" / "results"
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "golden" / "results"
 # The files of schema 1 as they were written. They are never made anew: what reads them has to go on reading them.
 SCHEMA_1 = {
     "ar-tiny/ltm_continuation/2d0882f4e62c.json": "02004ae9551dec31",
@@ -66,6 +67,17 @@ def test_all_golden_files_are_known_and_sound() -> None:
     assert [str(path.relative_to(GOLDEN)) for path in find_cells(GOLDEN)] == sorted(SCHEMA_1)
     entries, problems = verify(GOLDEN)
     assert len(entries) == len(SCHEMA_1) and problems == []
+
+
+def test_the_board_of_the_repository_is_what_its_results_give(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    files = ("--results", "docs/board/results", "--out", "docs/board/LEADERBOARD.md", "--readme", "README.md")
+    monkeypatch.setattr(sys, "argv", ["ltm-leaderboard", "check", *files])
+    assert cli.main() == 0, capsys.readouterr()
+    # A model's numbers stand beside what its audit found.
+    assert "26 results" in capsys.readouterr().out
 
 
 def test_an_unknown_schema_is_a_problem(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from baselines.vae import VAE
 from baselines.vq import Codebook
-from ltm import bounds
+from ltm import bounds, latent_model
 from ltm.latent_model import LatentModel
 from ltm.model import LatentThoughtModel
 from ltm.posterior import Posterior
@@ -87,6 +87,16 @@ def halved_kl() -> Patch:
     return elbo_of(lambda found: found.terms["reconstruction"] + found.terms["-kl"] / 2)
 
 
+@mutant("ltm", "KL of the means alone: sigma costs nothing")
+def kl_of_means() -> Patch:
+    return instead(Posterior, "kl", lambda sound: lambda self: 0.5 * self.mean.double().square())
+
+
+@mutant("ltm", "KL at a weight of 0.9")
+def cheaper_kl() -> Patch:
+    return changed(Posterior, "kl", lambda kl: 0.9 * kl)
+
+
 @mutant("vae", "KL with the wrong sign")
 def added_kl() -> Patch:
     return elbo_of(lambda found: found.terms["reconstruction"] - found.terms["-kl"])
@@ -100,6 +110,27 @@ def kl_of_one_latent() -> Patch:
 @mutant("vae", "KL only beyond two free nats a latent, in scoring too")
 def kl_beyond_free_bits() -> Patch:
     return instead(Posterior, "kl", lambda sound: lambda self: (sound(self) - 2.0).clamp(min=0))
+
+
+@mutant("vae", "no KL where the ELBO alone is asked for")
+def no_kl_alone() -> Patch:
+    def make(sound):
+        def bad(self, batch, *, only, **options):
+            found = sound(self, batch, only=only, **options)
+            if only == "elbo":
+                found["elbo"] = dataclasses.replace(
+                    found["elbo"], nats_B=found["elbo"].terms["reconstruction"], terms={}
+                )
+            return found
+
+        return bad
+
+    return instead(LatentModel, "gaussian_bounds", make)
+
+
+@mutant("vae-vq", "no token's nats below -5, given z")
+def floor_given_z() -> Patch:
+    return changed(latent_model, "token_nats", lambda nats_N: nats_N.clamp(min=-5.0))
 
 
 @mutant("vae", "log of the mean reconstruction, less the KL")
@@ -142,6 +173,11 @@ def weights_without_spread() -> Patch:
 @mutant("vae", "a stated variance ten times too large")
 def overstated_error() -> Patch:
     return changed(bounds, "elbo", lambda e: dataclasses.replace(e, mc_var_B=e.mc_var_B * 10))
+
+
+@mutant("vae-vq", "codes at half their price", escapes="a single code of many: the bound is looser than that")
+def codes_at_half_price() -> Patch:
+    return changed(Codebook, "log_prior", lambda log_prior_B: log_prior_B / 2)
 
 
 @mutant("vae-vq", "codes that cost nothing: their prior dropped")

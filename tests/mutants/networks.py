@@ -63,6 +63,29 @@ def rounded_targets() -> Patch:
     )
 
 
+@mutant("ar", "a leak where a piece of eight tokens ends, and nowhere else")
+def leak_at_ends() -> Patch:
+    def bad(nats_BL):
+        return torch.where(torch.arange(nats_BL.shape[1]) % 8 == 7, 0.1 * nats_BL, nats_BL)
+
+    return changed(ar.Autoregressive, "token_nats", bad)
+
+
+@mutant("ar", "the longest context of a batch is taken for the context of all")
+def longest_context() -> Patch:
+    def make(sound):
+        def bad(self, tokens_BL, *, context=0, **options):
+            own = sound(self, tokens_BL, context=context, **options)
+            if isinstance(context, int):
+                return own
+            longest = sound(self, tokens_BL, context=int(context.max()), **options)["exact"]
+            return {"exact": dataclasses.replace(own["exact"], nats_B=longest.nats_B)}
+
+        return bad
+
+    return instead(ar.Autoregressive, "log_likelihoods", make)
+
+
 @mutant("ngram", "discounts that do not sum: more weight is passed down than was taken")
 def too_much_passed_down() -> Patch:
     return changed(NGram, "_backed_off", lambda found: (found[0], found[1] * 1.2))
@@ -123,6 +146,20 @@ def mean_of_exponentials() -> Patch:
         return bad
 
     return instead(mdlm, "diffusion_bound", make)
+
+
+@mutant("mdlm", "no token's nats below -5")
+def floor_under_tokens() -> Patch:
+    return changed(mdlm, "token_nats", lambda nats_N: nats_N.clamp(min=-5.0))
+
+
+@mutant("mdlm", "what is left of a batch beyond a multiple of 512 tokens is not scored")
+def rest_of_batch_dropped() -> Patch:
+    def bad(nats_N):
+        scored = len(nats_N) // 512 * 512 or len(nats_N)
+        return F.pad(nats_N[:scored], (0, len(nats_N) - scored))
+
+    return changed(mdlm, "token_nats", bad)
 
 
 @mutant("mdlm", "padding is attended to")

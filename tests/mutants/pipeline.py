@@ -10,6 +10,7 @@ import torch
 from baselines import unmasking
 from ltm import harness, harness_requests, sampling
 from ltm.answers import Answers
+from ltm.tokenizer import Tokenizer
 from tasks import gsm8k, solving, stats
 from tasks.gsm8k import Problems
 from tests.mutants import Patch, changed, instead, mutant
@@ -47,6 +48,11 @@ def mean_of_perplexities() -> Patch:
 @mutant("ar", "bytes from the tokenizer: of the text that is scored, not of the raw text")
 def bytes_of_tokens() -> Patch:
     return instead(stats.Cost, "bits_per_byte", lambda sound: lambda self, byte_count: sound(self, self.tokens))
+
+
+@mutant("ar", "text in small letters, against bytes of the text as it was")
+def small_letters() -> Patch:
+    return instead(Tokenizer, "encode", lambda sound: lambda self, text: sound(self, text.lower()))
 
 
 @mutant("ar", "the last, shorter block is dropped")

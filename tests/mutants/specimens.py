@@ -17,7 +17,7 @@ from ltm.checkpoint import LoadedModel, weights_digest
 from ltm.config import digest, to_dict, with_settings
 from ltm.known_source import KnownSource
 from ltm.rng import SequenceRng
-from tasks import bookkeeping_checks, mass_checks, noise_checks, source_checks, twins
+from tasks import bookkeeping_checks, latent_checks, mass_checks, next_token_checks, noise_checks, source_checks, twins
 from tasks.evidence import CheckResult
 from tests.mutants.task_checks import by_chance
 
@@ -127,7 +127,9 @@ CHECKS: dict[str, Callable[[Specimen], Sequence[CheckResult]]] = {
     "total_mass": lambda s: mass_checks.total_mass(s.mini),
     "blank_mass": lambda s: mass_checks.blank_mass(s.mini),
     "continuation_mass": lambda s: mass_checks.continuation_mass(s.mini),
-    "next_token_mass": lambda s: mass_checks.next_token_mass(s.model, list(TEXT.encode()[:16])),
+    "next_token_mass": lambda s: next_token_checks.next_token_mass(s.model, list(TEXT.encode()[:16])),
+    "decoder_mass": lambda s: next_token_checks.decoder_mass(s.model, list(TEXT.encode()[:16])),
+    "recomputed_elbo": lambda s: latent_checks.recomputed_elbo(s.model, list(TEXT.encode()[:64])),
     "prequential_mass": lambda s: mass_checks.prequential_mass(s.mini),
     "known_source": lambda s: source_checks.known_source(source_checks.claims_on(s.model, s.source, texts=TEXTS)),
     "known_source_64_steps": more_steps,
