@@ -38,8 +38,8 @@ def overview(section: Section) -> Table:
     rows = [
         (
             row.label + ("" if row.first.training["complete"] is not False else " (training unfinished)"),
-            *([_audit(row)] if audited else []),
             *(perplexity(row.entries.get(column, ())) for column in section.columns),
+            *([_audit(row)] if audited else []),
             signs.short(row.first.cost["parameters"]),
             row.first.training["corpus"] or NOTHING,
             signs.short(row.first.training["tokens"]),
@@ -51,15 +51,15 @@ def overview(section: Section) -> Table:
     papers = [
         (
             paper.label,
-            *([NOTHING] if audited else []),
             *(paper.values.get(column.task) or NOTHING for column in section.columns),
+            *([NOTHING] if audited else []),
             *(paper.size, NOTHING, paper.tokens or NOTHING, paper.flops_per_token, NOTHING),
         )
         for paper in reported.perplexities()
         if reported.comparable(section) and any(paper.values.get(column.task) for column in section.columns)
     ]
     header = (
-        *("Model", *(["Audit"] if audited else []), *(column.title for column in section.columns)),
+        *("Model", *(column.title for column in section.columns), *(["Audit"] if audited else [])),
         *("Parameters", "Trained on", "Tokens", "FLOPs/token, paper", "FLOPs/token, counted"),
     )
     words = tuple(i for i, name in enumerate(header) if name in ("Audit", "Trained on"))

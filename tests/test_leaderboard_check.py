@@ -28,6 +28,7 @@ SCHEMA_1 = {
     "ltm-tiny/ltm_arithmetic/54245aa61e8d.json": "190dc5e0ecb05724",
     "ltm-tiny/ltm_diagnostics/7f4729d1b8fa.json": "419d9bbe3023e0a1",
     "ltm-tiny/ltm_pydocs/17e0e8a8ccc9.json": "59ab7fb20c33831c",
+    "mdlm-tiny/ltm_audit/425752b2ab24.json": "aeaae05f2251096e",
     "mdlm-tiny/ltm_pydocs/d1b85108abbd.json": "0283894596599676",
 }
 Run = Callable[..., int]
@@ -104,6 +105,7 @@ def test_what_records_give_is_what_the_results_say() -> None:
     assert {"pass@5", "pass@1", "pass@5_legacy_substring", "chance_prior_pass@5"} <= found["ltm_arithmetic"]
     assert {"kl_per_token", "mutual_information"} <= found["ltm_diagnostics"]
     assert {"gen_ppl[ar-tiny]"} <= found["ltm_continuation"]
+    assert {"audit_passed", "audit_log_e_value", "audit_claimed_nats_per_token"} <= found["ltm_audit"]
 
 
 @pytest.mark.parametrize("name", ["token_perplexity", "word_perplexity", "bits_per_byte"])
