@@ -55,7 +55,7 @@ leaderboard: $(INSTALLED)
 # Tiny models train themselves on first use. What several models write at once, nobody can read: each has its log.
 $(SCORED): score-%: $(INSTALLED)
 	@echo "$*: training, scoring, auditing; see $(DEMO)/logs/$*.log"
-	@$(BIN)/ltm-eval --model $* --tasks pydocs,audit --output $(DEMO)/results >$(DEMO)/logs/$*.log 2>&1 \
+	@$(BIN)/ltm-eval --model $* --tasks pydocs,audit --output $(DEMO)/results >>$(DEMO)/logs/$*.log 2>&1 \
 		|| { tail -n 20 $(DEMO)/logs/$*.log; echo "$*: failed"; exit 1; }
 	@echo "$*: done"
 

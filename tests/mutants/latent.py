@@ -175,11 +175,6 @@ def overstated_error() -> Patch:
     return changed(bounds, "elbo", lambda e: dataclasses.replace(e, mc_var_B=e.mc_var_B * 10))
 
 
-@mutant("vae-vq", "codes at half their price", escapes="a single code of many: the bound is looser than that")
-def codes_at_half_price() -> Patch:
-    return changed(Codebook, "log_prior", lambda log_prior_B: log_prior_B / 2)
-
-
 @mutant("vae-vq", "codes that cost nothing: their prior dropped")
 def codes_for_free() -> Patch:
     return changed(Codebook, "log_prior", torch.zeros_like)
