@@ -47,9 +47,13 @@ class Audit:
         """All that were checked, headline first; those of continuations come last."""
         return list(dict.fromkeys([*self.claims.claims_N, *(c.likelihood for c in self.checks if c.likelihood)]))
 
+    def of(self, likelihood: str) -> list[CheckResult]:
+        """The checks of a likelihood, and those of all that a model has."""
+        return [c for c in self.checks if c.likelihood in (likelihood, None)]
+
     def refutations(self, likelihood: str) -> list[CheckResult]:
         """The checks that refute a likelihood; it has passed when there are none."""
-        return [c for c in self.checks if c.passed is False and c.likelihood in (likelihood, None)]
+        return [c for c in self.of(likelihood) if c.passed is False]
 
     def passed(self, likelihood: str) -> bool:
         """The verdict."""

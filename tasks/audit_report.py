@@ -40,7 +40,7 @@ def write(found: Audit) -> str:
     line = found.claims.evidence(next(iter(found.claims.claims_N))).threshold
     lines += [f"  refuted beyond a log e-value of {line:.2f}; nats/token; no claim may be below the source", ""]
     for likelihood in found.likelihoods:
-        made = [c for c in found.checks if c.likelihood in (likelihood, None) and c.passed is not None]
+        made = [c for c in found.of(likelihood) if c.passed is not None]
         against = found.refutations(likelihood)
         lines.append(f"  {likelihood}: {len(made) - len(against)} of {len(made)} checks passed")
         for check in against:

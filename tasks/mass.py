@@ -15,8 +15,6 @@ from ltm.api import LanguageModel, LikelihoodEstimate
 from ltm.rng import SequenceRng
 from tasks.evidence import STANDARD_ERRORS, CheckResult
 
-NEXT_TOKENS = ("next_token_mass", "decoder_mass")
-"""Sums over next tokens; the others are over texts."""
 ROUGH, AVERAGED_ERRORS, MOST_ERRORS = 0.05, 4.0, 5.0
 """Half a variance of averaged claims beyond which exponentials say little; the standard errors that such claims may be
 beyond 1, and the worst of many contexts: weights like 1/t are skew."""
@@ -32,6 +30,7 @@ def summed(
     whole: bool = True,
     slip: float = 1e-6,
     count: int | None = None,
+    what: str = "texts",
     after: str = "",
 ) -> CheckResult:
     """The sum of exp(claim), and whether it may be that much; `whole` when no part of what there is was left out.
@@ -44,7 +43,8 @@ def summed(
     Args:
         chosen_N: averaged claims of the same under another noise, for pi where they are rough.
         one_of: how many sums the worst is taken of.
-        count: of what there is a sum, where not of the claims alone.
+        count: of how many there is a sum, where not of the claims alone.
+        what: these are.
     """
     nats_B = estimate.nats_B.double()
     variance_B = torch.zeros_like(nats_B) if estimate.mc_var_B is None else estimate.mc_var_B.double()
@@ -65,7 +65,7 @@ def summed(
         beside.append(f"standard error {error:.2g}")
     if two_sided:
         beside.append("exact: it must be 1")
-    of = f"{len(nats_B) if count is None else count:,} {'next tokens' if name in NEXT_TOKENS else 'texts'}"
+    of = f"{len(nats_B) if count is None else count:,} {what}"
     detail = f"{of} share {mass:.6g}, at most {limit:.6g}{''.join(f'; {part}' for part in beside)}"
     return CheckResult(
         name=name, likelihood=likelihood, passed=passed and math.isfinite(mass), value=mass, limit=limit, detail=detail

@@ -61,15 +61,13 @@ def next_token_mass(model: HarnessModel, tokens: Sequence[int]) -> list[CheckRes
     slip = _slip(model)
     worst: dict[str, CheckResult] = {}
     for length, (wanted, known) in asked.items():
-        others = outputs - known if known < len(wanted) < outputs else 0
         for which, noises in _next(model, [[*tokens[:length], token] for token in wanted]).items():
             result = _next_mass(
                 "next_token_mass",
                 which,
                 noises,
-                known if others else len(wanted),
-                others,
-                whole=len(wanted) == outputs,
+                known=known,
+                outputs=outputs,
                 slip=slip,
                 after=f"after {length} tokens",
             )
@@ -102,11 +100,10 @@ def decoder_mass(model: HarnessModel, tokens: Sequence[int]) -> list[CheckResult
         estimate = LikelihoodEstimate(
             nats_B=torch.cat(values), tokens_B=torch.ones(len(wanted), dtype=torch.int64), kind="exact"
         )
-        others, after = outputs - known, f"given z and {length} tokens"
-        result = _next_mass(
-            "decoder_mass", None, [estimate], known, others, whole=everything, slip=_slip(model), after=after
+        after = f"given z and {length} tokens"
+        results.append(
+            _next_mass("decoder_mass", None, [estimate], known=known, outputs=outputs, slip=_slip(model), after=after)
         )
-        results.append(result)
     return [max(results, key=beyond)]
 
 
@@ -174,21 +171,22 @@ def _next_mass(
     name: str,
     likelihood: str | None,
     noises: Sequence[LikelihoodEstimate],
-    known: int,
-    others: int,
     *,
-    whole: bool,
+    known: int,
+    outputs: int,
     slip: float,
     after: str,
 ) -> CheckResult:
-    """Whether next tokens share too much: those beyond the first `known` were drawn at random from so many others."""
+    """Whether next tokens share too much; those beyond the first `known` were drawn at random from all the others."""
     estimate = noises[0]
+    asked = len(estimate.nats_B)
+    others = outputs - known if known < asked < outputs else 0
     values_KN = torch.stack([each.nats_B.double() for each in noises])
     if others:
         values_KN = torch.stack([_with_others(values_N, known, others) for values_N in values_KN])
         if estimate.mc_var_B is not None:
             estimate = dataclasses.replace(estimate, mc_var_B=F.pad(estimate.mc_var_B[:known], (0, 1)))
-        after += f"; {others:,} of them judged by {len(noises[0].nats_B) - known:,}"
+        after += f"; {others:,} of them judged by {asked - known:,}"
     third = -(-len(noises) // 3)
     chosen_N = values_KN[:third].mean(0) if estimate.averaged else None
     if chosen_N is not None and len(noises) > 1:
@@ -204,9 +202,10 @@ def _next_mass(
         estimate,
         chosen_N=chosen_N,
         one_of=SWEPT,
-        whole=whole,
+        whole=asked == outputs,
         slip=slip,
-        count=known + others,
+        count=outputs if others else asked,
+        what="next tokens",
         after=after,
     )
 

@@ -26,7 +26,7 @@ def show(cells: Sequence[Cell], output: Path) -> None:
     groups: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
     for cell in cells:
         if cell.metric(PERPLEXITY):
-            groups[cell.task["name"].removeprefix("ltm_"), cell.data["fingerprint"]].append(cell)
+            groups[summary.typed(cell), cell.data["fingerprint"]].append(cell)
     rows, apart = [], []
     for (task, _), (first, *others) in groups.items():
         for cell in others:
@@ -82,13 +82,9 @@ def _words(found: Measured, cell: Cell, first: Cell) -> tuple[str, str, str]:
 
 
 def _print(rows: Sequence[tuple[str, ...]]) -> None:
-    from rich import box
-    from rich.table import Table
-
     from tasks import summary
 
-    title = "On the same blocks, 95% intervals"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = summary.plain_table("On the same blocks, 95% intervals")
     for header in ("Task", "Models", "Nats/token", "Perplexity", "Verdict"):
         table.add_column(header, justify="left" if header in ("Task", "Models") else "right", overflow="fold")
     for row in rows:

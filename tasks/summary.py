@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from ltm.result import Cell, Metric
     from tasks.kinds import Column
@@ -16,9 +17,6 @@ WIDTH = 100
 
 def show(cells: Mapping[str, Sequence[Cell]]) -> None:
     """Print the cells of each kind."""
-    from rich import box
-    from rich.table import Table
-
     from tasks.kinds import kind
 
     printer = console()
@@ -26,7 +24,7 @@ def show(cells: Mapping[str, Sequence[Cell]]) -> None:
     for name, found in cells.items():
         columns = kind(name).COLUMNS
         signs |= any(column.sign for column in columns)
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table = plain_table()
         table.add_column("Task", no_wrap=True, overflow="fold")
         table.add_column("Model", overflow="fold")
         for header in (*(column.header for column in columns), "Tokens/s"):
@@ -35,16 +33,14 @@ def show(cells: Mapping[str, Sequence[Cell]]) -> None:
             label = cell.model["name"] + ("" if cell.status == "complete" else f" ({cell.status})")
             speed = cell.provenance["tokens_per_second"]
             table.add_row(
-                _typed(cell),
+                typed(cell),
                 label,
                 *(_value(cell, column) for column in columns),
                 "-" if speed is None else f"{speed:,.0f}",
             )
         # What stands beside cells is the same for all models of a task, and shown once.
         beside: Callable[[Cell], Any] = getattr(kind(name), "beside", lambda cell: ())
-        rows = {
-            (cell.task["name"].removeprefix("ltm_"), label): values for cell in found for label, values in beside(cell)
-        }
+        rows = {(typed(cell), label): values for cell in found for label, values in beside(cell)}
         for (task, label), values in rows.items():
             table.add_row(task, label, *(shown(values.get(column.metric), column) for column in columns), "-")
         printer.print(table)
@@ -60,7 +56,15 @@ def console() -> Console:
     return found if found.is_terminal and found.width <= WIDTH else Console(width=WIDTH)
 
 
-def _typed(cell: Cell) -> str:
+def plain_table(title: str | None = None) -> Table:
+    """A table without columns yet, as narrow as one can be that is still legible."""
+    from rich import box
+    from rich.table import Table
+
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+
+
+def typed(cell: Cell) -> str:
     """The task's name as `ltm-eval --tasks` takes it."""
     return str(cell.task["name"]).removeprefix("ltm_")
 
