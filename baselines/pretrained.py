@@ -24,7 +24,7 @@ from baselines.pretrained_files import find
 from baselines.pretrained_tokenizer import read_tokenizer
 from ltm.api import Cost, Loss, Rng
 from ltm.checkpoint import LoadedModel, weights_digest
-from ltm.config import canonical_json, digest, to_dict, with_settings
+from ltm.config import canonical_json, config_digest, to_dict, with_settings
 from ltm.errors import UserError
 from ltm.exact_model import ExactModel
 from ltm.tokenizer import Tokenizer
@@ -182,7 +182,7 @@ class Pretrained(ExactModel):
             "name": name,
             "family": cls.family,
             "config": to_dict(model.config),
-            "config_digest": digest(model.config),
+            "config_digest": config_digest(model.config),
             "weights_digest": weights_digest(model.state_dict()),
             "tokenizer": {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint},
             "training": dict.fromkeys((*_UNKNOWN, "device", "dtype")),

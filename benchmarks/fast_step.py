@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
 
+from ltm.devices import device_name
 from ltm.model import LatentThoughtModel
 from ltm.posterior import PosteriorConfig
 from ltm.registry import preset
 from ltm.rng import SequenceRng
-from ltm.train import device_name
 
 
 def plain_step_seconds(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ltm.config import canonical_json
+from ltm.config import MACHINE_SETTINGS, canonical_json
 from ltm.errors import UserError
 from ltm.result import Cell, cell_path, find_cells, read_cell
 
@@ -263,7 +263,9 @@ def legible(cell: Cell) -> dict[str, Any]:
     """The identity with the settings of the config, `posterior.steps`, in place of its digest."""
     identity = _identity(cell)
     del identity["config"]
-    return {**_leaves(cell.model["config"]), **identity}
+    settings = _leaves(cell.model["config"])
+    chosen = [name for name in settings if name.rpartition(".")[2] in MACHINE_SETTINGS]
+    return {**{name: value for name, value in settings.items() if name not in chosen}, **identity}
 
 
 def _leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,9 +14,10 @@ from typing import Any
 from ltm.api import Sampling
 from ltm.checkpoint import LoadedModel, home
 from ltm.prequential import Prequential
+from ltm.progress import Advance, scoring_progress
 from ltm.response_cache import ResponseCache, code_digest, opened
 from ltm.rng import LatentsApart, SequenceRng, seed_of
-from ltm.row_scoring import Advance, Row, RowScorer, progress
+from ltm.row_scoring import Row, RowScorer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +122,7 @@ class Answers:
         title = f"{self.loaded.name} {task}".strip()
         with (
             opened(self.cache_directory, self.circumstances(task), work=f"scoring of {title}") as cache,
-            progress(title, rows=rows) as advance,
+            scoring_progress(title, rows=rows) as advance,
         ):
             yield cache, advance
 
@@ -143,4 +144,5 @@ class Answers:
             "dtype": self.dtype,
             "task": task,
             **({} if self.chunk is None else {"chunk": self.chunk}),
+            **({} if (matmul := self.loaded.model.inference_matmul) is None else {"matmul": matmul}),
         }

@@ -204,6 +204,15 @@ class LanguageModel(nn.Module, ABC):
         return next(itertools.chain(self.parameters(), self.buffers())).device
 
     @property
+    def inference_matmul(self) -> str | None:
+        """Dtype of matrix products in what is inferred for each text while scoring; None where nothing is.
+
+        A machine may choose it, and it changes how tight a bound is: it is part of what answers are kept under, and of
+        a result's provenance, but not of its identity.
+        """
+        return None
+
+    @property
     def block_length(self) -> int:
         """The most stream tokens that fit beside the BOS; of a family without a `decoder`, its own to say."""
         return self.config.decoder.max_length - 1

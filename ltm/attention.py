@@ -5,10 +5,13 @@ Shapes: B sequences, H heads, L queries, K keys, C channels of a head.
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -28,15 +31,70 @@ def rotate(x_BHLC: Tensor, rotations_LC: Tensor) -> Tensor:
     return torch.view_as_real(pairs * rotations_LC).flatten(-2).to(x_BHLC.dtype)
 
 
-def attend(q_BHLC: Tensor, k_BHKC: Tensor, v_BHKC: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Softmax attention over K keys; `mask` is true where a query may look and broadcasts to (B, H, L, K)."""
-    if q_BHLC.dtype == torch.bfloat16 and q_BHLC.device.type == "cpu" and torch.is_grad_enabled():
-        # The fused CPU kernel's backward pass is 2-3 times slower in bfloat16 than these products (docs/speed.md).
-        scores = (q_BHLC * q_BHLC.shape[-1] ** -0.5) @ k_BHKC.transpose(-1, -2)
+FEW_KEYS = 128
+"""Up to so many keys plain products beat the fused kernel of a CPU, forward and back; in bfloat16 they always do."""
+
+
+class _Products(torch.autograd.Function):
+    """softmax(q kᵀ / √C + mask) v, with the gradient in place: autograd's own makes twice as many passes."""
+
+    @staticmethod
+    def forward(ctx: Any, q_BHLC: Tensor, k_BHKC: Tensor, v_BHKC: Tensor, mask: Tensor | None) -> Tensor:
+        scores = (q_BHLC @ k_BHKC.transpose(-1, -2)).mul_(q_BHLC.shape[-1] ** -0.5)
         if mask is not None:
-            scores = scores + torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -torch.inf)
-        return scores.softmax(-1) @ v_BHKC
+            scores.add_(mask)
+        weights = scores.softmax(-1)
+        ctx.save_for_backward(q_BHLC, k_BHKC, v_BHKC, weights)
+        return weights @ v_BHKC
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        of_q, of_k, of_v = ctx.needs_input_grad[:3]
+        q_BHLC, k_BHKC, v_BHKC, weights = ctx.saved_tensors
+        of_weights = upstream @ v_BHKC.transpose(-1, -2)
+        of_scores = torch.ops.aten._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+        of_scores.mul_(q_BHLC.shape[-1] ** -0.5)
+        return (
+            of_scores @ k_BHKC if of_q else None,
+            of_scores.transpose(-1, -2) @ q_BHLC if of_k else None,
+            weights.transpose(-1, -2) @ upstream if of_v else None,
+            None,
+        )
+
+
+def attend(q_BHLC: Tensor, k_BHKC: Tensor, v_BHKC: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax attention over K keys.
+
+    Args:
+        mask: true where a query may look; it broadcasts to (B, H, L, K).
+    """
+    if mask is not None and mask.dtype == torch.bool:
+        mask = additive(mask, q_BHLC.dtype)
+    few = k_BHKC.shape[2] <= FEW_KEYS or q_BHLC.dtype == torch.bfloat16
+    if few and q_BHLC.device.type == "cpu" and torch.is_grad_enabled():
+        return _Products.apply(q_BHLC, k_BHKC, v_BHKC, mask)
+    if mask is not None:  # a mask of fewer dimensions would not get the fused kernel
+        mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
     return F.scaled_dot_product_attention(q_BHLC, k_BHKC, v_BHKC, attn_mask=mask)
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where `mask` is true and -inf elsewhere: what is added to scores."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
+
+
+@functools.lru_cache(maxsize=64)
+def _causal_mask(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return additive(torch.ones(length, length, dtype=torch.bool, device=device).tril(), dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _window_mask(window: int, chunks: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    distance = torch.arange(window, device=device)[:, None] + window - torch.arange(2 * window, device=device)
+    mask = ((distance >= 0) & (distance < window)).repeat(chunks, 1, 1)
+    mask[0, :, :window] = False  # before the first chunk there is only padding
+    return additive(mask, dtype)
 
 
 def causal_attention(q_BHLC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, window: int | None) -> Tensor:
@@ -46,18 +104,16 @@ def causal_attention(q_BHLC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, window: int
     so the work grows with length x 2 windows instead of length squared.
     """
     B, H, L, C = q_BHLC.shape
-    device = q_BHLC.device
+    dtype, device = q_BHLC.dtype, q_BHLC.device
     if window is None or L <= window:
-        return attend(q_BHLC, k_BHLC, v_BHLC, torch.ones(L, L, dtype=torch.bool, device=device).tril())
+        return attend(q_BHLC, k_BHLC, v_BHLC, _causal_mask(L, dtype, device))
     chunks = math.ceil(L / window)
 
     def chunked(x: Tensor, with_previous: bool) -> Tensor:
         x = F.pad(x, (0, 0, window if with_previous else 0, chunks * window - L)).reshape(B * H, -1, window, C)
         return torch.cat([x[:, :-1], x[:, 1:]], 2) if with_previous else x
 
-    distance = torch.arange(window, device=device)[:, None] + window - torch.arange(2 * window, device=device)
-    mask = ((distance >= 0) & (distance < window)).repeat(chunks, 1, 1)
-    mask[0, :, :window] = False  # before the first chunk there is only padding
+    mask = _window_mask(window, chunks, dtype, device)
     mixed = attend(chunked(q_BHLC, False), chunked(k_BHLC, True), chunked(v_BHLC, True), mask)
     return mixed.reshape(B, H, -1, C)[:, :, :L]
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltm.config import canonical_json, digest, from_dict, to_dict, with_settings
+from ltm.config import canonical_json, config_digest, digest, from_dict, to_dict, unsettled, with_settings
 from ltm.errors import UserError
 from ltm.files import sha256_file, sync
 from ltm.registry import model_family
@@ -98,7 +98,7 @@ def save(
         "name": name,
         "family": type(model).family,
         "config": to_dict(model.config),
-        "config_digest": digest(model.config),
+        "config_digest": config_digest(model.config),
         "weights_digest": weights_digest(weights),
         "tokenizer": {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint},
         "training": dict(training),
@@ -226,19 +226,21 @@ def load(directory: Path, *, device: str = "cpu", settings: Iterable[str] = ()) 
 
     Args:
         directory: a run's directory or one step folder.
-        settings: `field=value` overrides of what does not change the weights, such as posterior.steps=32.
+        settings: `field=value` overrides of what does not change the weights, such as posterior.steps=32. What the
+            machine that trained it chose for itself, such as posterior.matmul, this one chooses anew.
     """
     from ltm.tokenizer import Tokenizer
 
     folder, info = read_info(Path(directory))
     cls = model_family(info["family"])
     trained: Any = from_dict(cls.config_class, info["config"], where=f"{folder}/model.json")
-    if digest(trained) != info["config_digest"]:
+    # The second is how digests were made before machines could choose.
+    if info["config_digest"] not in (config_digest(trained), digest(to_dict(trained))):
         raise UserError(
-            f"checkpoint {folder}: the config in model.json has digest {digest(trained)[:12]}, recorded is "
+            f"checkpoint {folder}: the config in model.json has digest {config_digest(trained)[:12]}, recorded is "
             f"{str(info['config_digest'])[:12]}; it was edited, or written by another version: train again"
         )
-    config = with_settings(trained, settings)
+    config = with_settings(unsettled(trained), settings)
     tokenizer = Tokenizer.load(folder)
     if tokenizer.fingerprint != info["tokenizer"]["fingerprint"]:
         raise UserError(f"checkpoint {folder}: tokenizer.json is not the tokenizer it was trained with")
@@ -254,7 +256,7 @@ def load(directory: Path, *, device: str = "cpu", settings: Iterable[str] = ()) 
             f"found {found.get(odd[0])}"
         )
     model.load_state_dict(weights)
-    info = {**info, "config": to_dict(config), "config_digest": digest(config)}
+    info = {**info, "config": to_dict(config), "config_digest": config_digest(config)}
     return LoadedModel(
         model=model.to(device).eval(), tokenizer=tokenizer, name=info["name"], directory=folder, info=info
     )

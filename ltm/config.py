@@ -8,12 +8,23 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union
 
 from ltm.errors import UserError, did_you_mean
 
 C = TypeVar("C")
+
+
+MACHINE_SETTINGS = {"matmul": "bfloat16"}
+"""Settings that a machine may choose for itself, at any depth of a config, and the value that digests take them at.
+
+They change how a number is computed, and with it how tight a bound is, but not what model it is of: two machines'
+results of one model have one key and one row. The value was the default before there was `auto`, so that digests made
+then hold now.
+"""
+
+AUTO = "auto"
 
 
 def canonical_json(data: Any) -> str:
@@ -22,10 +33,41 @@ def canonical_json(data: Any) -> str:
 
 
 def digest(data: Any) -> str:
-    """sha256 of the canonical JSON of a config dataclass or of plain data, in hex."""
-    if dataclasses.is_dataclass(data):
-        data = to_dict(data)
+    """sha256 of the canonical JSON of plain data, in hex; that of a config is `config_digest`."""
     return hashlib.sha256(canonical_json(data).encode()).hexdigest()
+
+
+def config_digest(config: Any) -> str:
+    """The identity of a config, a dataclass or plain data: its digest without what a machine chooses for itself."""
+    data = to_dict(config) if dataclasses.is_dataclass(config) else config
+    return digest(_each_machine_setting(data, lambda name, value, recorded: MACHINE_SETTINGS[name]))
+
+
+def settled(config: C, choice: str, recorded: Mapping[str, Any] | None = None) -> C:
+    """`config` with what it leaves to the machine as it was `recorded` (plain data of such a config), else `choice`."""
+
+    def settle(name: str, value: Any, before: Any) -> Any:
+        return (choice if before is None else before) if value == AUTO else value
+
+    return from_dict(type(config), _each_machine_setting(to_dict(config), settle, recorded or {}))
+
+
+def unsettled(config: C) -> C:
+    """`config` with everything that a machine may choose left to it again."""
+    return from_dict(type(config), _each_machine_setting(to_dict(config), lambda name, value, recorded: AUTO))
+
+
+def _each_machine_setting(
+    data: Mapping[str, Any], change: Callable[[str, Any, Any], Any], recorded: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    recorded = recorded if isinstance(recorded, Mapping) else {}
+    changed: dict[str, Any] = {}
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            changed[name] = _each_machine_setting(value, change, recorded.get(name))
+        else:
+            changed[name] = change(name, value, recorded.get(name)) if name in MACHINE_SETTINGS else value
+    return changed
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -144,3 +186,19 @@ def _convert(hint: Any, value: Any, where: str, else_what: str = "") -> Any:
             raise UserError(f"{where}: expected a finite number, found {value}")
         return value
     raise UserError(f"{where}: expected {hint.__name__}{else_what}, found {value!r}")
+
+
+def whole_number(name: str, value: Any, *, least: int) -> int:
+    """The whole number that `value` is or spells.
+
+    Raises:
+        UserError: it is none, or is below `least`.
+    """
+    # lm-eval's parser gives some numbers as text and negative ones as floats.
+    try:
+        number = int(value) if float(value) == int(float(value)) else None
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or number < least:
+        raise UserError(f"{name}={value}: expected a whole number of at least {least}")
+    return number

@@ -15,10 +15,11 @@ import torch.distributed as dist
 
 from ltm import checkpoint
 from ltm.api import LanguageModel
-from ltm.config import to_dict
+from ltm.config import settled, to_dict
+from ltm.devices import device_name
 from ltm.errors import UserError
 from ltm.progress import say
-from ltm.train import NO_EFFECT, device_name, refuse_other_run
+from ltm.train import NO_EFFECT, refuse_other_run
 from ltm.train_config import TrainConfig, parse_budget, total_steps
 
 if TYPE_CHECKING:
@@ -47,9 +48,10 @@ def train_by_counting(
     """
     if dist.is_initialized():
         raise UserError(f"{name} is counted by one process; start it without torchrun")
+    folder, info = checkpoint.read_info(directory) if checkpoint.steps(directory) else (None, {})
+    config = settled(config, "float32", info.get("training", {}).get("recipe"))  # of no effect: nothing is multiplied
     recipe = {k: v for k, v in {**to_dict(config), **provenance}.items() if k not in NO_EFFECT}
-    if checkpoint.steps(directory):
-        folder, info = checkpoint.read_info(directory)
+    if folder:
         refuse_other_run(directory, info, model, recipe)
         return folder
     started, cost = time.monotonic(), model.cost(model.block_length)

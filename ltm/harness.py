@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,9 @@ from ltm import checkpoint as checkpoints
 from ltm import harness_requests as asked
 from ltm import registry
 from ltm.answers import Answers
-from ltm.errors import UserError
-from ltm.harness_arguments import check_dtype, choose_device, unknown_argument, whole_number
+from ltm.config import whole_number
+from ltm.devices import check_dtype, choose_device
+from ltm.errors import UserError, did_you_mean
 from ltm.latent_model import LatentModel
 from ltm.likelihood_float import LikelihoodFloat
 from ltm.rng import SequenceRng
@@ -81,7 +82,7 @@ class HarnessModel(LM):
     ):
         super().__init__()
         for name in unknown:
-            raise unknown_argument(name, inspect.signature(type(self).__init__).parameters)
+            raise _unknown_argument(name, inspect.signature(type(self).__init__).parameters)
         if (pretrained is None) == (path is None):
             raise UserError("model_args: expected one of pretrained=NAME_OR_PATH and path=PATH")
         self.headline_only = headline_only
@@ -260,6 +261,7 @@ class HarnessModel(LM):
             "model_family": self.loaded.info["family"],
             "model_num_parameters": sum(p.numel() for p in self.loaded.model.parameters()),
             "model_dtype": self.answers.dtype,
+            **({} if (matmul := self.loaded.model.inference_matmul) is None else {"inference_matmul": matmul}),
             "likelihood": {"name": headline, "kind": kind, "draws": draws},
             "companions": {name: {"kind": kind, "draws": draws} for name, (kind, draws) in companions},
             "config_digest": self.loaded.info["config_digest"],
@@ -296,3 +298,9 @@ def _load(source: Any, checkpoint: Any, settings: str | Sequence[str], device: s
         return found[0].from_source(found[1], settings=settings, device=device)
     directory = checkpoints.find(str(source), None if checkpoint is None else str(checkpoint))
     return checkpoints.load(directory, device=device, settings=settings)
+
+
+def _unknown_argument(name: str, parameters: Iterable[str]) -> UserError:
+    """The error for a model argument that no parameter takes."""
+    known = sorted(set(parameters) - {"self", "unknown", "max_batch_size"})
+    return UserError(f"{did_you_mean('model argument', name, known)} (allowed: {', '.join(known)})")

@@ -25,12 +25,12 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ltm.api import LikelihoodEstimate
+from ltm.devices import Matmul
 from ltm.posterior import LikelihoodGradient
 from ltm.rng import Stream
 
@@ -46,11 +46,12 @@ class LangevinConfig:
         steps: T, points of the chain after the first; each costs a gradient of the likelihood.
         step_size: h. Larger steps mix faster, until the gradient changes too much within one.
         matmul: dtype of matrix products in the gradient; the bound holds for any gradient, so this changes tightness.
+            `auto` is the fastest that the device has.
     """
 
     steps: int = 16
     step_size: float = 0.3
-    matmul: Literal["bfloat16", "float32"] = "bfloat16"
+    matmul: Matmul = "auto"
 
     def __post_init__(self) -> None:
         if self.steps < 1:

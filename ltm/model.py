@@ -79,6 +79,12 @@ class LatentThoughtModel(LatentModel):
         name = LatentModel.headline(self, context)
         return "ais_bound" if name == "elbo" and self.config.inference == "langevin" else name
 
+    @property
+    def inference_matmul(self) -> str:
+        """See `LanguageModel.inference_matmul`."""
+        config = self.config.langevin if self.config.inference == "langevin" else self.config.posterior
+        return str(self.decoder.matmul_dtype(config.matmul)).removeprefix("torch.")
+
     def likelihood_gradient(
         self, tokens_BL: Tensor, weights_BL: Tensor | None, *, matmul: str, leak_gradients: bool = False
     ) -> LikelihoodGradient:
@@ -87,7 +93,7 @@ class LatentThoughtModel(LatentModel):
         The decoder's weights receive none, unless `leak_gradients`: then summed over tokens, straight into `.grad`.
         """
         master = self.decoder.embedding.dtype
-        stack = self.decoder if leak_gradients else self.decoder.frozen(getattr(torch, matmul))
+        stack = self.decoder if leak_gradients else self.decoder.frozen(self.decoder.matmul_dtype(matmul))
         with torch.set_grad_enabled(leak_gradients):
             prepared = self.prepare(stack, tokens_BL)
         head, targets_N = stack.head(), tokens_BL.flatten()

@@ -16,6 +16,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ltm.devices import Matmul
 from ltm.rng import SequenceRng
 
 
@@ -37,7 +38,8 @@ class PosteriorConfig:
         weight_decay: decoupled decay of mu and log sigma^2 a step, times lr.
         leak_gradients: in training, the decoder also receives the gradients of every fast step, summed over
             tokens, where the slow step averages over them.
-        matmul: dtype of matrix products in the fit; any q gives a valid bound, so this changes tightness only.
+        matmul: dtype of matrix products in the fit; any q gives a valid bound, so this changes tightness only. `auto`
+            is the fastest that the device has.
     """
 
     steps: int = 16
@@ -50,7 +52,7 @@ class PosteriorConfig:
     init_log_variance_std: float = 0.0
     weight_decay: float = 0.0
     leak_gradients: bool = False
-    matmul: Literal["bfloat16", "float32"] = "bfloat16"
+    matmul: Matmul = "auto"
 
     NAMED: ClassVar[dict[str, PosteriorConfig]] = {}
 

@@ -1,14 +1,21 @@
-"""What the person at the terminal sees of a training run; results go to stdout, this goes to stderr."""
+"""What the person at the terminal sees of work that takes a while; results go to stdout, this goes to stderr.
+
+A bar where stderr is a terminal. Elsewhere a line at once, then one every few seconds: a log, too, shows from the start
+what is going on, how fast, and how long it will take.
+"""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
+SECONDS_BETWEEN_LINES = 10.0
+
+Advance = Callable[[int, int], None]
+"""Called with how many rows are done since the last call, and how many tokens were scored or drawn for them."""
 
 
 def say(text: str) -> None:
@@ -16,44 +23,100 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-class progress_report:
-    """A bar with loss, tokens/s and time left on a terminal; ten plain lines a run elsewhere."""
+def duration(seconds: float) -> str:
+    """About how long that is: `8 s`, `5 min 20 s`, `3 h 10 min`."""
+    if not math.isfinite(seconds):
+        return "unknown time"
+    seconds = round(seconds)
+    for unit, name, below in ((3600, "h", (60, "min")), (60, "min", (1, "s"))):
+        if seconds >= unit:
+            rest = seconds % unit // below[0]
+            return f"{seconds // unit} {name}{f' {rest} {below[1]}' if rest else ''}"
+    return f"{seconds} s"
 
-    def __init__(self, name: str, *, quiet: bool, tokens_a_step: int):
-        self.name, self.quiet, self.tokens_a_step = name, quiet, tokens_a_step
 
-    def __enter__(self) -> Callable[[int, int | None, float, Mapping[str, float]], None]:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+Show = Callable[[float, str], None]
+"""Called with the share done, 0 to 1, and what to say beside it."""
 
-        console = Console(stderr=True)
-        self.bar: Progress | None = None
-        if self.quiet:
-            return lambda *_: None
-        if console.is_terminal:
-            self.bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f}%"),
-                TextColumn("{task.fields[facts]}"), TimeRemainingColumn(), console=console,
-            )  # fmt: skip
-            self.bar.start()
-            task = self.bar.add_task(self.name, total=1.0, facts="")
-        started, first, shown = time.monotonic(), -1, 0
 
-        def report(step: int, total: int | None, progress: float, log: Mapping[str, float]) -> None:
+@contextmanager
+def display(title: str, *, transient: bool = False) -> Iterator[Show]:
+    """A bar on a terminal, lines elsewhere, each with the time left."""
+    from rich.console import Console
+
+    console, began = Console(stderr=True), time.monotonic()
+    first: float | None = None
+    shown = -math.inf
+
+    def left(share: float) -> str:
+        # Work that goes on from earlier starts beyond 0; its first report is where the clock starts for the rate.
+        base = first or 0.0
+        elapsed = time.monotonic() - began
+        return duration(elapsed * (1 - share) / (share - base)) if share > base else "unknown time"
+
+    if not console.is_terminal:
+
+        def line(share: float, facts: str) -> None:
             nonlocal first, shown
+            now = time.monotonic()
+            if now - shown >= SECONDS_BETWEEN_LINES or share >= 1:
+                remaining = f", {left(share)} left" if share < 1 else f", {duration(now - began)}"
+                say(f"{title}: {share:.0%}, {facts}{remaining}")
+                shown = now
+            if first is None:
+                first = share if share > 0.01 else 0.0
+
+        yield line
+        return
+
+    from rich.progress import BarColumn, Progress
+
+    columns = ("{task.description}", BarColumn(), "{task.percentage:3.0f}%", "{task.fields[facts]}")
+    with Progress(*columns, console=console, transient=transient) as bar:
+        task = bar.add_task(title, total=1.0, facts="")
+
+        def move(share: float, facts: str) -> None:
+            nonlocal first
+            bar.update(task, completed=share, facts=f"{facts}, {left(share)} left" if share < 1 else facts)
+            if first is None:
+                first = share if share > 0.01 else 0.0
+
+        yield move
+
+
+@contextmanager
+def training_progress(
+    name: str, *, quiet: bool, tokens_per_step: int
+) -> Iterator[Callable[[int, int | None, float, Mapping[str, float]], None]]:
+    """Loss, KL, tokens/s and time left of a training run; takes (step, steps or None, share done, log)."""
+    if quiet:
+        yield lambda *_: None
+        return
+    with display(name) as show:
+        began, first = time.monotonic(), -1
+
+        def report(step: int, total: int | None, share: float, log: Mapping[str, float]) -> None:
+            nonlocal first
             first = step - 1 if first < 0 else first
-            speed = (step - first) * self.tokens_a_step / (time.monotonic() - started)
+            rate = (step - first) * tokens_per_step / (time.monotonic() - began)
             loss = f", loss {log['loss']:.3f}" if "loss" in log else ""
             kl = f", KL {log['kl_per_token']:.3f}" if "kl_per_token" in log else ""
-            facts = f"step {step:,}{f'/{total:,}' if total else ''}{loss}{kl}, {speed:,.0f} tokens/s"
-            if self.bar is not None:
-                self.bar.update(task, completed=progress, facts=facts)
-            elif int(progress * 10) > shown:
-                shown = int(progress * 10)
-                say(f"{self.name}: {progress:.0%}, {facts}")
+            show(share, f"step {step:,}{f'/{total:,}' if total else ''}{loss}{kl}, {rate:,.0f} tokens/s")
 
-        return report
+        yield report
 
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.stop()
+
+@contextmanager
+def scoring_progress(title: str, *, rows: int) -> Iterator[Advance]:
+    """Rows done, tokens/s and time left of scoring or generating."""
+    with display(title, transient=True) as show:
+        done, tokens, began = 0, 0, time.monotonic()
+
+        def advance(more_rows: int, more_tokens: int) -> None:
+            nonlocal done, tokens
+            done, tokens = done + more_rows, tokens + more_tokens
+            rate = tokens / max(time.monotonic() - began, 1e-9)
+            if done:
+                show(done / max(rows, 1), f"{done:,}/{rows:,} blocks, {rate:,.0f} tokens/s")
+
+        yield advance

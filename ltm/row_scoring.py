@@ -8,10 +8,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from ltm.api import LanguageModel, LikelihoodEstimate
 from ltm.errors import UserError
 from ltm.likelihood_float import BlockLikelihoods, LikelihoodFloat
 from ltm.prequential import Prequential
+from ltm.progress import Advance
 from ltm.response_cache import ResponseCache
 from ltm.rng import SequenceRng
 
@@ -41,12 +41,6 @@ class Row:
     tokens: np.ndarray
     context: int
     index: int
-
-
-class Advance(Protocol):
-    """Told of finished rows and of the tokens newly scored in them, for a progress bar."""
-
-    def __call__(self, rows: int, tokens: int) -> None: ...
 
 
 class RowScorer:
@@ -196,32 +190,3 @@ def gather(records: Sequence[Any], *, stream_tokens: int, headline: str) -> Like
     return LikelihoodFloat(
         likelihoods, headline=headline, stream_tokens=stream_tokens, seconds=math.fsum(r["seconds"] for r in records)
     )
-
-
-@contextmanager
-def progress(title: str, *, rows: int) -> Iterator[Advance]:
-    """A bar with blocks done, tokens/s and time left on a terminal; silence elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("blocks, {task.fields[speed]} tokens/s, left"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    done, started = 0, time.perf_counter()
-    with bar:
-        task = bar.add_task(title, total=rows, speed="-")
-
-        def advance(rows: int, tokens: int) -> None:
-            nonlocal done
-            done += tokens
-            bar.update(task, advance=rows, speed=f"{done / max(time.perf_counter() - started, 1e-9):,.0f}")
-
-        yield advance

@@ -21,11 +21,13 @@ from torch import Tensor
 
 from ltm import checkpoint, training_log
 from ltm.api import LanguageModel
-from ltm.config import to_dict
+from ltm.config import AUTO, settled, to_dict
+from ltm.devices import device_name, threads_for
 from ltm.errors import UserError
+from ltm.progress import say
 from ltm.rng import SequenceRng
 from ltm.train_config import TrainConfig, parse_budget, total_steps
-from ltm.transformer import set_matmul_dtype
+from ltm.transformer import Stack, set_matmul_dtype
 
 if TYPE_CHECKING:
     from ltm.dataset import TokenDataset
@@ -195,11 +197,12 @@ def train(
     unit, amount = parse_budget(config.budget)
     device = model.device
     tokens_a_step = config.batch * config.accumulation * model.block_length
+    folder, info = checkpoint.read_info(directory) if checkpoint.steps(directory) else (None, {})
+    config, model.config = settle(model, config, info)
     set_matmul_dtype(model, getattr(torch, config.matmul))
     run = Run.new(model, config)
     recipe = {k: v for k, v in {**to_dict(config), **provenance}.items() if k not in NO_EFFECT}
-    if checkpoint.steps(directory):
-        folder, info = checkpoint.read_info(directory)
+    if folder:
         refuse_other_run(directory, info, model, recipe)
         if info["training"]["complete"]:
             return folder
@@ -238,7 +241,9 @@ def train(
     if lead:
         directory.mkdir(parents=True, exist_ok=True)
         training_log.keep(log_path, run.step)
-    with deferred_interrupts() as interrupted:
+    stack = _stack(model)
+    elements = config.batch * model.block_length * (stack.config.width if stack else 2**15)
+    with threads_for(elements), deferred_interrupts() as interrupted:
         while True:
             progress = run.step / total if total else min(1.0, (time.monotonic() - started) / amount)
             progress, stop = agreed([progress, float(interrupted())], device)
@@ -264,6 +269,31 @@ def train(
         return save(complete=True) if lead else directory
 
 
+def settle(model: LanguageModel, config: TrainConfig, info: Mapping[str, Any]) -> tuple[TrainConfig, Any]:
+    """Recipe and model config with dtypes in place of `auto`: those that the run began with, or the fastest here.
+
+    Args:
+        info: `model.json` of the run to go on with; empty for a new one.
+    """
+    stack = _stack(model)
+    fast = float(stack is not None and stack.matmul_dtype(AUTO) == torch.bfloat16)
+    (fast,) = agreed([fast], model.device)  # processes may run on machines of different kinds
+    choice = "bfloat16" if fast else "float32"
+    recipe = settled(config, choice, info.get("training", {}).get("recipe"))
+    model_config = settled(model.config, choice, info.get("config"))
+    lead = not dist.is_initialized() or dist.get_rank() == 0
+    if lead and info and config.matmul == AUTO and not info["training"]["complete"] and recipe.matmul != choice:
+        say(
+            f"this run began with matrix products in {recipe.matmul} and goes on with them, though {choice} is faster "
+            "here; for a run of its own add --fresh, or --output to write elsewhere"
+        )
+    return recipe, model_config
+
+
+def _stack(model: LanguageModel) -> Stack | None:
+    return next((module for module in model.modules() if isinstance(module, Stack)), None)
+
+
 def refuse_other_run(directory: Path, info: Mapping[str, Any], model: LanguageModel, recipe: Mapping[str, Any]) -> None:
     """Raise UserError unless the checkpoint in `directory` was made by this very model config and recipe."""
     recorded = {k: v for k, v in info["training"]["recipe"].items() if k not in NO_EFFECT}
@@ -282,10 +312,3 @@ def _leaves(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in data.items():
         leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
     return leaves
-
-
-def device_name(device: torch.device) -> str:
-    """What the numbers were made on, for the record."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu ({torch.get_num_threads()} threads)"

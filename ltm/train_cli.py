@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltm.devices import check_device
 from ltm.errors import UserError, run_command
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def train_model(
     from ltm.checkpoint import home
     from ltm.counting import train_by_counting
     from ltm.dataset import TokenDataset
-    from ltm.progress import progress_report, say
+    from ltm.progress import say, training_progress
     from ltm.train import train
     from ltm.train_config import total_steps
 
@@ -215,7 +216,7 @@ def train_model(
                 f"{data.blocks:,} blocks of {model.block_length}; {amount}"
             )
         place = f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and world > 1 else device
-        with progress_report(name, quiet=not _lead(), tokens_a_step=tokens_a_step) as report:
+        with training_progress(name, quiet=not _lead(), tokens_per_step=tokens_a_step) as report:
             run = train_by_counting if cls.learns_by_counting else train
             folder = run(name, model.to(place), data, tokenizer, recipe, output, provenance=provenance, report=report)
     if _lead():
@@ -332,20 +333,6 @@ def _duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:,.0f} {unit}"
     return f"{seconds:,.0f} seconds"
-
-
-def check_device(device: str) -> None:
-    """Raise UserError unless torch can use `device` here."""
-    kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
-        raise UserError(f"device {device!r}: expected cpu, cuda or cuda:N")
-    if kind == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise UserError(f"device {device}: torch sees no GPU here; use --device cpu")
-        if int(number or 0) >= (found := torch.cuda.device_count()):
-            raise UserError(f"device {device}: torch sees {found} GPUs here, the last is cuda:{found - 1}")
 
 
 def check_writable(directory: Path) -> None:

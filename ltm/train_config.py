@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+
+from ltm.devices import Matmul
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +17,8 @@ class TrainConfig:
         batch: sequences a forward pass, over all processes; `accumulation` passes make one update.
         lr: peak; rises over the share `warmup` of the budget, then falls as a cosine to `final_lr` times the peak.
         ema: decay of the moving average that is scored, warmed up as min(ema, (1 + n) / (10 + n)); 0 turns it off.
-        matmul: dtype of matrix products; parameters, softmax, loss and sums stay in float32.
+        matmul: dtype of matrix products; parameters, softmax, loss and sums stay in float32. `auto` is the fastest that
+            the device has when the run begins; the run keeps it, wherever it goes on.
         checkpoint_seconds: wall time between checkpoints; has no effect on the weights.
     """
 
@@ -31,7 +33,7 @@ class TrainConfig:
     weight_decay: float = 0.1
     clip: float = 1.0
     ema: float = 0.999
-    matmul: Literal["bfloat16", "float32"] = "bfloat16"
+    matmul: Matmul = "auto"
     seed: int = 0
     checkpoint_seconds: float = 120.0
 

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltm.attention import attend, causal_attention, rotate, rotations
+from ltm.attention import attend, causal_attention, rotations
+from ltm.devices import matmul_dtype
+from ltm.fused import norm_linear, rms_norm, rotated_heads, swiglu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,17 @@ class Linear(nn.Module):
         return F.linear(x.to(dtype), self.weight.to(dtype))
 
 
+class RMSNorm(nn.Module):
+    """RMSNorm with a learned scale, (..., D)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight)
+
+
 class Block(nn.Module):
     """Self-attention, cross-attention to the layer's latents where there are any, SwiGLU; pre-RMSNorm each.
 
@@ -77,21 +90,31 @@ class Block(nn.Module):
         super().__init__()
         D, self.heads, self.window, self.causal = config.width, config.heads, config.window, causal
         residual = 0.02 / math.sqrt((3 if cross_attention else 2) * config.layers)
-        self.attention_norm = nn.RMSNorm(D, eps=1e-5)
+        self.attention_norm = RMSNorm(D)
         self.attention_in = Linear(D, 3 * D)
         self.attention_out = Linear(D, D, residual)
         if cross_attention:
-            self.cross_norm = nn.RMSNorm(D, eps=1e-5)
+            self.cross_norm = RMSNorm(D)
             self.cross_query = Linear(D, D)
             self.cross_latents = Linear(D, 2 * D)
             self.cross_out = Linear(D, D, residual)
-        self.mlp_norm = nn.RMSNorm(D, eps=1e-5)
+        self.mlp_norm = RMSNorm(D)
         self.mlp_in = Linear(D, 2 * config.hidden)
         self.mlp_out = Linear(config.hidden, D, residual)
         self.modulation = Linear(condition, 6 * D, 0.0) if condition else None
 
-    def _heads(self, x_BLX: Tensor) -> Tensor:
-        return x_BLX.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    @staticmethod
+    def _normed_linear(
+        x_BLD: Tensor,
+        norm: RMSNorm,
+        linear: Linear,
+        dtype: torch.dtype,
+        shift: Tensor | None = None,
+        scale: Tensor | None = None,
+    ) -> Tensor:
+        if shift is None or scale is None:
+            return norm_linear(x_BLD, norm.weight, linear.weight, dtype)
+        return linear(norm(x_BLD) * (1 + scale) + shift, dtype)
 
     def modulations(self, condition_BE: Tensor | None, dtype: torch.dtype) -> Sequence[Tensor | None]:
         """Shift, scale and gate of self-attention, then of the SwiGLU, (B, 1, D) each; six None without a condition."""
@@ -118,9 +141,8 @@ class Block(nn.Module):
             modulations: shift, scale and gate.
         """
         shift, scale, gate = modulations
-        normed = modulate(self.attention_norm(x_BLD), shift, scale)
-        q, k, v = (self._heads(p) for p in self.attention_in(normed, dtype).chunk(3, -1))
-        q, k = rotate(q, rotations_LC), rotate(k, rotations_LC)
+        projected = self._normed_linear(x_BLD, self.attention_norm, self.attention_in, dtype, shift, scale)
+        q, k, v = rotated_heads(projected, rotations_LC, self.heads, rotated=2)
         if past is not None:
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
             if visible is None and self.causal and self.window is not None:
@@ -133,12 +155,14 @@ class Block(nn.Module):
 
     def latent_keys_values(self, z_BGD: Tensor, rotations_GC: Tensor, dtype: torch.dtype) -> KeysValues:
         """Keys (rotated) and values of one layer's latents, (B, H, G, C) each."""
-        k, v = (self._heads(p) for p in self.cross_latents(z_BGD, dtype).chunk(2, -1))
-        return rotate(k, rotations_GC), v
+        k, v = rotated_heads(self.cross_latents(z_BGD, dtype), rotations_GC, self.heads, rotated=1)
+        return k, v
 
     def cross_queries(self, x_BLD: Tensor, rotations_LC: Tensor, dtype: torch.dtype) -> Tensor:
         """Queries of the cross-attention, (B, H, L, C); they do not depend on this layer's latents."""
-        return rotate(self._heads(self.cross_query(self.cross_norm(x_BLD), dtype)), rotations_LC)
+        projected = self._normed_linear(x_BLD, self.cross_norm, self.cross_query, dtype)
+        (q,) = rotated_heads(projected, rotations_LC, self.heads, rotated=1)
+        return q
 
     def cross_attend(self, x_BLD: Tensor, q_BHLC: Tensor, latents: KeysValues, dtype: torch.dtype) -> Tensor:
         """Add what the latents say."""
@@ -150,13 +174,8 @@ class Block(nn.Module):
     ) -> Tensor:
         """Add the SwiGLU (arXiv 2002.05202)."""
         shift, scale, gate_BD = modulations
-        gate, up = self.mlp_in(modulate(self.mlp_norm(x_BLD), shift, scale), dtype).chunk(2, -1)
-        return gated(x_BLD, self.mlp_out(F.silu(gate) * up, dtype), gate_BD)
-
-
-def modulate(x_BLD: Tensor, shift: Tensor | None, scale: Tensor | None) -> Tensor:
-    """x (1 + scale) + shift; x itself without a condition."""
-    return x_BLD if shift is None or scale is None else x_BLD * (1 + scale) + shift
+        gate_and_up = self._normed_linear(x_BLD, self.mlp_norm, self.mlp_in, dtype, shift, scale)
+        return gated(x_BLD, self.mlp_out(swiglu(gate_and_up), dtype), gate_BD)
 
 
 def gated(x_BLD: Tensor, added_BLD: Tensor, gate: Tensor | None) -> Tensor:
@@ -191,7 +210,7 @@ class Stack(nn.Module):
             for _ in range(config.layers)
         ]
         self.blocks: Sequence[Block] = nn.ModuleList(blocks)  # type: ignore[assignment]
-        self.norm = nn.RMSNorm(config.width, eps=1e-5)
+        self.norm = RMSNorm(config.width)
         self.compute_dtype: torch.dtype | None = None
 
     @property
@@ -199,6 +218,16 @@ class Stack(nn.Module):
         """Dtype of matrix products; float64 parameters are never computed with less."""
         master = self.norm.weight.dtype
         return master if self.compute_dtype is None or master == torch.float64 else self.compute_dtype
+
+    def matmul_dtype(self, setting: str) -> torch.dtype:
+        """The dtype of matrix products that a `ltm.devices.Matmul` setting means here; `auto` by products of this size.
+
+        Float64 parameters are never computed with less.
+        """
+        weight = self.norm.weight
+        if weight.dtype == torch.float64:
+            return torch.float64
+        return matmul_dtype(setting, weight.device, inputs=self.config.width, outputs=2 * self.config.hidden)
 
     def rotations(self, positions: Tensor) -> Tensor:
         """RoPE rotations for given positions, which may be fractions."""
@@ -316,7 +345,7 @@ class Transformer(Stack):
 
     def with_bos(self, tokens_BL: Tensor) -> Tensor:
         """Inputs of a teacher-forced pass: BOS, then all tokens but the last, (B, L)."""
-        return self.after_bos(tokens_BL[:, :-1])
+        return self.after_bos(tokens_BL)[:, :-1]
 
     def forward(
         self,

@@ -12,16 +12,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_ELEMENTS = {"cpu": 2**23, "cuda": 2**28}
-"""Logits held at a time. On a CPU 16 MiB in bfloat16: below the size at which malloc maps, and faults in, new pages."""
+CHUNK_BYTES = {"cpu": 24 * 2**20, "cuda": 2**29}
+"""Logits held at a time. On a CPU less than the 32 MiB from which malloc maps, and faults in, new pages each time."""
 
-CHUNK_TOKENS = {"cpu": 512, "cuda": 2**16}
+CHUNK_TOKENS = {"cpu": 128, "cuda": 2**16}
 """Tokens at a time, for small vocabularies: on a CPU what stays in its caches."""
 
 
 def _chunks(tokens: int, head_VD: Tensor) -> Iterator[slice]:
     device = head_VD.device.type
-    size = min(CHUNK_TOKENS[device], max(16, CHUNK_ELEMENTS[device] // len(head_VD)))
+    fit = CHUNK_BYTES[device] // (len(head_VD) * head_VD.element_size())
+    size = min(CHUNK_TOKENS[device], max(16, fit))
     return (slice(start, start + size) for start in range(0, tokens, size))
 
 

@@ -201,22 +201,22 @@ def depends_on_weights(model: HarnessModel, text: str) -> list[CheckResult]:
     limit, results = _rounding(model), []
     for name, nats in first.items():
         moved, kept = abs(other[name] - nats), again[name] == nats
-        own = abs(fresh[name] - nats) <= limit * max(1.0, abs(nats))
-        own_half = abs(fresh_half[name] - kept_half[name]) <= limit * max(1.0, abs(fresh_half[name]))
+        off = abs(fresh[name] - nats) / max(1.0, abs(nats))
+        off_half = abs(fresh_half[name] - kept_half[name]) / max(1.0, abs(fresh_half[name]))
         detail = f"other weights move it by {moved:.4g} nats, a warm cache not at all"
         if not moved:
             detail = "other weights give the same answer: is it kept under another model's name?"
-        elif not (kept and own):
+        elif not (kept and off <= limit):
             detail = f"the cache says {again[name]:.6g}, the model itself {fresh[name]:.6g}"
-        elif not own_half:
+        elif not off_half <= limit:
             detail = f"of other text the cache says {kept_half[name]:.6g}, the model itself {fresh_half[name]:.6g}"
         results.append(
             CheckResult(
                 name="depends_on_weights",
                 likelihood=name,
-                passed=moved > 0 and kept and own and own_half,
-                value=moved,
-                limit=0.0,
+                passed=moved > 0 and kept and off <= limit and off_half <= limit,
+                value=max(off, off_half),
+                limit=limit,
                 detail=detail,
             )
         )

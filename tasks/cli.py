@@ -140,7 +140,8 @@ def _main(options: argparse.Namespace, arguments: Sequence[str] | None) -> int:
             missing.append(str(error))
     if missing:
         raise UserError("\n".join(dict.fromkeys(missing)))
-    from ltm.train_cli import check_device, check_writable
+    from ltm.devices import check_device
+    from ltm.train_cli import check_writable
 
     if options.device:
         check_device(options.device)
@@ -174,7 +175,8 @@ def _listed(text: str, option: str) -> list[str]:
 
 
 def _check_numbers(options: argparse.Namespace) -> None:
-    from ltm.harness_arguments import check_dtype, whole_number
+    from ltm.config import whole_number
+    from ltm.devices import check_dtype
 
     check_dtype(options.dtype)
     whole_number("--seed", options.seed, least=0)
@@ -199,7 +201,13 @@ def _evaluate(model: HarnessModel, entry: TaskEntry, prepared: Any, options: arg
     tokens, items = identity["scoring"]["tokens"], f"{identity['scoring']['blocks']:,} {module.ITEMS}"
     _say(f"{name} on {entry.name}: {f'{tokens:,} tokens in {items}' if tokens else items}")
     measurement = _measure(entry, prepared, model, options)
-    record = provenance(command, str(model.device), seconds=measurement.seconds, tokens=measurement.tokens)
+    record = provenance(
+        command,
+        str(model.device),
+        seconds=measurement.seconds,
+        tokens=measurement.tokens,
+        matmul=model.loaded.model.inference_matmul,
+    )
     cell = cells.build(identity, measurement, model, record)
     path = write_cell(cell, options.output, records=measurement.records)
     _say(f"{name} on {entry.name}: written to {path}")

@@ -91,7 +91,7 @@ def prepare(entry: TaskEntry, options: argparse.Namespace) -> Prepared:
     """
     from ltm import corpus
     from ltm.api import LanguageModel, Sampling
-    from ltm.harness_arguments import whole_number
+    from ltm.config import whole_number
     from tasks import judge, mauve_score
 
     settings = entry.settings["metadata"]

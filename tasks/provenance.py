@@ -10,11 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from ltm.devices import device_name
+
 PACKAGES = ("latent-thought-bench", "torch", "numpy", "scipy", "tokenizers", "lm-eval", "datasets")
 WHERE_USED = ("transformers",)
 
 
-def provenance(command: str, device: str, *, seconds: float, tokens: int) -> dict[str, Any]:
+def provenance(command: str, device: str, *, seconds: float, tokens: int, matmul: str | None = None) -> dict[str, Any]:
     """The table of that name in a result file.
 
     Args:
@@ -22,6 +24,7 @@ def provenance(command: str, device: str, *, seconds: float, tokens: int) -> dic
         device: `cpu` or `cuda`.
         seconds: that scoring took, over all runs that had a part in it.
         tokens: that were scored.
+        matmul: dtype of matrix products in what was inferred for each text, where anything was.
     """
     commit, dirty = repository_state()
     packages = [*PACKAGES, *(package for package in WHERE_USED if package in sys.modules)]
@@ -31,6 +34,7 @@ def provenance(command: str, device: str, *, seconds: float, tokens: int) -> dic
         "command": command,
         "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
         "device": device_name(device),
+        **({} if matmul is None else {"matmul": matmul}),
         "wall_seconds": round(seconds, 3),
         "tokens_per_second": round(tokens / seconds, 3) if seconds > 0 else None,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -52,22 +56,3 @@ def repository_state() -> tuple[str | None, bool | None]:
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError):
         return None, None
-
-
-def device_name(device: str) -> str:
-    """What computed: the GPU's name, or the processor and the threads used of it."""
-    import torch
-
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    return f"{_processor()}, {torch.get_num_threads()} threads"
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()

@@ -33,11 +33,11 @@ def trained_on(loaded: LoadedModel) -> KnownSource | None:
 def trained_config(loaded: LoadedModel) -> Any:
     """The config that the model was trained under, without the settings that it is scored with."""
     from ltm import checkpoint
-    from ltm.config import from_dict
+    from ltm.config import from_dict, unsettled
 
     if not (loaded.directory / checkpoint.MANIFEST).is_file():
         return loaded.model.config
-    return from_dict(type(loaded.model).config_class, checkpoint.read_info(loaded.directory)[1]["config"])
+    return unsettled(from_dict(type(loaded.model).config_class, checkpoint.read_info(loaded.directory)[1]["config"]))
 
 
 def check(loaded: LoadedModel) -> None:
@@ -57,14 +57,14 @@ def twin(loaded: LoadedModel, source: KnownSource) -> LoadedModel:
         UserError: the family can have none.
     """
     from ltm import checkpoint
-    from ltm.config import digest, from_dict, to_dict
+    from ltm.config import config_digest, digest, from_dict
     from ltm.response_cache import code_digest
     from ltm.train_cli import train_model
     from ltm.train_config import TrainConfig
 
     cls, shape = type(loaded.model), {"vocab_size": 0, "block_length": source.length}
     config = cls.twin_config(trained_config(loaded), **shape)
-    identity = digest([cls.family, to_dict(config), RECIPE, source.spec, code_digest(cls)])
+    identity = digest([cls.family, config_digest(config), RECIPE, source.spec, code_digest(cls)])
     name = f"audit-{cls.family}-{identity[:12]}"
     folder = train_model(
         name,
@@ -101,7 +101,7 @@ def source_for(loaded: LoadedModel, source: KnownSource) -> KnownSource:
 
 def reconfigured(loaded: LoadedModel, config: Any) -> LoadedModel:
     """The same weights under another config of the same shapes."""
-    from ltm.config import digest, to_dict
+    from ltm.config import config_digest, to_dict
 
     weights = loaded.model.state_dict()
     model: LanguageModel = type(loaded.model)(config)
@@ -111,7 +111,7 @@ def reconfigured(loaded: LoadedModel, config: Any) -> LoadedModel:
     return dataclasses.replace(
         loaded,
         model=model.to(device=loaded.model.device, dtype=dtype).eval(),
-        info={**loaded.info, "config": to_dict(config), "config_digest": digest(config)},
+        info={**loaded.info, "config": to_dict(config), "config_digest": config_digest(config)},
     )
 
 

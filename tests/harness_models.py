@@ -10,7 +10,7 @@ import torch
 
 from ltm import checkpoint, tokenizer
 from ltm.api import Cost, Generations, LanguageModel, LikelihoodEstimate, Loss
-from ltm.config import digest, to_dict
+from ltm.config import config_digest, digest, to_dict
 from ltm.rng import SequenceRng
 from ltm.sampling import draw
 from ltm.scoring import scored_span
@@ -147,7 +147,7 @@ def loaded(model: LanguageModel, name: str = "toy", **info) -> checkpoint.Loaded
             "name": name,
             "family": model.family,
             "config": to_dict(model.config),
-            "config_digest": digest(model.config),
+            "config_digest": config_digest(model.config),
             "weights_digest": digest([name, model.config.table_seed]),
             "tokenizer": {"name": tokens.name, "fingerprint": tokens.fingerprint},
             "training": TRAINING,

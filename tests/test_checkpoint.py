@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from ltm import checkpoint
-from ltm.config import digest
+from ltm.config import config_digest, digest, to_dict
 from ltm.errors import UserError
 from ltm.files import sha256_file
 from tests.miniature_runs import dataset, model, save, tokenizer
@@ -59,7 +59,7 @@ def test_info_says_what_was_saved(tmp_path: Path) -> None:
     save(tmp_path, 7, model=trained, weights=trained.state_dict())
     info = checkpoint.load(tmp_path).info
     assert info["family"] == "ltm" and info["config"]["latents"] == trained.config.latents
-    assert info["config_digest"] == digest(trained.config)
+    assert info["config_digest"] == config_digest(trained.config)
     assert info["weights_digest"] == checkpoint.weights_digest(trained.state_dict())
     assert info["tokenizer"] == {"name": "bytes", "fingerprint": tokenizer().fingerprint}
     assert info["training"] == {"complete": False, "corpus": "toy", "steps": 7}
@@ -188,12 +188,42 @@ def test_settings_change_how_a_model_is_used_and_what_it_is_called(tmp_path: Pat
     save(tmp_path, 1, model=trained, weights=trained.state_dict())
     plain, changed = checkpoint.load(tmp_path), checkpoint.load(tmp_path, settings=["posterior.steps=3"])
     assert changed.model.config.posterior.steps == 3 and changed.info["config"]["posterior"]["steps"] == 3
-    assert changed.info["config_digest"] == digest(changed.model.config) != plain.info["config_digest"]
+    assert changed.info["config_digest"] == config_digest(changed.model.config) != plain.info["config_digest"]
     assert changed.info["weights_digest"] == plain.info["weights_digest"]
     with pytest.raises(UserError, match=r"did you mean posterior\.steps"):
         checkpoint.load(tmp_path, settings=["posterior.step=3"])
     with pytest.raises(UserError, match="does not fit its config"):
         checkpoint.load(tmp_path, settings=["vocab_size=300"])
+
+
+def test_what_a_machine_chose_is_chosen_anew_and_is_no_identity(tmp_path: Path) -> None:
+    base = model("ltm")
+    info = []
+    for step, dtype in enumerate(("bfloat16", "float32", "auto"), 1):
+        posterior = dataclasses.replace(base.config.posterior, matmul=dtype)
+        trained = model("ltm", posterior=posterior)
+        folder = save(tmp_path / dtype, step, model=trained, weights=base.state_dict())
+        assert json.loads((folder / "model.json").read_text())["config"]["posterior"]["matmul"] == dtype
+        loaded = checkpoint.load(folder)
+        assert loaded.model.config.posterior.matmul == "auto"
+        chosen = checkpoint.load(folder, settings=["posterior.matmul=float32"])
+        assert chosen.model.config.posterior.matmul == "float32" == chosen.model.inference_matmul
+        info += [loaded.info, chosen.info]
+    assert len({each["config_digest"] for each in info}) == 1
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_digests_from_before_machines_chose_are_taken(dtype: str, tmp_path: Path) -> None:
+    """They were of the whole config, the dtype of the fit included."""
+    trained = model("ltm", posterior=dataclasses.replace(model("ltm").config.posterior, matmul=dtype))
+    folder = save(tmp_path, 1, model=trained, weights=trained.state_dict())
+    info = json.loads((folder / "model.json").read_text())
+    info["config_digest"] = digest(to_dict(trained.config))
+    (folder / "model.json").write_text(json.dumps(info, indent=1, sort_keys=True) + "\n")
+    manifest = json.loads((folder / checkpoint.MANIFEST).read_text())
+    manifest["model.json"] = sha256_file(folder / "model.json")
+    (folder / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    assert checkpoint.load(tmp_path).info["config_digest"] == config_digest(trained.config)
 
 
 def test_old_steps_go_and_a_finished_run_keeps_one(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from ltm import registry
 from ltm.api import Preset
-from ltm.config import canonical_json, digest, from_dict, setting_names, to_dict, with_settings
+from ltm.config import canonical_json, config_digest, from_dict, setting_names, to_dict, with_settings
 from ltm.errors import UserError
 from ltm.model import LTMConfig
 from ltm.posterior import PosteriorConfig
@@ -50,7 +50,7 @@ def test_presets_survive_json(preset: Preset) -> None:
     for config in (preset.config, from_dict(TrainConfig, preset.training)):
         text = json.dumps(to_dict(config))
         again = from_dict(type(config), json.loads(text))
-        assert again == config and digest(again) == digest(config)
+        assert again == config and config_digest(again) == config_digest(config)
 
 
 def test_names_of_settings_are_all_paths(preset: Preset) -> None:
@@ -199,27 +199,29 @@ def changed_in_one_place(config: Any) -> Iterator[tuple[str, Any]]:
             yield path, copied
 
 
-def test_every_field_changes_the_digest() -> None:
-    digests = {"": digest(TINY)}
+def test_every_field_changes_the_digest_but_what_a_machine_chooses() -> None:
+    digests = {"": config_digest(TINY)}
     for path, changed in changed_in_one_place(TINY):
-        digests[path] = digest(dataclasses.asdict(changed))
+        digests[path] = config_digest(dataclasses.asdict(changed))
     assert digests.keys() - {""} == leaves(to_dict(TINY)).keys()
+    chosen = {path for path in digests if path.endswith("matmul")}
+    assert len(chosen) == 2 and {digests.pop(path) for path in chosen} == {digests[""]}
     assert len(digests) > 20 and len(set(digests.values())) == len(digests)
 
 
 def test_digest_depends_on_content_alone() -> None:
     data = to_dict(TINY)
     turned = {key: dict(reversed(v.items())) if isinstance(v, dict) else v for key, v in reversed(data.items())}
-    assert digest(turned) == digest(data) == digest(TINY)
+    assert config_digest(turned) == config_digest(data) == config_digest(TINY)
     # A whole number in a float field is the number that comes back from JSON.
-    assert digest(PosteriorConfig(lr=1)) == digest(PosteriorConfig(lr=1.0))
+    assert config_digest(PosteriorConfig(lr=1)) == config_digest(PosteriorConfig(lr=1.0))
     assert to_dict(PosteriorConfig(lr=1)) == to_dict(from_dict(PosteriorConfig, to_dict(PosteriorConfig(lr=1))))
 
 
 def test_digest_is_the_same_in_another_process() -> None:
-    code = "from ltm import registry, config; print(config.digest(registry.preset('ltm-tiny')[1].config))"
+    code = "from ltm import registry, config; print(config.config_digest(registry.preset('ltm-tiny')[1].config))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == digest(TINY)
+    assert found.stdout.strip() == config_digest(TINY)
 
 
 def test_canonical_json_has_one_spelling() -> None:

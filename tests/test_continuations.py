@@ -16,7 +16,7 @@ from lm_eval.tasks import TaskManager
 
 from ltm import checkpoint, registry, tokenizer
 from ltm.api import Sampling
-from ltm.config import digest, to_dict
+from ltm.config import config_digest, digest, to_dict
 from ltm.harness import HarnessModel
 from ltm.result import read_cell, read_records
 from ltm.rng import SequenceRng, seed_of
@@ -100,7 +100,7 @@ def miniature(family: str, *settings: str) -> HarnessModel:
         info={
             "family": family,
             "config": to_dict(model.config),
-            "config_digest": digest(model.config),
+            "config_digest": config_digest(model.config),
             "weights_digest": digest(family),
             "tokenizer": {"name": tokens.name, "fingerprint": tokens.fingerprint},
             "training": TRAINING,

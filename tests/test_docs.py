@@ -59,10 +59,10 @@ def test_the_documents_show_each_command() -> None:
 
 
 def test_make_targets_exist() -> None:
-    targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.M))
+    targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.M))
     text = "\n".join(document.read_text() for document in DOCUMENTS) + (ROOT / ".ci" / "run").read_text()
     assert {"demo", "test", "lint", "clean", "setup", "readme"} <= targets
-    named = set(re.findall(r"(?:`|^\s*|\brun: )make ([a-z]+)\b", text, re.M))
+    named = set(re.findall(r"(?:`|^\s*|\brun: )make ([a-z-]+)\b", text, re.M))
     assert named and named <= targets
 
 

@@ -18,6 +18,7 @@ from leaderboard import cli, pages, signs, table, terminal
 from leaderboard.markdown import markdown
 from leaderboard.ranking import Blocks, Claim, claim, paired_difference, ranked, ranks, separated
 from leaderboard.store import Board, board, load, track
+from ltm.config import config_digest
 from ltm.errors import UserError
 from ltm.result import Cell, Metric, write_cell
 from tests.result_factory import make_cell
@@ -192,6 +193,17 @@ def test_configs_of_one_name_are_told_apart_by_what_differs(tmp_path: Path) -> N
 
     (section,) = build(tmp_path, make_cell(model=config(8)), make_cell(model=config(9))).sections
     assert [row.label for row in section.rows] == ["ltm-tiny (posterior.steps 8)", "ltm-tiny (posterior.steps 9)"]
+
+
+def test_dtypes_that_machines_chose_make_no_other_row_and_no_other_key(tmp_path: Path) -> None:
+    def scored(dtype: str, task: str) -> Cell:
+        config = {"width": 128, "posterior": {"steps": 8, "matmul": dtype}}
+        return make_cell(task_name=task, model={"config": config, "config_digest": config_digest(config)})
+
+    assert scored("float32", "ltm_ptb").key == scored("bfloat16", "ltm_ptb").key
+    built = build(tmp_path, scored("float32", "ltm_ptb"), scored("bfloat16", "ltm_pydocs"))
+    ((row,),) = (section.rows for section in built.sections)
+    assert row.label == "ltm-tiny" and {column.title for column in row.entries} == {"ptb", "pydocs"}
 
 
 def test_scoring_again_with_another_seed_is_counted_and_not_averaged(tmp_path: Path) -> None:

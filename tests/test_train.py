@@ -21,7 +21,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ltm import checkpoint
+from ltm import checkpoint, devices
 from ltm.api import LanguageModel, Loss
 from ltm.errors import UserError
 from ltm.train import Run, deferred_interrupts, train, update
@@ -92,6 +92,55 @@ def test_a_run_that_was_broken_off_is_the_unbroken_run(case: str, tmp_path: Path
     assert log(broken) == log(tmp_path / "never")
     assert [line["step"] for line in log(broken)] == list(range(1, 9))
     assert [line["tokens"] for line in log(broken)] == [n * 8 * L for n in range(1, 9)]
+
+
+AUTO = dataclasses.replace(RECIPE, matmul="auto")
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Move to a machine on which `auto` means this dtype."""
+
+    def move(dtype: str) -> None:
+        monkeypatch.setattr(devices, "_fastest_on_cpu", lambda inputs, outputs: getattr(torch, dtype))
+
+    return move
+
+
+@pytest.mark.parametrize(("began", "other"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_a_run_keeps_the_dtype_that_it_began_with(
+    began: Any, other: Any, machine: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine(began)
+    whole = run("ltm", tmp_path / "whole", tmp_path, AUTO)
+    with pytest.raises(KeyboardInterrupt):
+        run("ltm", tmp_path / "broken", tmp_path, AUTO, report=interrupt_at(3))
+    machine(other)
+    capsys.readouterr()
+    moved = run("ltm", tmp_path / "broken", tmp_path, AUTO)
+    assert f"began with matrix products in {began} and goes on with them" in capsys.readouterr().err
+    first, second = (checkpoint.read_info(folder)[1] for folder in (whole, moved))
+    assert first["weights_digest"] == second["weights_digest"]
+    for info in (first, second):
+        assert info["training"]["dtype"] == info["training"]["recipe"]["matmul"] == began
+        assert info["config"]["posterior"]["matmul"] == began
+    # What is not left to the machine must agree with what was recorded.
+    with pytest.raises(UserError, match=f"its matmul is '{began}', this command's '{other}'"):
+        run("ltm", tmp_path / "broken", tmp_path, dataclasses.replace(RECIPE, matmul=other))
+
+
+def test_a_run_from_before_machines_chose_goes_on(machine: Callable, tmp_path: Path) -> None:
+    """Its recipe says bfloat16, the default then, and its digest is that of the whole config."""
+    old = dataclasses.replace(RECIPE, matmul="bfloat16")
+    posterior = dataclasses.replace(model("ltm").config.posterior, matmul="bfloat16")
+    straight = run("ltm", tmp_path / "straight", tmp_path, old, untrained=model("ltm", posterior=posterior))
+    with pytest.raises(KeyboardInterrupt):
+        changed = model("ltm", posterior=posterior)
+        run("ltm", tmp_path / "old", tmp_path, old, untrained=changed, report=interrupt_at(3))
+    machine("float32")
+    end = run("ltm", tmp_path / "old", tmp_path, AUTO)
+    first, second = (checkpoint.read_info(folder)[1] for folder in (straight, end))
+    assert first["weights_digest"] == second["weights_digest"]
 
 
 def test_updates_lost_in_a_crash_are_done_again_and_logged_once(tmp_path: Path) -> None:

@@ -18,11 +18,12 @@ import torch
 
 from ltm import checkpoint, registry
 from ltm.api import Preset
+from ltm.devices import check_device
 from ltm.errors import UserError
 from ltm.known_source import recorded
 from ltm.lock import locked
 from ltm.topics import Topics
-from ltm.train_cli import check_device, configure, main, parser, train_preset, training_advice
+from ltm.train_cli import configure, main, parser, train_preset, training_advice
 from tests.miniature_runs import log, text
 
 ROOT = Path(__file__).parents[1]

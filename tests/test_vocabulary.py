@@ -11,7 +11,7 @@ from ltm import vocabulary
 
 @pytest.fixture(params=[2**23, 600], ids=["one chunk", "many chunks"])
 def problem(request, monkeypatch):
-    monkeypatch.setitem(vocabulary.CHUNK_ELEMENTS, "cpu", request.param)
+    monkeypatch.setitem(vocabulary.CHUNK_BYTES, "cpu", 8 * request.param)
     torch.manual_seed(0)
     h = torch.randn(70, 6, dtype=torch.float64, requires_grad=True)
     head = torch.randn(13, 6, dtype=torch.float64, requires_grad=True)

@@ -39,7 +39,7 @@ def test_actions_are_pinned_by_their_content(path: Path) -> None:
 
 
 def test_steps_are_those_of_the_makefile() -> None:
-    targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.M))
+    targets = set(re.findall(r"^([a-z-]+):", MAKEFILE, re.M))
     for name, job in jobs():
         for step in steps(job):
             assert step == ".ci/run" or set(step.removeprefix("make ").split()) <= targets, f"{name}: {step}"
@@ -49,7 +49,7 @@ def test_steps_are_those_of_the_makefile() -> None:
 def test_the_board_is_trained_scored_audited_built_checked_and_published() -> None:
     job = dict(jobs())["leaderboard"]
     assert steps(job)[-2:] == ["make leaderboard", "make check"]
-    recipes = dict(re.findall(r"^([a-z]+|[$][(]SCORED[)]):[^\n=]*\n((?:\t.*\n)+)", MAKEFILE, re.M))
+    recipes = dict(re.findall(r"^([a-z-]+|[$][(]SCORED[)]):[^\n=]*\n((?:\t.*\n)+)", MAKEFILE, re.M))
     assert "$(SCORED)" in recipes["leaderboard"] and "--tasks pydocs,audit" in recipes["$(SCORED)"]
     board = "--results $(DEMO)/results --out $(DEMO)/LEADERBOARD.md\n"
     for target, command in (("leaderboard", "build"), ("check", "check")):

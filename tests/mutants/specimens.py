@@ -14,7 +14,7 @@ import torch
 from ltm import known_source, registry, tokenizer
 from ltm.api import LanguageModel, Sampling
 from ltm.checkpoint import LoadedModel, weights_digest
-from ltm.config import digest, to_dict, with_settings
+from ltm.config import config_digest, to_dict, with_settings
 from ltm.known_source import KnownSource
 from ltm.rng import SequenceRng
 from tasks import bookkeeping_checks, latent_checks, mass_checks, next_token_checks, noise_checks, source_checks, twins
@@ -69,7 +69,7 @@ def specimen(name: str) -> Specimen:
             "name": name,
             "family": cls.family,
             "config": to_dict(model.config),
-            "config_digest": digest(model.config),
+            "config_digest": config_digest(model.config),
             "weights_digest": weights_digest(model.state_dict()),
             "training": {},
         },

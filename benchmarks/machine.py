@@ -1,0 +1,138 @@
+"""What this machine gives: matrix rate by dtype, the fast step, tokens/s of training and scoring the tiny presets.
+
+Everything runs on random tokens and fresh weights: speed does not depend on what a model has learned.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from benchmarks.fast_step import library_step_seconds, plain_step_seconds
+from ltm import registry
+from ltm.api import LanguageModel
+from ltm.config import from_dict
+from ltm.devices import processor, product_seconds, threads_for
+from ltm.model import LatentThoughtModel
+from ltm.rng import SequenceRng
+from ltm.train import Run, settle
+from ltm.train_config import TrainConfig
+from ltm.transformer import Stack, set_matmul_dtype
+
+VOCAB_SIZE = 2049
+PRODUCT = (512, 512, 1376)
+"""Rows, inputs and outputs of the product that the matrix rate is measured with: a SwiGLU of the published width."""
+
+FAST_STEP = "ltm-small"
+
+
+def machine() -> dict[str, Any]:
+    """Name and versions."""
+    return {
+        "processor": processor(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def matrix_rates() -> dict[str, dict[str, float]]:
+    """GFLOP/s of one product, by dtype, on one thread and on all."""
+    threads, rates = torch.get_num_threads(), {}
+    operations = 2 * PRODUCT[0] * PRODUCT[1] * PRODUCT[2]
+    for dtype in (torch.float32, torch.bfloat16):
+        of_dtype = {}
+        for count in dict.fromkeys((1, threads)):
+            torch.set_num_threads(count)
+            of_dtype[str(count)] = operations / product_seconds(dtype, *PRODUCT, repeats=10) / 1e9
+        rates[str(dtype).removeprefix("torch.")] = of_dtype
+    torch.set_num_threads(threads)
+    return rates
+
+
+def fast_step(*, batch: int = 1, length: int = 512, steps: int = 2) -> dict[str, Any]:
+    """Seconds of one fast step of `ltm-small` in the dtype that `auto` takes: the plain loop's and the library's."""
+    _, chosen = registry.preset(FAST_STEP)
+    torch.manual_seed(0)
+    model = LatentThoughtModel(dataclasses.replace(chosen.config, vocab_size=50258))
+    tokens_BL = torch.randint(50257, (batch, length))
+    dtype = model.decoder.matmul_dtype("auto")
+    autocast = dtype if dtype == torch.bfloat16 else None
+    plain = min(plain_step_seconds(model, tokens_BL, steps, autocast) for _ in range(2))
+    library = min(library_step_seconds(model, tokens_BL, steps) for _ in range(2))
+    return {
+        "model": FAST_STEP,
+        "texts": batch,
+        "length": length,
+        "dtype": str(dtype).removeprefix("torch."),
+        "plain_seconds": plain,
+        "library_seconds": library,
+        "speed_up": plain / library,
+    }
+
+
+def tiny_presets() -> list[str]:
+    """The presets that train themselves and multiply matrices."""
+    presets = {name: registry.preset(name) for name in registry.preset_names()}
+    return [name for name, (cls, preset) in presets.items() if preset.trains_itself and not cls.learns_by_counting]
+
+
+def preset_speed(name: str, rates: dict[str, dict[str, float]], *, seconds: float) -> dict[str, Any]:
+    """Tokens/s of training updates and of scoring by the headline, and the share of the matrix rate in each."""
+    cls, preset = registry.preset(name)
+    recipe = from_dict(TrainConfig, preset.training)
+    torch.manual_seed(0)
+    model: LanguageModel = cls(dataclasses.replace(preset.config, vocab_size=VOCAB_SIZE))
+    cost, length = model.cost(model.block_length), model.block_length
+    recipe, model.config = settle(model, recipe, {})
+    dtype = getattr(torch, recipe.matmul)
+    tokens_BL = torch.randint(VOCAB_SIZE - 1, (recipe.batch, length))
+    run = Run.new(model, recipe)
+    width = next(module.config.width for module in model.modules() if isinstance(module, Stack))
+
+    def train() -> int:
+        run.optimizer.zero_grad(set_to_none=True)
+        model.training_loss(tokens_BL, rng=SequenceRng(0, range(len(tokens_BL))), progress=0.5).value.backward()
+        run.optimizer.step()
+        return tokens_BL.numel()
+
+    def score() -> int:
+        model.log_likelihood(tokens_BL, rng=SequenceRng(0, range(len(tokens_BL))))
+        return tokens_BL.numel()
+
+    with threads_for(tokens_BL.numel() * width) as threads:
+        set_matmul_dtype(model, dtype)
+        trained = _rate(train, seconds)
+        set_matmul_dtype(model, None)
+        model.eval()
+        with torch.no_grad():
+            scored = _rate(score, seconds)
+    rate = rates[recipe.matmul].get(str(threads), max(rates[recipe.matmul].values())) * 1e9
+    return {
+        "preset": name,
+        "dtype": recipe.matmul,
+        "threads": threads,
+        "training_tokens_per_second": trained,
+        "training_share_of_matrix_rate": trained * cost.train_flops_per_token / rate,
+        "scoring_tokens_per_second": scored,
+        "scoring_share_of_matrix_rate": scored * cost.score_flops_per_token / rate,
+    }
+
+
+def _rate(work: Callable[[], int], seconds: float) -> float:
+    """Tokens/s: the median over calls, after one, for about so long."""
+    work()
+    speeds: list[float] = []
+    began = time.perf_counter()
+    while len(speeds) < 2 or time.perf_counter() - began < seconds:
+        start = time.perf_counter()
+        tokens = work()
+        speeds.append(tokens / (time.perf_counter() - start))
+    return statistics.median(speeds)

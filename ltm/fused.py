@@ -1,0 +1,146 @@
+"""Parts of a Transformer block as single functions, forward and gradient written out.
+
+A small model spends more time between its matrix products than in them: autograd makes a dozen passes over memory where
+two or three do. Each function equals the composition that its docstring names, gradients included. Matrix products run
+in a given dtype, everything else in the parameters' own.
+
+Shapes: B sequences, L positions, N positions of all sequences, D width, H heads, C channels of a head, F hidden units.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+EPSILON = 1e-5
+
+
+def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
+    """x / rms(x) and 1 / rms(x)."""
+    scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(EPSILON).rsqrt_()
+    return x * scale, scale
+
+
+def _unit_gradient(upstream: Tensor, unit: Tensor, scale: Tensor) -> Tensor:
+    """The gradient in x of `_unit`, written over `upstream`."""
+    along = (upstream * unit).sum(-1, keepdim=True).div_(-unit.shape[-1])
+    return upstream.addcmul_(unit, along).mul_(scale)
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight_D: Tensor) -> Tensor:
+        unit, scale = _unit(x)
+        ctx.save_for_backward(unit, scale, weight_D)
+        return unit * weight_D
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor | None]:
+        unit, scale, weight_D = ctx.saved_tensors
+        of_weight = (upstream * unit).flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None
+        return _unit_gradient(upstream * weight_D, unit, scale), of_weight
+
+
+def rms_norm(x: Tensor, weight_D: Tensor) -> Tensor:
+    """x / sqrt(mean(x²) + 1e-5) · weight over the last dimension (arXiv 1910.07467): `F.rms_norm`."""
+    return _RMSNorm.apply(x, weight_D)
+
+
+class _NormLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor, norm_D: Tensor, weight_XD: Tensor, dtype: torch.dtype) -> Tensor:
+        unit, scale = _unit(x_ND)
+        cast = weight_XD.to(dtype)
+        ctx.save_for_backward(unit, scale, norm_D, cast)
+        ctx.master = weight_XD.dtype
+        return (unit * norm_D).to(dtype) @ cast.T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        unit, scale, norm_D, cast = ctx.saved_tensors
+        of_x, of_norm, of_weight = ctx.needs_input_grad[:3]
+        weight_gradient = (upstream.T @ (unit * norm_D).to(cast.dtype)).to(ctx.master) if of_weight else None
+        if not (of_x or of_norm):
+            return None, None, weight_gradient, None
+        of_normed = (upstream @ cast).to(unit.dtype)
+        norm_gradient = (of_normed * unit).sum(0) if of_norm else None
+        return _unit_gradient(of_normed.mul_(norm_D), unit, scale), norm_gradient, weight_gradient, None
+
+
+def norm_linear(x: Tensor, norm_D: Tensor, weight_XD: Tensor, dtype: torch.dtype) -> Tensor:
+    """`F.linear` of `rms_norm`, (..., D) to (..., X) in `dtype`; the normalised input is not kept."""
+    return _NormLinear.apply(x.flatten(0, -2), norm_D, weight_XD, dtype).unflatten(0, x.shape[:-1])
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate_and_up: Tensor) -> Tensor:
+        gate, up = gate_and_up.chunk(2, -1)
+        activated = F.silu(gate)
+        ctx.save_for_backward(gate_and_up, activated)
+        return activated * up
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        gate_and_up, activated = ctx.saved_tensors
+        gate, up = gate_and_up.chunk(2, -1)
+        gradient = torch.empty_like(gate_and_up)
+        of_gate, of_up = gradient.chunk(2, -1)
+        torch.mul(upstream, activated, out=of_up)
+        torch.ops.aten.silu_backward.grad_input(upstream * up, gate, grad_input=of_gate)
+        return gradient
+
+
+def swiglu(gate_and_up: Tensor) -> Tensor:
+    """silu(gate) · up, the halves of the last dimension, (..., 2 F) to (..., F) (arXiv 2002.05202)."""
+    return _SwiGLU.apply(gate_and_up)
+
+
+class _RotatedHeads(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_BLX: Tensor, rotations_LC: Tensor, heads: int, rotated: int) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(rotations_LC)
+        ctx.shape, ctx.rotated = x_BLX.shape, rotated
+        parts = x_BLX.shape[-1] // (heads * 2 * rotations_LC.shape[-1])
+        split = x_BLX.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4)
+        turned = _turned(split[:rotated], rotations_LC)
+        return *turned.unbind(0), *split[rotated:].contiguous().unbind(0)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None, None]:
+        (rotations_LC,) = ctx.saved_tensors
+        gradient = torch.empty(ctx.shape, dtype=upstream[0].dtype, device=rotations_LC.device)
+        parts = gradient.unflatten(-1, (len(upstream), upstream[0].shape[1], -1)).permute(2, 0, 3, 1, 4)
+        backwards = rotations_LC.conj().resolve_conj()
+        for number, (part, given) in enumerate(zip(parts, upstream, strict=True)):
+            part.copy_(_turned(given, backwards) if number < ctx.rotated else given)
+        return gradient, None, None, None
+
+
+def _turned(x: Tensor, rotations_LC: Tensor) -> Tensor:
+    wide = x if x.dtype == torch.float64 else x.float()
+    if wide.stride(-1) != 1:  # gradients may come expanded or transposed
+        wide = wide.contiguous()
+    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
+    out = torch.empty(pairs.shape, dtype=pairs.dtype, device=pairs.device)
+    return torch.view_as_real(torch.mul(pairs, rotations_LC, out=out)).flatten(-2).to(x.dtype)
+
+
+def rotated_heads(x_BLX: Tensor, rotations_LC: Tensor, heads: int, *, rotated: int) -> tuple[Tensor, ...]:
+    """Split the last dimension into parts of `heads` heads, (B, H, L, C) each, and apply RoPE to the first `rotated`.
+
+    The composition of `chunk`, `unflatten`, `transpose` and `ltm.attention.rotate`; the parts are contiguous.
+
+    Args:
+        x_BLX: queries, keys and values side by side, or some of them; X = parts · H · C.
+        rotations_LC: of each position, (L, C/2), complex.
+    """
+    return _RotatedHeads.apply(x_BLX, rotations_LC, heads, rotated)
