@@ -24,7 +24,8 @@ from torch.nn import functional as F
 
 from ltm.api import Generations, Rng, Sampling
 from ltm.rng import SequenceRng
-from ltm.sampling import check_ids, draw
+from ltm.sampling import draw
+from ltm.scoring import check_ids
 from ltm.transformer import KeysValues, Transformer
 
 

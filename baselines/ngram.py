@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from ltm.api import Cost, Loss, Preset, Rng
 from ltm.exact_model import ExactModel
 from ltm.recipes import published_recipe, tiny_recipe
-from ltm.sampling import check_ids
+from ltm.scoring import check_ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from baselines.pretrained_files import find
 from baselines.pretrained_tokenizer import read_tokenizer
-from ltm.api import Cost, Loss, Rng
-from ltm.checkpoint import LoadedModel, weights_digest
+from ltm.api import Cost, LoadedModel, Loss, Rng
+from ltm.checkpoint import weights_digest
 from ltm.config import canonical_json, config_digest, to_dict, with_settings
 from ltm.errors import UserError
 from ltm.exact_model import ExactModel

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ltm.api import Generations, Rng, Sampling
 from ltm.rng import SequenceRng, Stream
-from ltm.sampling import check_ids, draw
+from ltm.sampling import draw
+from ltm.scoring import check_ids
 
 _DRAWN_TOGETHER = 256  # tokens whose float64 probabilities stand in memory at a time
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from baselines.masking import DRAWS, draw_masks
 from baselines.mdlm import MDLM, visible_keys
-from ltm import checkpoint, corpus
+from ltm import checkpoint, corpus, model_store
 from ltm.errors import UserError, run_command
 from ltm.rng import SequenceRng, seed_of
 from ltm.scoring import opened, variance_of_mean
@@ -122,7 +122,7 @@ def main() -> None:
     options = p.parse_args()
     if options.seeds < 2 or options.draws < 1 or options.batch < 1:
         raise UserError("expected at least 2 seeds, 1 draw and a batch of 1")
-    loaded = checkpoint.load(checkpoint.find(options.model))
+    loaded = checkpoint.load(model_store.find(options.model))
     model = loaded.model
     if not isinstance(model, MDLM):
         raise UserError(f"{options.model} is of family {model.family}; expected an mdlm model")

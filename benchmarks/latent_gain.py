@@ -33,8 +33,8 @@ from ltm.model import LatentThoughtModel, LTMConfig
 from ltm.posterior import PosteriorConfig
 from ltm.rng import SequenceRng
 from ltm.topics import Topics
-from ltm.train_cli import train_model
 from ltm.train_config import TrainConfig
+from ltm.training.run import train_model
 from ltm.transformer import TransformerConfig
 from tasks import diagnostics
 

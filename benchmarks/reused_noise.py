@@ -26,8 +26,8 @@ from ltm.known_source import KnownSource, from_settings
 from ltm.model import LatentThoughtModel, LTMConfig
 from ltm.posterior import PosteriorConfig
 from ltm.rng import SequenceRng
-from ltm.train_cli import train_model
 from ltm.train_config import TrainConfig
+from ltm.training.run import train_model
 from ltm.transformer import TransformerConfig
 from tasks.evidence import Evidence, evidence, threshold
 

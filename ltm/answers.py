@@ -6,37 +6,18 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ltm.api import Sampling
-from ltm.checkpoint import LoadedModel, home
+from ltm.api import LoadedModel
+from ltm.evaluation.rows import Prompt, Row
+from ltm.files import home
 from ltm.prequential import Prequential
 from ltm.progress import Advance, scoring_progress
 from ltm.response_cache import ResponseCache, code_digest, opened
 from ltm.rng import LatentsApart, SequenceRng, seed_of
-from ltm.row_scoring import Row, RowScorer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prompt:
-    """A text to be continued.
-
-    Attributes:
-        record: its name in the response cache.
-        tokens: ids of the prompt; with `new_tokens` no more than a block.
-        index: which stream of noise it gets.
-        latents: which stream its latents get, where that is another: z held fixed while tokens are drawn anew.
-    """
-
-    record: str
-    tokens: Sequence[int]
-    new_tokens: int
-    sampling: Sampling
-    index: int
-    latents: int | None = None
+from ltm.row_scoring import RowScorer
 
 
 class Answers:

@@ -10,6 +10,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -19,7 +20,8 @@ from ltm.errors import UserError
 from ltm.rng import SequenceRng
 
 if TYPE_CHECKING:
-    from ltm.checkpoint import LoadedModel
+    from ltm.tokenizer import Tokenizer
+
 
 Kind = Literal["exact", "lower_bound", "estimate"]
 """exact: log p(x) up to float error. lower_bound: an unbiased Monte Carlo average of a proven lower bound
@@ -274,3 +276,17 @@ class LanguageModel(nn.Module, ABC):
     @abstractmethod
     def cost(self, length: int) -> Cost:
         """Parameters and FLOPs a token at blocks of `length` stream tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model ready to score, with what it was trained on.
+
+    `info` holds name, family, config, config_digest, weights_digest, tokenizer {name, fingerprint} and training.
+    """
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    name: str
+    directory: Path
+    info: dict[str, Any]

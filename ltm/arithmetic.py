@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ltm.arithmetic_templates import NAMES, TEST, THINGS, TRAIN, Template
-from ltm.corpus import Split
+from ltm.data.split import Split
 from ltm.errors import did_you_mean
 from ltm.rng import seed_of
 

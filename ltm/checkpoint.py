@@ -13,10 +13,10 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltm.api import LoadedModel
 from ltm.config import canonical_json, config_digest, digest, from_dict, to_dict, unsettled, with_settings
 from ltm.errors import UserError
 from ltm.files import sha256_file, sync
@@ -34,25 +34,6 @@ MANIFEST = "MANIFEST.json"
 SCORED = ("model.json", "tokenizer.json", "weights.safetensors")
 STATE = "state.safetensors"
 """A checkpoint has the files of `SCORED`; one that training can go on from also has `STATE`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedModel:
-    """A model ready to score, with what it was trained on.
-
-    `info` holds name, family, config, config_digest, weights_digest, tokenizer {name, fingerprint} and training.
-    """
-
-    model: LanguageModel
-    tokenizer: Tokenizer
-    name: str
-    directory: Path
-    info: dict[str, Any]
-
-
-def home() -> Path:
-    """Where trained models, token files and caches live: `$LTM_HOME`, or ~/.ltm."""
-    return Path(os.environ.get("LTM_HOME") or "~/.ltm").expanduser()
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
@@ -277,36 +258,3 @@ def load_state(folder: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"checkpoint {folder} holds weights only: nothing to resume from")
     return load_file(path)
-
-
-def find(name_or_path: str, checkpoint: str | None = None) -> Path:
-    """The directory of a model's weights: `checkpoint`, an existing path, the model store, or a hub repository.
-
-    Raises:
-        UserError: nothing there; for a preset, with the command that trains it and its estimated cost.
-    """
-    if checkpoint is not None:
-        return step_folder(Path(checkpoint).expanduser()).resolve()
-    path = Path(name_or_path).expanduser()
-    if path.is_dir() and ("/" in name_or_path or (path / MANIFEST).is_file() or steps(path)):
-        return step_folder(path).resolve()
-    stored = home() / "models" / name_or_path
-    if "/" not in name_or_path:
-        if stored.is_dir() and steps(stored):
-            return step_folder(stored)
-        from ltm.train_cli import training_advice
-
-        raise UserError(f"{name_or_path} has no weights in {stored}. {training_advice(name_or_path)}")
-    return _from_hub(name_or_path)
-
-
-def _from_hub(repository: str) -> Path:
-    """The files of a step folder, at the top of a hub repository."""
-    from ltm import hub
-
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository):
-        raise UserError(f"there is no directory {repository}: expected a run of ltm-train or one of its step folders")
-    try:
-        return hub.fetch(repository, "model", (MANIFEST, *SCORED)).files[0].parent
-    except hub.HubError as error:
-        raise UserError(f"model {repository}: no such directory here, and as a hub repository: {error}") from error

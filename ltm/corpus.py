@@ -6,92 +6,19 @@ Hugging Face hub for the corpora of `ltm.corpus_table`.
 
 from __future__ import annotations
 
-import hashlib
-import platform
+import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ltm import corpus_files, hub, registry
-from ltm.corpus_table import KNOWN, HubSource, KnownCorpus, Unit
-from ltm.detokenize import detokenizer as detokenizer_named
+from ltm import corpus_files, files, hub, registry
+from ltm.corpus_table import KNOWN, HubSource, KnownCorpus
+from ltm.data.split import Split
 from ltm.errors import UserError, did_you_mean
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
-    """One split of a corpus. Make one with `Split.of`, which counts and fingerprints.
-
-    Attributes:
-        documents: raw text, in order.
-        unit: what a document is; lines carry their line end, and sequences are texts of one length with nothing
-            between them.
-        bytes, words: of the raw text: UTF-8 bytes, and runs of anything but white space within a document.
-        detokenizer: name of what `texts` applies; None when it changes nothing.
-        fingerprint: sha256 of content, document boundaries and detokeniser; the same wherever the text came from.
-        source: where that was, ready for JSON; no absolute path.
-    """
-
-    corpus: str
-    split: str
-    documents: Sequence[str]
-    unit: Unit
-    bytes: int
-    words: int
-    detokenizer: str | None
-    fingerprint: str
-    source: Mapping[str, Any]
-
-    @classmethod
-    def of(
-        cls,
-        corpus: str,
-        split: str,
-        documents: Sequence[str],
-        *,
-        unit: Unit,
-        source: Mapping[str, Any],
-        detokenizer: str | None = None,
-        edition: str = "",
-    ) -> Split:
-        """A split from its documents; `edition` is what else tells this text apart, such as a version.
-
-        Raises:
-            UserError: there is no text.
-        """
-        rules = f"{detokenizer} {detokenizer_named(detokenizer).version}" if detokenizer else ""
-        content = hashlib.sha256(repr(("split 1", rules, edition)).encode())
-        total = words = 0
-        for document in documents:
-            encoded = document.encode()
-            content.update(len(encoded).to_bytes(8, "little") + encoded)
-            total += len(encoded)
-            words += len(document.split())
-        if not words:
-            raise UserError(f"{corpus}/{split}: no text in {len(documents)} documents ({_place(source)})")
-        return cls(
-            corpus=corpus,
-            split=split,
-            documents=documents,
-            unit=unit,
-            bytes=total,
-            words=words,
-            detokenizer=detokenizer,
-            fingerprint=content.hexdigest(),
-            source=source,
-        )
-
-    def iter_texts(self) -> Iterator[str]:
-        """The documents as models see them, detokenised, one at a time."""
-        if self.detokenizer is None:
-            return iter(self.documents)
-        return map(detokenizer_named(self.detokenizer), self.documents)
-
-    def texts(self) -> list[str]:
-        """The documents as models see them, detokenised."""
-        return list(self.iter_texts())
+if TYPE_CHECKING:
+    from ltm.known_source import KnownSource
 
 
 def load(corpus: str, split: str, *, data_dir: Path | None = None) -> Split:
@@ -110,13 +37,13 @@ def load(corpus: str, split: str, *, data_dir: Path | None = None) -> Split:
     if isinstance(embedded, type):
         from ltm.known_source import from_settings  # which needs torch
 
-        return from_settings(given).split(split)
+        return split_of(from_settings(given), split)
     if colon and (embedded or corpus in available(data_dir)):
         raise UserError(f"corpus {corpus} has no settings, found {settings!r}; give its name alone")
     if embedded:
         return embedded(split)
     known = KNOWN.get(corpus, KnownCorpus())
-    directory = corpus_files.data_directory(data_dir)
+    directory = files.data_directory(data_dir)
     if directory and (file := corpus_files.find(directory, corpus, split)):
         documents, unit = corpus_files.read(file, known)
         source: dict[str, Any] = {"kind": "local", "file": file.relative_to(directory).as_posix()}
@@ -143,7 +70,7 @@ def load_file(file: Path) -> Split:
 
 def available(data_dir: Path | None = None) -> dict[str, list[str]]:
     """Corpora by name: local and hub ones with their splits, embedded ones with none, since only they know theirs."""
-    directory = corpus_files.data_directory(data_dir)
+    directory = files.data_directory(data_dir)
     found = corpus_files.corpora(directory) if directory else {}
     for name, known in KNOWN.items():
         if known.hub:
@@ -202,48 +129,26 @@ def _from_hub(
     }
 
 
-def _place(source: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in source.items() if key != "kind")
+SIZES: Mapping[str, int] = {"train": 50_000, "validation": 1_000, "test": 1_000}
+"""Texts of each split of a source as a corpus."""
 
 
-def pydocs(split: str) -> Split:
-    """The embedded corpus: the prose of Python's own language reference, as the standard library carries it.
-
-    A document is a topic. Every tenth topic in alphabetical order, from the seventh, is for validation: about a
-    tenth of the text, and hardly any of it, unlike that of the other nine choices, recurs in other topics (class, for
-    one, stands whole in compound). What does recur is taken out of train, paragraph by paragraph, so that no
-    paragraph of validation was trained on. The text differs between versions of Python, and so does the fingerprint.
+@functools.lru_cache(maxsize=4)
+def split_of(source: KnownSource, split: str) -> Split:
+    """A split of a known source as a corpus: each document a text, unit `sequence`.
 
     Raises:
-        UserError: a split other than train and validation, or a Python without the topics.
+        UserError: another split than train, validation and test.
     """
-    if split not in ("train", "validation"):
-        raise did_you_mean("split of pydocs", split, ("train", "validation"))
-    try:
-        from pydoc_data.topics import topics
-    except ImportError as error:
-        raise UserError(
-            "this Python lacks pydoc_data.topics, the text of pydocs; install its full standard library"
-        ) from error
-    ranked = [topics[name] for name in sorted(topics)]
-    documents = [text for rank, text in enumerate(ranked) if rank % 10 == 6]
-    if split == "train":
-        held_out = {" ".join(paragraph.split()) for text in documents for paragraph in _PARAGRAPH.findall(text)}
-        kept = [text for rank, text in enumerate(ranked) if rank % 10 != 6]
-        documents = [
-            _PARAGRAPH.sub(lambda found: "" if " ".join(found[0].split()) in held_out else found[0], text)
-            for text in kept
-        ]
-    version = ".".join(platform.python_version_tuple()[:2])
+    from ltm.known_source import EDITION
+
+    if split not in SIZES:
+        raise did_you_mean(f"split of {source.name}", split, SIZES)
     return Split.of(
-        "pydocs",
+        source.spec,
         split,
-        documents,
-        unit="document",
-        edition=f"Python {version}",
-        source={"kind": "embedded", "package": "pydoc_data.topics", "python": platform.python_version()},
+        source.texts(source.sample(SIZES[split], seed=0, purpose=split)),
+        unit="sequence",
+        edition=f"{source.spec} {EDITION}",
+        source={"kind": "known_source", "spec": source.spec, "edition": EDITION, "length": source.length},
     )
-
-
-# Lines with something on them, and the blank lines that follow.
-_PARAGRAPH = re.compile(r"(?:[^\n]*\S[^\n]*\n?)+(?:[^\S\n]*\n)*")

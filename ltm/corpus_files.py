@@ -13,23 +13,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from ltm.corpus_table import KnownCorpus, Unit
+from ltm.corpus_table import KnownCorpus
+from ltm.data.split import Unit
 from ltm.errors import UserError
 
 _KINDS = (".txt", ".jsonl")
 _PACKINGS = (".xz", ".gz", ".zst")
-
-
-def data_directory(given: Path | None = None) -> Path | None:
-    """`given`, or $LTM_DATA_DIR, or None; what is named must be a directory."""
-    named = given or os.environ.get("LTM_DATA_DIR") or None
-    if named is None:
-        return None
-    directory = Path(named).expanduser()
-    if not directory.is_dir():
-        which = "--data-dir" if given else "LTM_DATA_DIR"
-        raise UserError(f"{which} is {directory}, which is not a directory; expected <directory>/<corpus>/<split>.txt")
-    return directory
 
 
 def find(directory: Path, corpus: str, split: str) -> Path | None:

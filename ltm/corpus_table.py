@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
-Unit = Literal["line", "document", "sequence"]
+from ltm.data.split import Unit
 
 SCRIPT = "refs/convert/parquet"
 """The branch on which the hub keeps parquet files of data sets whose main branch is a script or in another format."""

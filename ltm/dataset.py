@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ltm.config import canonical_json, digest
-from ltm.corpus import Split
+from ltm.data.split import Split
 from ltm.errors import UserError
 from ltm.files import sha256_file, write_atomically
 from ltm.rng import seed_of

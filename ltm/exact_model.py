@@ -6,15 +6,17 @@ Shapes: B sequences, L tokens.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ltm.api import Generations, LanguageModel, LikelihoodEstimate, Rng, Sampling
-from ltm.sampling import Decoder, continue_prompts
-from ltm.scoring import opened
+from ltm.rng import SequenceRng
+from ltm.sampling import draw
+from ltm.scoring import check_ids, opened
+from ltm.transformer import KeysValues
 
 
 class ExactModel(LanguageModel):
@@ -59,3 +61,88 @@ class ExactModel(LanguageModel):
         return continue_prompts(
             self.left_to_right, prompts, lambda *_: None, max_new_tokens=max_new_tokens, sampling=sampling, rng=rng
         )
+
+
+Infer = Callable[[Tensor, SequenceRng, int], list[KeysValues] | None]
+"""Latents to decode under, from the tokens so far (B, L), the rows' noise, and how often they were inferred before."""
+
+
+class Decoder(Protocol):
+    """What decodes a text from left to right: a `Transformer`, or a model of another make."""
+
+    @property
+    def vocab_size(self) -> int:
+        """V, with BOS the last id."""
+
+    @property
+    def block_length(self) -> int:
+        """The most tokens that fit beside the BOS."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    def decode(self, inputs_BL: Tensor, start: int, latents: list[KeysValues] | None, past: Any) -> tuple[Tensor, Any]:
+        """Logits (B, V - 1) after the last of `inputs_BL`, which sit at positions `start`.., and what to pass on."""
+
+
+@torch.no_grad()
+def continue_prompts(
+    stack: Decoder,
+    prompts: Sequence[Sequence[int]],
+    infer: Infer,
+    *,
+    max_new_tokens: int,
+    sampling: Sampling,
+    rng: Rng,
+) -> Generations:
+    """Decode a continuation of each prompt with a KV cache; prompts of one length run as a batch.
+
+    Raises:
+        ValueError: a prompt and its continuation do not fit the stack, or an id is outside the vocabulary.
+    """
+    rng = SequenceRng.of(rng, len(prompts))
+    longest = max((len(p) for p in prompts), default=0)
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, found {max_new_tokens}")
+    if longest + max_new_tokens > stack.block_length:
+        raise ValueError(
+            f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the {stack.block_length} tokens that "
+            "fit beside the BOS"
+        )
+    outputs: list[list[int]] = [[] for _ in prompts]
+    evaluations = [0] * len(prompts)
+    for length in sorted({len(p) for p in prompts}):
+        rows = [r for r, p in enumerate(prompts) if len(p) == length]
+        tokens_BL = torch.tensor([list(prompts[r]) for r in rows], dtype=torch.int64).view(len(rows), length)
+        check_ids(tokens_BL, stack.vocab_size)
+        new, used = _continue(stack, tokens_BL.to(stack.device), infer, max_new_tokens, sampling, rng.select(rows))
+        for r, sequence, count in zip(rows, new, used, strict=True):
+            outputs[r], evaluations[r] = sequence, count
+    return Generations(tokens=outputs, network_evaluations=evaluations)
+
+
+def _continue(
+    stack: Decoder, tokens_BL: Tensor, infer: Infer, max_new_tokens: int, sampling: Sampling, rng: SequenceRng
+) -> tuple[list[list[int]], list[int]]:
+    uniforms = rng.stream("tokens")
+    outputs: list[list[int]] = [[] for _ in rng.indices]
+    evaluations, running = [0] * len(outputs), [True] * len(outputs)
+    latents = infer(tokens_BL, rng, 0)
+    past: Any = None
+    for n in range(max_new_tokens):
+        if sampling.reinfer_every and n and n % sampling.reinfer_every == 0:
+            latents, past = infer(tokens_BL, rng, n // sampling.reinfer_every), None
+        bos = tokens_BL.new_full((len(outputs), 1), stack.vocab_size - 1)
+        inputs = torch.cat([bos, tokens_BL], 1) if past is None else tokens_BL[:, -1:]
+        logits_BV, past = stack.decode(inputs, tokens_BL.shape[1] + 1 - inputs.shape[1], latents, past)
+        drawn_B = draw(logits_BV, uniforms.uniform(), sampling)
+        tokens_BL = torch.cat([tokens_BL, drawn_B[:, None]], 1)
+        for b, token in enumerate(drawn_B.tolist()):
+            if running[b]:
+                outputs[b].append(token)
+                evaluations[b] += 1
+                running[b] = token not in sampling.stop_ids
+        if not any(running):
+            break
+    return outputs, evaluations

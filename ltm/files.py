@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import json
 import os
+import platform
 import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ltm.errors import UserError
 
@@ -53,3 +60,92 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def home() -> Path:
+    """Where trained models, token files and caches live: `$LTM_HOME`, or ~/.ltm."""
+    return Path(os.environ.get("LTM_HOME") or "~/.ltm").expanduser()
+
+
+def check_writable(directory: Path) -> None:
+    """Make `directory` and write to it, before any work is done that would be lost. Raises UserError."""
+    probe = directory / f".probe.{os.getpid()}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write to {directory}: {error.strerror}; choose another with --output") from error
+
+
+def data_directory(given: Path | None = None) -> Path | None:
+    """`given`, or $LTM_DATA_DIR, or None; what is named must be a directory."""
+    named = given or os.environ.get("LTM_DATA_DIR") or None
+    if named is None:
+        return None
+    directory = Path(named).expanduser()
+    if not directory.is_dir():
+        which = "--data-dir" if given else "LTM_DATA_DIR"
+        raise UserError(f"{which} is {directory}, which is not a directory; expected <directory>/<corpus>/<split>.txt")
+    return directory
+
+
+@contextmanager
+def locked(path: Path, *, work: str) -> Iterator[str | None]:
+    """Hold the lock file `path` while the block runs; yields what is to be said of an owner that died, or None.
+
+    The operating system holds the lock, so it ends with its owner however that ends. The file says who that is; a
+    name left in it by a process of another host, whose death cannot be seen from here, is not overruled.
+
+    Raises:
+        UserError: another process is at `work`, or a host elsewhere may be; or the file cannot be written.
+    """
+    try:
+        file = open(path, "a+")  # noqa: SIM115 - closed below, which also releases the lock
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; set LTM_HOME to a directory of your own") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{work} is already under way: {_describe(_read(file))}; wait for it, or stop it") from None
+        except OSError as error:
+            raise UserError(
+                f"{path}: this file system has no locks ({error.strerror}); set LTM_HOME to one that has"
+            ) from error
+        before = _read(file)
+        if before and before.get("host") != platform.node():
+            raise UserError(
+                f"{work} may be under way on another machine: {_describe(before)}; if that run is dead, delete {path}"
+            )
+        _write(file, json.dumps({"pid": os.getpid(), "host": platform.node(), "since": time.time()}))
+        try:
+            yield (
+                f"an earlier run did not end well: {_describe(before)}; going on from what it recorded"
+                if before
+                else None
+            )
+        finally:
+            _write(file, "")
+
+
+def _read(file: Any) -> dict[str, Any]:
+    file.seek(0)
+    try:
+        owner = json.loads(file.read() or "{}")
+    except ValueError:
+        return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+def _write(file: Any, text: str) -> None:
+    file.truncate(0)
+    file.write(text)
+    file.flush()
+
+
+def _describe(owner: dict[str, Any]) -> str:
+    if not owner:
+        return "by a process that has not said which"
+    minutes = max(0.0, time.time() - float(owner.get("since", 0))) / 60
+    return f"process {owner.get('pid')} on {owner.get('host')}, begun {minutes:.0f} minutes ago"

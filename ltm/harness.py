@@ -20,17 +20,16 @@ import numpy as np
 import torch
 from lm_eval.api.model import LM
 
-from ltm import checkpoint as checkpoints
 from ltm import harness_requests as asked
-from ltm import registry
+from ltm import model_store
 from ltm.answers import Answers
 from ltm.config import whole_number
 from ltm.devices import check_dtype, choose_device
 from ltm.errors import UserError, did_you_mean
+from ltm.evaluation.rows import Row, blocks, continuation, digest_of, greedy, joined
 from ltm.latent_model import LatentModel
-from ltm.likelihood_float import LikelihoodFloat
+from ltm.likelihood_float import LikelihoodFloat, gather
 from ltm.rng import SequenceRng
-from ltm.row_scoring import Row, gather
 from ltm.separated_text import SeparatedText, streams
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ class HarnessModel(LM):
 
     Args:
         pretrained: a preset with weights, a checkpoint directory, a hub repository, `FAMILY:SOURCE` for a model made
-            elsewhere (pretrained:gpt2), or a `ltm.checkpoint.LoadedModel`.
+            elsewhere (pretrained:gpt2), or a `ltm.api.LoadedModel`.
         path: the same, under the name that other backends use.
         checkpoint: a directory of weights for the preset `pretrained`.
         draws: Monte Carlo draws of the headline likelihood; the model's own default when None.
@@ -95,7 +94,7 @@ class HarnessModel(LM):
         rows = None if automatic else whole_number("batch_size", batch_size, least=1)
         self.limit_blocks = None if limit_blocks is None else whole_number("limit_blocks", limit_blocks, least=1)
         target = choose_device(device)
-        loaded = _load(path if pretrained is None else pretrained, checkpoint, settings, target)
+        loaded = model_store.load(path if pretrained is None else pretrained, checkpoint, settings, target)
         model = loaded.model.to(device=target, dtype=getattr(torch, dtype)).eval()
         self.loaded = dataclasses.replace(loaded, model=model)
         chunk = None if prequential is None else whole_number("prequential", prequential, least=1)
@@ -189,9 +188,9 @@ class HarnessModel(LM):
 
     def _blocks(self, ids: np.ndarray, document: int, text: str) -> list[Row]:
         parts = text.documents if isinstance(text, SeparatedText) else (text,)
-        name = f"{type(text).__name__} {asked.digest_of(*parts)} document {document}"
+        name = f"{type(text).__name__} {digest_of(*parts)} document {document}"
         name += " headline" if self.headline_only else ""
-        return asked.blocks(ids, self.block_length, record=name, document=document, limit=self.limit_blocks)
+        return blocks(ids, self.block_length, record=name, document=document, limit=self.limit_blocks)
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[LikelihoodFloat, bool]]:
         """Continuations given contexts, and whether greedy decoding of the context gives just that continuation.
@@ -216,14 +215,14 @@ class HarnessModel(LM):
         # Spaces belong to the word that follows them.
         space = context[len(context.rstrip()) :]
         context, text = context[: len(context) - len(space)], space + text
-        whole, given = asked.joined(self.loaded.tokenizer.encode, context, text)
+        whole, given = joined(self.loaded.tokenizer.encode, context, text)
         self._shortened["contexts"] += len(whole) > self.block_length
         document = request.doc_id or 0
-        name = f"continuation {asked.digest_of(context, text)} document {document}"
-        return asked.continuation(whole, given, self.block_length, record=name, document=document)
+        name = f"continuation {digest_of(context, text)} document {document}"
+        return continuation(whole, given, self.block_length, record=name, document=document)
 
     def _greedy(self, task: str, rows: Sequence[Sequence[Row]]) -> list[bool]:
-        prompts = {n: asked.greedy(own[0]) for n, own in enumerate(rows) if len(own) == 1}
+        prompts = {n: greedy(own[0]) for n, own in enumerate(rows) if len(own) == 1}
         found = dict(zip(prompts, self.answers.generate(task, list(prompts.values())), strict=True))
         return [n in found and found[n] == own[0].tokens[own[0].context :].tolist() for n, own in enumerate(rows)]
 
@@ -284,20 +283,6 @@ class HarnessModel(LM):
     def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
         """Refused: these models know no chat."""
         raise UserError(f"{self.loaded.name} has no chat template; leave out --apply_chat_template")
-
-
-def _load(source: Any, checkpoint: Any, settings: str | Sequence[str], device: str) -> checkpoints.LoadedModel:
-    settings = [s for s in settings.split(";") if s] if isinstance(settings, str) else list(settings)
-    if isinstance(source, checkpoints.LoadedModel):
-        if settings or checkpoint is not None:
-            raise UserError("settings and checkpoint are for models loaded by name or path")
-        return source
-    if found := registry.source(str(source)):
-        if checkpoint is not None:
-            raise UserError(f"checkpoint is for presets; {source} already says where its weights are")
-        return found[0].from_source(found[1], settings=settings, device=device)
-    directory = checkpoints.find(str(source), None if checkpoint is None else str(checkpoint))
-    return checkpoints.load(directory, device=device, settings=settings)
 
 
 def _unknown_argument(name: str, parameters: Iterable[str]) -> UserError:

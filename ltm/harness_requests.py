@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ltm.answers import Prompt
 from ltm.api import Sampling
 from ltm.errors import UserError, did_you_mean
+from ltm.evaluation.rows import Prompt, digest_of
 from ltm.rng import seed_of
-from ltm.row_scoring import Row
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -76,58 +72,6 @@ def by_task(requests: Sequence[Instance]) -> Mapping[str, list[int]]:
     for n, request in enumerate(requests):
         places[request.task_name or ""].append(n)
     return places
-
-
-def digest_of(*texts: str) -> str:
-    """What texts go by in the names of records."""
-    return hashlib.sha256(repr(texts).encode(errors="surrogatepass")).hexdigest()[:24]
-
-
-def blocks(ids: np.ndarray, size: int, *, record: str, document: int, limit: int | None = None) -> list[Row]:
-    """Rows of `size` tokens, the last one shorter, each to be scored given BOS alone; only the first `limit`.
-
-    Block i of document d has noise of index d * 2**32 + i.
-    """
-    starts = range(0, len(ids), size)[:limit]
-    return [
-        Row(record=f"{record} block {i}", tokens=ids[start : start + size], context=0, index=(document << 32) + i)
-        for i, start in enumerate(starts)
-    ]
-
-
-def joined(encode: Callable[[str], np.ndarray], context: str, text: str) -> tuple[np.ndarray, int]:
-    """The ids of both texts, one after the other, and how many are the context's.
-
-    Where a token would span the seam they are encoded apart, so that exactly the text after it can be scored.
-    """
-    given, whole = encode(context), encode(context + text)
-    if not np.array_equal(whole[: len(given)], given):
-        whole = np.concatenate([given, encode(text)])
-    return whole, len(given)
-
-
-def continuation(whole: np.ndarray, given: int, size: int, *, record: str, document: int) -> list[Row]:
-    """What comes after the first `given` ids as one row, its context cut on the left where both are too long.
-
-    More than `size` new ids are scored in blocks, without context; none give no row. All continuations of a document
-    have the same noise, so that they differ by what they say alone.
-    """
-    new = len(whole) - given
-    if new > size:
-        return blocks(whole[given:], size, record=record, document=document)
-    whole = whole[-size:]
-    return [Row(record=record, tokens=whole, context=len(whole) - new, index=document << 32)] if new else []
-
-
-def greedy(row: Row) -> Prompt:
-    """What asks whether decoding gives just this row. A family need not decode the same start of longer texts."""
-    return Prompt(
-        record=f"greedy {row.record}",
-        tokens=row.tokens[: row.context].tolist(),
-        new_tokens=len(row.tokens) - row.context,
-        sampling=Sampling(temperature=0),
-        index=row.index,
-    )
 
 
 def generations(

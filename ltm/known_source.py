@@ -12,7 +12,7 @@ import math
 import string
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -23,15 +23,10 @@ from ltm.config import from_dict
 from ltm.errors import UserError, did_you_mean
 from ltm.rng import seed_of
 
-if TYPE_CHECKING:
-    from ltm.corpus import Split
-
 SYMBOLS = string.ascii_letters + string.digits + string.punctuation
 """All printable ASCII characters but the space: a byte each, and hence a token each of the tokenizer `bytes`."""
 GREATEST_LENGTH = 4096
 """Symbols of a text, so that all of a split fits in memory."""
-SIZES: Mapping[str, int] = {"train": 50_000, "validation": 1_000, "test": 1_000}
-"""Texts of each split of a source as a corpus."""
 EDITION = "1"
 """Of all the sources here; another one means other texts or another likelihood under the same settings."""
 
@@ -141,14 +136,6 @@ class KnownSource(ABC):
         changed = [f"{n}={getattr(self, n)!r}" for n in settings if getattr(self, n) != getattr(default, n)]
         return f"{self.name}:{','.join(changed)}" if changed else self.name
 
-    def split(self, split: str) -> Split:
-        """A split of the source as a corpus: each document a text, unit `sequence`.
-
-        Raises:
-            UserError: another split than train, validation and test.
-        """
-        return _split(self, split)
-
 
 def from_settings(text: str) -> KnownSource:
     """The source of a name such as `topics` or, with settings, `topics:length=64,words=32`.
@@ -206,22 +193,6 @@ def _entropy(source: KnownSource) -> Entropy:
         log_r = source.log_likelihood(source.every_text())
         return Entropy(nats_per_text=-float(torch.where(log_r > -math.inf, log_r.exp() * log_r, 0.0).sum()))
     return mean_nats(-source.log_likelihood(source.sample(_ENTROPY_TEXTS, seed=0, purpose="entropy")))
-
-
-@functools.lru_cache(maxsize=4)
-def _split(source: KnownSource, split: str) -> Split:
-    from ltm.corpus import Split
-
-    if split not in SIZES:
-        raise did_you_mean(f"split of {source.name}", split, SIZES)
-    return Split.of(
-        source.spec,
-        split,
-        source.texts(source.sample(SIZES[split], seed=0, purpose=split)),
-        unit="sequence",
-        edition=f"{source.spec} {EDITION}",
-        source={"kind": "known_source", "spec": source.spec, "edition": EDITION, "length": source.length},
-    )
 
 
 def mean_nats(nats_N: Tensor) -> Entropy:

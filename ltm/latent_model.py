@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ltm import bounds
 from ltm.api import Generations, LanguageModel, LikelihoodEstimate, Rng, Sampling
+from ltm.exact_model import continue_prompts
 from ltm.posterior import Posterior
 from ltm.rng import SequenceRng
-from ltm.sampling import continue_prompts
 from ltm.scoring import opened
 from ltm.transformer import KeysValues, Transformer, TransformerConfig
 from ltm.vocabulary import token_nats

@@ -6,7 +6,7 @@ Shapes: N blocks (a text chopped up, or the one piece of a continuation).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,3 +106,28 @@ class LikelihoodFloat(float):
 
 def _restore(cls: Any, likelihoods: Any, headline: str, stream_tokens: int, seconds: float) -> LikelihoodFloat:
     return cls(likelihoods, headline=headline, stream_tokens=stream_tokens, seconds=seconds)
+
+
+def gather(records: Sequence[Any], *, stream_tokens: int, headline: str) -> LikelihoodFloat:
+    """The records of one text or continuation as a float; `headline` names it where there is no record at all."""
+    headline = records[0]["headline"] if records else headline
+    likelihoods = {}
+    # One order, whether a record comes from the model or from disk: the headline, then by name.
+    names = records[0]["likelihoods"] if records else [headline]
+    for name in sorted(names, key=lambda name: (name != headline, name)):
+        parts = [record["likelihoods"][name] for record in records]
+        known = bool(parts) and all(part["mc_var"] is not None for part in parts)
+        likelihoods[name] = BlockLikelihoods(
+            kind=parts[0]["kind"] if parts else "exact",
+            draws=parts[0]["draws"] if parts else 0,
+            nats_N=np.array([part["nats"] for part in parts], np.float64),
+            tokens_N=np.array([part["tokens"] for part in parts], np.int64),
+            mc_var_N=np.array([part["mc_var"] for part in parts], np.float64) if known else None,
+            terms={
+                term: np.array([p["terms"][term] for p in parts], np.float64)
+                for term in sorted(parts[0]["terms"] if parts else ())
+            },
+        )
+    return LikelihoodFloat(
+        likelihoods, headline=headline, stream_tokens=stream_tokens, seconds=math.fsum(r["seconds"] for r in records)
+    )

@@ -19,8 +19,7 @@ from typing import Any
 from ltm.api import LanguageModel
 from ltm.config import canonical_json, digest
 from ltm.errors import UserError
-from ltm.files import write_atomically
-from ltm.lock import locked
+from ltm.files import locked, write_atomically
 
 SCHEMA = 1
 log = logging.getLogger(__name__)

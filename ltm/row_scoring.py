@@ -9,7 +9,6 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,30 +16,13 @@ import torch
 
 from ltm.api import LanguageModel, LikelihoodEstimate
 from ltm.errors import UserError
-from ltm.likelihood_float import BlockLikelihoods, LikelihoodFloat
+from ltm.evaluation.rows import Row
 from ltm.prequential import Prequential
 from ltm.progress import Advance
 from ltm.response_cache import ResponseCache
 from ltm.rng import SequenceRng
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One sequence for the model.
-
-    Attributes:
-        record: its name in the response cache.
-        tokens: int32 ids, no more than a block.
-        context: how many leading ones are given and not scored.
-        index: which stream of noise it gets.
-    """
-
-    record: str
-    tokens: np.ndarray
-    context: int
-    index: int
 
 
 class RowScorer:
@@ -165,28 +147,3 @@ def _check(likelihoods: Mapping[str, Any], row: Row, headline: str) -> None:
             raise UserError(
                 f"{row.record}: {name} covers {parts['tokens']} tokens, expected {expected}; nothing is recorded"
             )
-
-
-def gather(records: Sequence[Any], *, stream_tokens: int, headline: str) -> LikelihoodFloat:
-    """The records of one text or continuation as a float; `headline` names it where there is no record at all."""
-    headline = records[0]["headline"] if records else headline
-    likelihoods = {}
-    # One order, whether a record comes from the model or from disk: the headline, then by name.
-    names = records[0]["likelihoods"] if records else [headline]
-    for name in sorted(names, key=lambda name: (name != headline, name)):
-        parts = [record["likelihoods"][name] for record in records]
-        known = bool(parts) and all(part["mc_var"] is not None for part in parts)
-        likelihoods[name] = BlockLikelihoods(
-            kind=parts[0]["kind"] if parts else "exact",
-            draws=parts[0]["draws"] if parts else 0,
-            nats_N=np.array([part["nats"] for part in parts], np.float64),
-            tokens_N=np.array([part["tokens"] for part in parts], np.int64),
-            mc_var_N=np.array([part["mc_var"] for part in parts], np.float64) if known else None,
-            terms={
-                term: np.array([p["terms"][term] for p in parts], np.float64)
-                for term in sorted(parts[0]["terms"] if parts else ())
-            },
-        )
-    return LikelihoodFloat(
-        likelihoods, headline=headline, stream_tokens=stream_tokens, seconds=math.fsum(r["seconds"] for r in records)
-    )

@@ -8,8 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ltm.sampling import check_ids
-
 
 def scored_span(tokens_BL: Tensor, context: int | Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
     """Boolean masks (B, L): tokens that are given, before `context`, and that are scored, from there to `lengths`.
@@ -52,3 +50,10 @@ def variance_of_mean(values_KB: Tensor) -> Tensor | None:
     if draws >= 4 and draws % 2 == 0:
         values_KB = values_KB.unflatten(0, (-1, 2)).mean(1)
     return values_KB.var(0) / len(values_KB)
+
+
+def check_ids(tokens: Tensor, vocab_size: int) -> None:
+    """Raise ValueError unless every id is one that the model can output, 0 .. vocab_size - 2."""
+    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size - 1:
+        bad = tokens[(tokens < 0) | (tokens >= vocab_size - 1)][0]
+        raise ValueError(f"token id {int(bad)} is outside 0..{vocab_size - 2}: data of another tokenizer?")

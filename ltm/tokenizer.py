@@ -18,9 +18,8 @@ import numpy as np
 
 from ltm import hub
 from ltm.config import canonical_json
-from ltm.corpus_files import data_directory
 from ltm.errors import UserError, did_you_mean
-from ltm.files import write_atomically
+from ltm.files import data_directory, write_atomically
 
 EOS = "<|endoftext|>"
 FILE = "tokenizer.json"

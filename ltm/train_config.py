@@ -78,3 +78,6 @@ def total_steps(config: TrainConfig, block_length: int, flops_per_token: float) 
         return None
     tokens = amount if unit == "tokens" else amount / flops_per_token
     return max(1, round(tokens / (config.batch * config.accumulation * block_length)))
+
+
+DEFAULT_CORPUS = "pydocs"

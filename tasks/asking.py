@@ -15,7 +15,7 @@ from tasks.gsm8k import EXEMPLAR_SEEDS, Problem, asked, check_style, exemplar, e
 from tasks.pass_at_k import check_samples
 
 if TYPE_CHECKING:
-    from ltm.answers import Prompt
+    from ltm.evaluation.rows import Prompt
     from ltm.tokenizer import Tokenizer
     from tasks.catalog import TaskEntry
 
@@ -185,8 +185,8 @@ def prompts(
         greedy: take the likeliest token, so that samples differ by their latents alone.
         fixed_latents: all samples of a problem under the latents of the first, so that they differ by tokens alone.
     """
-    from ltm.answers import Prompt
     from ltm.api import Sampling
+    from ltm.evaluation.rows import Prompt
     from ltm.rng import seed_of
 
     sampling = Sampling(temperature=0.0 if greedy else how.temperature, stop_ids=(eos_id,))

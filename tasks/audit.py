@@ -12,7 +12,7 @@ from tasks.evidence import CheckResult
 from tasks.source_checks import Claims
 
 if TYPE_CHECKING:
-    from ltm.checkpoint import LoadedModel
+    from ltm.api import LoadedModel
     from ltm.harness import HarnessModel
     from ltm.known_source import Entropy, KnownSource
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ltm import corpus
 from ltm.result import Metric
 from tasks import cells
 from tasks.kinds import Column, Measurement
@@ -53,7 +54,6 @@ def beside(cell: Cell) -> list[tuple[str, dict[str, Metric]]]:
 
 def prepare(entry: TaskEntry, options: argparse.Namespace) -> Prepared:
     """The source, the text, and a proposal that can be found."""
-    from ltm import corpus
     from ltm.known_source import from_settings
     from tasks import judge
 
@@ -81,7 +81,7 @@ def identity(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options:
         proposal["proposal"] = prepared.proposal.model(options).loaded.info["weights_digest"]
     return cells.identity(
         entry,
-        source.split(entry.split),
+        corpus.split_of(source, entry.split),
         model,
         block_length=source.length,
         blocks=texts,
@@ -106,7 +106,7 @@ def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: 
     return Measurement(
         metrics=tuple(_metrics(found, model.loaded.model.headline())),
         records=[*_texts(found), *_checks(found)],
-        data=cells.data(found.source.split(entry.split)),
+        data=cells.data(corpus.split_of(found.source, entry.split)),
         seconds=time.perf_counter() - started,
         tokens=found.claims.tokens,
         complete=key["scoring"]["blocks"] == entry.settings["metadata"]["texts"],

@@ -20,7 +20,7 @@ from ltm.rng import SequenceRng, seed_of
 from tasks.evidence import CheckResult
 
 if TYPE_CHECKING:
-    from ltm.checkpoint import LoadedModel
+    from ltm.api import LoadedModel
     from ltm.harness import HarnessModel
 
 ROUNDING = {"float64": 1e-6, "float32": 1e-3}
@@ -65,7 +65,7 @@ def accounting(model: HarnessModel, text: str) -> list[CheckResult]:
 
 def _check_report(model: HarnessModel, text: str, faults: Mapping[str, list[str]]) -> None:
     """The metrics that a perplexity task would report of text with other bytes than it is scored by, against totals."""
-    from ltm.corpus import Split
+    from ltm.data.split import Split
     from tasks import perplexity_kind
     from tasks.catalog import TaskEntry
 

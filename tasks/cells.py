@@ -12,7 +12,7 @@ from ltm.result import Cell, Interval, Metric, cell_key
 from tasks.kinds import Measurement
 
 if TYPE_CHECKING:
-    from ltm.corpus import Split
+    from ltm.data.split import Split
     from ltm.harness import HarnessModel
     from tasks.catalog import TaskEntry
     from tasks.stats import Measured

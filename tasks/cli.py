@@ -122,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace, arguments: Sequence[str] | None) -> int:
+    from ltm import model_store
     from tasks import catalog, opening, paired, summary
     from tasks.kinds import kind
 
@@ -141,11 +142,11 @@ def _main(options: argparse.Namespace, arguments: Sequence[str] | None) -> int:
     if missing:
         raise UserError("\n".join(dict.fromkeys(missing)))
     from ltm.devices import check_device
-    from ltm.train_cli import check_writable
+    from ltm.files import check_writable
 
     if options.device:
         check_device(options.device)
-    located = {name: opening.locate(name, options.checkpoint, options.set) for name in models}
+    located = {name: model_store.locate(name, options.checkpoint, options.set) for name in models}
     check_writable(options.output)
     _quieten()
 

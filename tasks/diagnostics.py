@@ -17,11 +17,11 @@ from torch import Tensor
 from ltm import bounds
 from ltm.api import LikelihoodEstimate, Sampling
 from ltm.cost import StackCost
+from ltm.exact_model import continue_prompts
 from ltm.latent_model import LatentModel
 from ltm.model import LatentThoughtModel
 from ltm.posterior import Posterior, fit
 from ltm.rng import SequenceRng
-from ltm.sampling import continue_prompts
 from ltm.transformer import KeysValues
 
 ACTIVE = 0.01

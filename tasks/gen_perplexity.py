@@ -16,8 +16,8 @@ import numpy as np
 from ltm.api import Kind
 
 if TYPE_CHECKING:
+    from ltm.evaluation.rows import Row
     from ltm.harness import HarnessModel
-    from ltm.row_scoring import Row
 
 _WORST_LAST: tuple[Kind, ...] = ("exact", "lower_bound", "estimate")
 
@@ -77,7 +77,7 @@ def _headline(record: Any) -> dict[str, Any]:
 
 def _rows(scorer: HarnessModel, number: int, text: str, prompt: str) -> list[Row]:
     """The text as one row after its prompt, cut on the left where both are too long, or in blocks without prompt."""
-    from ltm.harness_requests import continuation, digest_of, joined
+    from ltm.evaluation.rows import continuation, digest_of, joined
 
     whole, given = joined(scorer.loaded.tokenizer.encode, prompt, text)
     name = f"sample {number} {digest_of(prompt, text)}"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ltm.api import Sampling
-    from ltm.corpus import Split
+    from ltm.data.split import Split
     from ltm.harness import HarnessModel
     from ltm.result import Cell, Metric
     from ltm.tokenizer import Tokenizer
@@ -232,8 +232,8 @@ def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: 
 def _generate(
     entry: TaskEntry, prepared: Prepared, model: HarnessModel, prompts: Sequence[list[int]]
 ) -> list[dict[str, Any]]:
-    from ltm.answers import Prompt
     from ltm.config import digest
+    from ltm.evaluation.rows import Prompt
 
     new = prepared.new(model)
     way = (new, prepared.sampling.temperature, prepared.sampling.top_p)

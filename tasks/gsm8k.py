@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ltm.corpus import Split
+from ltm.data.split import Split
 from ltm.errors import UserError, did_you_mean
 
 HOLDOUT, HELD_OUT_PROBLEMS = "train_holdout", 1000

@@ -38,7 +38,7 @@ class Judge:
 
         One from elsewhere than the model store has a digest in its name, which others may have been trained under too.
         """
-        from ltm.checkpoint import home
+        from ltm.files import home
         from tasks import opening
 
         if self._model is None:
@@ -57,11 +57,10 @@ def find(option: str, name: str) -> Judge:
     Raises:
         UserError: there is no such model, or it has no weights; names the option.
     """
-    from ltm import checkpoint, registry
-    from tasks import opening
+    from ltm import checkpoint, model_store, registry
 
     try:
-        place = opening.locate(name, None, ())
+        place = model_store.locate(name, None, ())
         if source := registry.source(name):
             family = source[0]
         elif place is None:

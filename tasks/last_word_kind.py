@@ -13,7 +13,7 @@ from tasks.kinds import Column, Measurement
 from tasks.last_word import cut
 
 if TYPE_CHECKING:
-    from ltm.corpus import Split
+    from ltm.data.split import Split
     from ltm.harness import HarnessModel
     from ltm.likelihood_float import LikelihoodFloat
     from ltm.result import Metric

@@ -14,7 +14,7 @@ from tasks import cells
 from tasks.kinds import Column, Measurement
 
 if TYPE_CHECKING:
-    from ltm.corpus import Split
+    from ltm.data.split import Split
     from ltm.harness import HarnessModel
     from ltm.likelihood_float import BlockLikelihoods, LikelihoodFloat
     from tasks.catalog import TaskEntry

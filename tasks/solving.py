@@ -18,7 +18,7 @@ from tasks.gsm8k import Problem
 from tasks.pass_at_k import K, majority_at_k, pass_at_k
 
 if TYPE_CHECKING:
-    from ltm.answers import Prompt
+    from ltm.evaluation.rows import Prompt
     from ltm.harness import HarnessModel
     from ltm.result import Metric
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ltm import corpus
 from ltm.rng import SequenceRng, seed_of
 from tasks.evidence import ALPHA, STANDARD_ERRORS, CheckResult, Evidence, Floats, evidence, mean_lower_bound
 
@@ -57,7 +58,7 @@ def claims_on(model: HarnessModel, source: KnownSource, *, texts: int = 256) -> 
     """
     from lm_eval.api.instance import Instance
 
-    documents = source.split("test").texts()[:texts]
+    documents = corpus.split_of(source, "test").texts()[:texts]
     requests = [
         Instance(
             request_type="loglikelihood_rolling",

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ltm.errors import UserError
 
 if TYPE_CHECKING:
-    from ltm.api import LanguageModel
-    from ltm.checkpoint import LoadedModel
+    from ltm.api import LanguageModel, LoadedModel
     from ltm.known_source import KnownSource
 
 TOKENIZER = "bytes"
@@ -56,11 +55,11 @@ def twin(loaded: LoadedModel, source: KnownSource) -> LoadedModel:
     Raises:
         UserError: the family can have none.
     """
-    from ltm import checkpoint
+    from ltm import checkpoint, files
     from ltm.config import config_digest, digest, from_dict
     from ltm.response_cache import code_digest
-    from ltm.train_cli import train_model
     from ltm.train_config import TrainConfig
+    from ltm.training.run import train_model
 
     cls, shape = type(loaded.model), {"vocab_size": 0, "block_length": source.length}
     config = cls.twin_config(trained_config(loaded), **shape)
@@ -73,7 +72,7 @@ def twin(loaded: LoadedModel, source: KnownSource) -> LoadedModel:
         from_dict(TrainConfig, RECIPE),
         corpus=source.spec,
         tokenizer_name=TOKENIZER,
-        output=checkpoint.home() / "models" / name,
+        output=files.home() / "models" / name,
         device=loaded.model.device.type,
     )
     found = checkpoint.load(folder, device=loaded.model.device.type)

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from ltm import checkpoint, tokenizer
+from ltm import api, checkpoint, tokenizer
 from ltm.api import Cost, Generations, LanguageModel, LikelihoodEstimate, Loss
 from ltm.config import config_digest, digest, to_dict
 from ltm.rng import SequenceRng
@@ -135,10 +135,10 @@ class NoisyBigram(Bigram):
         return "elbo" if isinstance(context, int) and context == 0 else "predictive_bound"
 
 
-def loaded(model: LanguageModel, name: str = "toy", **info) -> checkpoint.LoadedModel:
+def loaded(model: LanguageModel, name: str = "toy", **info) -> api.LoadedModel:
     """A model in memory as if it came from a checkpoint."""
     tokens = tokenizer.build("bytes")
-    return checkpoint.LoadedModel(
+    return api.LoadedModel(
         model=model,
         tokenizer=tokens,
         name=name,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ltm import checkpoint, registry
 from ltm.api import LanguageModel
-from ltm.corpus import Split
+from ltm.data.split import Split
 from ltm.dataset import TokenDataset
 from ltm.tokenizer import Tokenizer, build
 from ltm.train import train

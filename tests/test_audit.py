@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from ltm import known_source
+from ltm import corpus
 from ltm.config import to_dict
 from ltm.harness import HarnessModel
 from ltm.result import find_cells, read_cell, read_records
@@ -24,15 +24,15 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("LTM_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(twins, "RECIPE", {**twins.RECIPE, "budget": "tokens=4k"})
-    monkeypatch.setattr(known_source, "SIZES", {**known_source.SIZES, "train": 500})
-    known_source._split.cache_clear()
+    monkeypatch.setattr(corpus, "SIZES", {**corpus.SIZES, "train": 500})
+    corpus.split_of.cache_clear()
     monkeypatch.setattr(mass_checks, "UPDATES", 30)
     for name, few in (("FEW_DRAWS", 8), ("DRAWS", 32), ("FAST_STEPS", 40)):
         monkeypatch.setattr(mass_checks, name, few)
     for name in ("ar-tiny", "ltm-tiny"):
         save_small(tmp_path, name)
     yield tmp_path
-    known_source._split.cache_clear()
+    corpus.split_of.cache_clear()
 
 
 def run(models: str, *more: str) -> int:

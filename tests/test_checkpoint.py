@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from ltm import checkpoint
+from ltm import checkpoint, files, model_store
 from ltm.config import config_digest, digest, to_dict
 from ltm.errors import UserError
 from ltm.files import sha256_file
@@ -297,36 +297,36 @@ def test_find_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         str(folder),
         f"runs/first/{folder.name}",
     ):
-        assert checkpoint.find(name) == folder
-        assert checkpoint.find("ltm-large", checkpoint=name) == folder
+        assert model_store.find(name) == folder
+        assert model_store.find("ltm-large", checkpoint=name) == folder
     monkeypatch.chdir(tmp_path / "runs")
-    assert checkpoint.find("first") == folder
+    assert model_store.find("first") == folder
 
 
 @pytest.mark.parametrize("name", ["ltm-tiny", "mine"])
 def test_find_in_the_store(name: str) -> None:
-    folder = save(checkpoint.home() / "models" / name, 2)
-    assert checkpoint.find(name) == folder
+    folder = save(files.home() / "models" / name, 2)
+    assert model_store.find(name) == folder
 
 
 def test_home_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LTM_HOME", str(tmp_path))
-    assert checkpoint.home() == tmp_path
+    assert files.home() == tmp_path
     monkeypatch.setenv("LTM_HOME", "")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert checkpoint.home() == tmp_path / ".ltm"
+    assert files.home() == tmp_path / ".ltm"
 
 
 def test_a_preset_without_weights_comes_with_the_command_and_its_cost() -> None:
     with pytest.raises(UserError) as error:
-        checkpoint.find("ltm-large")
+        model_store.find("ltm-large")
     message = str(error.value)
     assert "ltm-large has no weights in" in message and "--checkpoint" in message
     assert (
         "ltm-train ltm-large --corpus openwebtext --data-dir DIR --budget tokens=0.9B" in message and "FLOPs" in message
     )
     with pytest.raises(UserError, match="ltm-train ltm-tiny --corpus pydocs --budget tokens=400k"):
-        checkpoint.find("ltm-tiny")
+        model_store.find("ltm-tiny")
 
 
 @pytest.mark.parametrize(
@@ -343,15 +343,15 @@ def test_names_of_nothing(name: str, message: str, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     with pytest.raises(UserError) as error:
-        checkpoint.find(name)
+        model_store.find(name)
     assert message in str(error.value)
 
 
 def test_places_without_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no directory .*missing"):
-        checkpoint.find("ltm-tiny", checkpoint=str(tmp_path / "missing"))
+        model_store.find("ltm-tiny", checkpoint=str(tmp_path / "missing"))
     with pytest.raises(UserError, match="holds no checkpoint: expected step-"):
-        checkpoint.find("ltm-tiny", checkpoint=str(tmp_path))
+        model_store.find("ltm-tiny", checkpoint=str(tmp_path))
     with pytest.raises(UserError, match="holds no checkpoint: expected step-"):
         checkpoint.load(tmp_path)
 
@@ -364,7 +364,7 @@ def test_find_in_the_cache_of_the_hub(tmp_path: Path, monkeypatch: pytest.Monkey
     (repository / "refs" / "main").write_text(commit)
     (repository / "snapshots").mkdir()
     saved.rename(repository / "snapshots" / commit)
-    found = checkpoint.find("someone/ltm-mini")
+    found = model_store.find("someone/ltm-mini")
     assert checkpoint.load(found).info["training"]["steps"] == 9
 
 

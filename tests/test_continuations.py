@@ -14,7 +14,7 @@ import torch
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
-from ltm import checkpoint, registry, tokenizer
+from ltm import api, registry, tokenizer
 from ltm.api import Sampling
 from ltm.config import config_digest, digest, to_dict
 from ltm.harness import HarnessModel
@@ -92,7 +92,7 @@ def miniature(family: str, *settings: str) -> HarnessModel:
             model.count(torch.tensor([list(text.encode()) for text in TEXTS if len(text) == 22]))
             model.finish()
     tokens = tokenizer.build("bytes")
-    found = checkpoint.LoadedModel(
+    found = api.LoadedModel(
         model=model,
         tokenizer=tokens,
         name=family,

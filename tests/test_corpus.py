@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from ltm import corpus_files, hub
-from ltm.corpus import Split, available, load, load_file
+from ltm.corpus import available, load, load_file
 from ltm.corpus_table import KNOWN
+from ltm.data.split import Split
 from ltm.detokenize import DETOKENIZERS
 from ltm.errors import UserError
 

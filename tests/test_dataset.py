@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from ltm.corpus import Split, load
+from ltm.corpus import load
+from ltm.data.split import Split
 from ltm.dataset import TokenDataset
 from ltm.errors import UserError
 from ltm.tokenizer import Tokenizer, build

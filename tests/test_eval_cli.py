@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ltm import checkpoint, corpus
+from ltm import checkpoint, corpus, model_store
 from ltm.result import Interval, Metric, find_cells, read_cell, read_records
 from ltm.rng import SequenceRng, seed_of
 from tasks import cells, cli, paired
@@ -219,7 +219,7 @@ def test_only_what_is_missing_is_done(place, monkeypatch):
 def test_the_number_is_that_of_a_plain_loop(place):
     assert cli.main(["--model", "ar-tiny", "--tasks", "ptb", "--dtype", "float64"]) == 0
     ((path, cell),) = [(p, read_cell(p)) for p in find_cells(place / "results")]
-    found = checkpoint.load(checkpoint.find("ar-tiny"))
+    found = checkpoint.load(model_store.find("ar-tiny"))
     model = found.model.double()
     ids = torch.from_numpy(found.tokenizer.encode("".join(corpus.load("ptb", "validation").texts()))).long()
     rows = []
@@ -243,7 +243,7 @@ def test_a_quick_look_stays_partial_and_is_not_lost_on_the_whole(place):
 
 
 def test_broken_weights_give_no_result(place, capsys):
-    found = checkpoint.load(checkpoint.find("ar-tiny"))
+    found = checkpoint.load(model_store.find("ar-tiny"))
     weights = {name: torch.full_like(tensor, torch.nan) for name, tensor in found.model.state_dict().items()}
     training = found.info["training"]
     folder = place / "home" / "models" / "ar-tiny"

@@ -15,7 +15,7 @@ from lm_eval.tasks import TaskManager
 from leaderboard import cli as board_cli
 from ltm import registry, tokenizer
 from ltm.api import Generations
-from ltm.corpus import Split
+from ltm.data.split import Split
 from ltm.errors import UserError
 from ltm.harness import HarnessModel
 from ltm.result import find_cells, read_cell, read_records

@@ -98,7 +98,7 @@ def test_equal_sets_are_near_one_shifted_ones_near_zero_and_the_same_each_time(c
 @pytest.mark.skipif("LTM_DATA_DIR" not in os.environ, reason="LTM_DATA_DIR, with human_vs_gpt2xl, is not set")
 def test_people_resemble_people_more_than_gpt2_xl_does_and_shuffled_words_least(tmp_path):
     """The texts differ in white space by their making, not their writing, so it is made alike."""
-    from ltm.train_cli import train_preset
+    from ltm.training.run import train_preset
 
     files = sorted(Path(os.environ["LTM_DATA_DIR"]).glob("human_vs_gpt2xl/*.jsonl.xz"))
     if not files:

@@ -10,8 +10,9 @@ from importlib.metadata import EntryPoint
 import pytest
 import torch
 
-from ltm import corpus, registry
+from ltm import registry
 from ltm.api import LanguageModel
+from ltm.data import pydocs
 from ltm.errors import UserError
 
 PARAMETERS = {
@@ -78,7 +79,7 @@ def test_unknown_families_and_corpora() -> None:
 
 
 def test_corpora_are_found() -> None:
-    assert registry.corpus_factory("pydocs") is corpus.pydocs
+    assert registry.corpus_factory("pydocs") is pydocs.pydocs
 
 
 def offer(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> None:

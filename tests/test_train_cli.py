@@ -16,14 +16,16 @@ from typing import Any
 import pytest
 import torch
 
-from ltm import checkpoint, registry
+from ltm import checkpoint, files, model_store, registry
 from ltm.api import Preset
 from ltm.devices import check_device
 from ltm.errors import UserError
+from ltm.files import locked
 from ltm.known_source import recorded
-from ltm.lock import locked
+from ltm.model_store import training_advice
 from ltm.topics import Topics
-from ltm.train_cli import configure, main, parser, train_preset, training_advice
+from ltm.train_cli import main, parser
+from ltm.training.run import configure, train_preset
 from tests.miniature_runs import log, text
 
 ROOT = Path(__file__).parents[1]
@@ -122,7 +124,7 @@ def test_mistakes_end_with_code_2_and_what_mends_them(
     printed = capsys.readouterr()
     assert message in printed.err and printed.out == ""
     assert "Traceback" not in printed.err and printed.err.count("error:") == 1
-    assert not list(data.parent.rglob("step-*")) and not list(checkpoint.home().rglob("step-*"))
+    assert not list(data.parent.rglob("step-*")) and not list(files.home().rglob("step-*"))
 
 
 def test_a_gpu_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +173,7 @@ def test_a_run_from_text_to_weights(data: Path, tmp_path: Path, capsys: pytest.C
     followed = shlex.split(printed.out.removeprefix("next: "))
     assert followed[:3] == ["ltm-eval", "--model", "ltm-tiny"] and str(output) in followed and str(data) in followed
 
-    loaded = checkpoint.load(checkpoint.find("ltm-tiny", checkpoint=str(output)))
+    loaded = checkpoint.load(model_store.find("ltm-tiny", checkpoint=str(output)))
     training = loaded.info["training"]
     assert loaded.name == "ltm-tiny" and loaded.tokenizer.name == "bytes" and loaded.model.config.vocab_size == 258
     assert loaded.model.config.decoder.width == 8 and loaded.model.config.posterior.steps == 4
@@ -245,7 +247,7 @@ def test_the_model_store_is_the_default(data: Path) -> None:
     folder = train_preset(
         "ar-tiny", corpus="toy", data_dir=data, tokenizer_name="bytes", budget="tokens=1", settings=settings
     )
-    assert checkpoint.find("ar-tiny") == folder == checkpoint.home() / "models" / "ar-tiny" / "step-00000001-final"
+    assert model_store.find("ar-tiny") == folder == files.home() / "models" / "ar-tiny" / "step-00000001-final"
 
 
 def test_ctrl_c_keeps_what_is_done_and_the_same_command_goes_on(data: Path, tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ import dataclasses
 import pytest
 import torch
 
-from ltm import checkpoint, registry
+from ltm import checkpoint, files, registry
 from ltm.config import to_dict
 from ltm.errors import UserError
 from ltm.known_source import recorded
 from ltm.topics import Topics
-from ltm.train_cli import train_preset
+from ltm.training.run import train_preset
 from tasks import twins
 from tests.harness_models import save_small
 
@@ -61,7 +61,7 @@ def test_twins_are_trained_once_and_scored_by_the_settings_of_now(tmp_path, quic
     model = checkpoint.load(folder)
     first = twins.twin(model, SOURCE)
     when = first.directory.stat().st_mtime_ns
-    assert first.directory.parent.parent == checkpoint.home() / "models" and first.name.startswith("audit-ltm-")
+    assert first.directory.parent.parent == files.home() / "models" and first.name.startswith("audit-ltm-")
     assert recorded(first.info["training"]["data_source"]) == SOURCE
     # Other settings of scoring find the same weights.
     again = twins.twin(checkpoint.load(folder, settings=["posterior.steps=5"]), SOURCE)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from ltm import known_source, registry, tokenizer
-from ltm.api import LanguageModel, Sampling
-from ltm.checkpoint import LoadedModel, weights_digest
+from ltm.api import LanguageModel, LoadedModel, Sampling
+from ltm.checkpoint import weights_digest
 from ltm.config import config_digest, to_dict, with_settings
 from ltm.known_source import KnownSource
 from ltm.rng import SequenceRng

@@ -1,0 +1,216 @@
+"""Train a preset, or any model, in a directory: one owner, every process, from the corpus to the weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ltm.devices import check_device
+from ltm.errors import UserError
+from ltm.files import check_writable
+from ltm.train_config import DEFAULT_CORPUS
+
+if TYPE_CHECKING:
+    from ltm.api import LanguageModel, Preset
+    from ltm.data.split import Split
+    from ltm.train_config import TrainConfig
+
+
+def _lead() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _world() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def train_preset(
+    name: str,
+    *,
+    corpus: str = DEFAULT_CORPUS,
+    split: str = "train",
+    budget: str | None = None,
+    data_dir: Path | None = None,
+    tokenizer_name: str | None = None,
+    output: Path | None = None,
+    seed: int | None = None,
+    device: str = "cpu",
+    settings: Sequence[str] = (),
+    fresh: bool = False,
+) -> Path:
+    """Train a preset, or go on with or return the run that `output` holds; returns the final step folder.
+
+    Raises:
+        UserError: unknown name, corpus or setting; a corpus smaller than a block; another run in `output`.
+    """
+    from ltm import registry
+    from ltm.files import home
+
+    cls, preset = registry.preset(name)
+    model_config, recipe = configure(preset, budget=budget, seed=seed, settings=settings)
+    return train_model(
+        name,
+        cls,
+        model_config,
+        recipe,
+        corpus=corpus,
+        split=split,
+        data_dir=data_dir,
+        tokenizer_name=tokenizer_name or preset.tokenizer,
+        output=output or home() / "models" / name,
+        device=device,
+        fresh=fresh,
+    )
+
+
+def train_model(
+    name: str,
+    cls: type[LanguageModel],
+    model_config: Any,
+    recipe: TrainConfig,
+    *,
+    corpus: str,
+    tokenizer_name: str,
+    output: Path,
+    split: str = "train",
+    data_dir: Path | None = None,
+    device: str = "cpu",
+    fresh: bool = False,
+) -> Path:
+    """Train a model of any config and recipe, as `train_preset` does; its `vocab_size` comes from the tokenizer."""
+    if recipe.batch % (world := _world()):
+        raise UserError(f"training.batch {recipe.batch} must be a multiple of the {world} processes")
+    check_device(device)
+    check_writable(output)
+
+    import dataclasses
+
+    import torch
+
+    from ltm import corpus as corpora
+    from ltm import tokenizer as tokenizers
+    from ltm.counting import train_by_counting
+    from ltm.dataset import TokenDataset
+    from ltm.files import home
+    from ltm.progress import say, training_progress
+    from ltm.train import train
+    from ltm.train_config import total_steps
+
+    text = corpora.load(corpus, split, data_dir=data_dir)
+    tokenizer = tokenizers.build(tokenizer_name, documents=text.texts(), data_dir=data_dir)
+    model_config = dataclasses.replace(model_config, vocab_size=tokenizer.vocab_size)
+    # The weights' own generator: torch's global one is forked, seeded and put back.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model: LanguageModel = cls(model_config)
+    separate = text.unit == "document"
+    if text.unit == "sequence" and _lead() and (said := _misfit(text, tokenizer.name, model.block_length)):
+        say(said)
+    data = TokenDataset.build(
+        text,
+        tokenizer,
+        block_length=model.block_length,
+        eos_between_documents=separate,
+        cache_dir=home() / "tokens",
+    )
+    provenance = {
+        "corpus": text.corpus,
+        "split": split,
+        "data_fingerprint": text.fingerprint,
+        "data_source": dict(text.source),
+        "tokenizer": tokenizer.fingerprint,
+        "eos_between_documents": separate,
+    }
+    cost = model.cost(model.block_length)
+    updates = total_steps(recipe, model.block_length, cost.train_flops_per_token)
+    tokens_a_step = recipe.batch * recipe.accumulation * model.block_length
+    # One process owns the directory; the others meet it when it has made it ready.
+    with _owned(output, fresh=fresh), _processes(device):
+        if _lead():
+            size, amount = f"{cost.parameters:,} parameters", f"{updates:,} updates" if updates else recipe.budget
+            if cls.learns_by_counting:  # what is counted becomes the parameters
+                size, amount = "counts", recipe.budget
+            say(
+                f"{name}: {size}, {tokenizer.name} tokenizer; {text.corpus}/{split}: {data.tokens:,} tokens, "
+                f"{data.blocks:,} blocks of {model.block_length}; {amount}"
+            )
+        place = f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and world > 1 else device
+        with training_progress(name, quiet=not _lead(), tokens_per_step=tokens_a_step) as report:
+            run = train_by_counting if cls.learns_by_counting else train
+            folder = run(name, model.to(place), data, tokenizer, recipe, output, provenance=provenance, report=report)
+    if _lead():
+        say(f"{name}: trained; weights in {folder}")
+    return folder
+
+
+def _misfit(text: Split, tokenizer: str, block_length: int) -> str | None:
+    """What to say where blocks are not the texts of a known source, whose likelihood is that of whole texts."""
+    length = len(text.documents[0])
+    if tokenizer == "bytes" and block_length == length:
+        return None
+    return (
+        f"{text.corpus}: texts have {length} bytes, and blocks of {block_length} tokens ({tokenizer}) hold pieces of "
+        "them, which the source's own likelihood says nothing about. For blocks that are texts: "
+        f"--tokenizer bytes --set decoder.max_length={length + 1}"
+    )
+
+
+@contextmanager
+def _owned(output: Path, *, fresh: bool) -> Iterator[None]:
+    """Keep other commands out of `output` meanwhile; with `fresh`, first delete the run that it holds."""
+    if not _lead():
+        yield
+        return
+    from ltm import checkpoint, training_log
+    from ltm.files import locked
+    from ltm.progress import say
+
+    with locked(output / ".lock", work=f"training in {output}") as died:
+        if died:
+            say(died)
+        if fresh:
+            checkpoint.drop(output)
+            (output / training_log.FILE).unlink(missing_ok=True)
+        yield
+
+
+@contextmanager
+def _processes(device: str) -> Iterator[None]:
+    """Join the other processes that torchrun has started."""
+    if _world() == 1:
+        yield
+        return
+    import torch
+    import torch.distributed as dist
+
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def configure(preset: Preset, *, budget: str | None, seed: int | None, settings: Sequence[str]) -> tuple[Any, Any]:
+    """Model config and recipe of a preset after `--budget`, `--seed` and `--set`."""
+    from ltm.config import from_dict, setting_names, with_settings
+    from ltm.train_config import TrainConfig
+
+    recipe = from_dict(TrainConfig, preset.training, where="preset")
+    own = [s for s in settings if s.startswith("training.")]
+    rest = [s for s in settings if not s.startswith("training.")]
+    if any(s.startswith("vocab_size=") for s in rest):
+        raise UserError("vocab_size follows from the tokenizer; choose one with --tokenizer")
+    if budget is not None:
+        own.append(f"training.budget={budget}")
+    if seed is not None:
+        own.append(f"training.seed={seed}")
+    model_names, own_names = setting_names(preset.config), setting_names(recipe, "training.")
+    return (
+        with_settings(preset.config, rest, others=own_names),
+        with_settings(recipe, own, prefix="training.", others=model_names),
+    )
