@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ltm.api import Cost, Loss, Preset, Rng
-from ltm.cost import StackCost
-from ltm.exact_model import ExactModel
+from ltm.nn.flops import StackCost
+from ltm.nn.left_to_right import ExactModel
+from ltm.nn.output_head import mean_nll, token_nats
+from ltm.nn.transformer import Transformer, TransformerConfig
 from ltm.recipes import published_recipe, tiny_recipe
-from ltm.transformer import Transformer, TransformerConfig
-from ltm.vocabulary import mean_nll, token_nats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

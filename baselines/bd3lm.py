@@ -28,12 +28,12 @@ from torch.nn import functional as F
 from baselines.block_sampling import continue_in_blocks
 from baselines.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks
 from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling
-from ltm.cost import StackCost
+from ltm.nn.flops import StackCost
+from ltm.nn.output_head import token_nats, weighted_nll
+from ltm.nn.spans import opened
+from ltm.nn.transformer import KeysValues, Transformer, TransformerConfig
 from ltm.recipes import published_recipe, tiny_recipe
 from ltm.rng import SequenceRng
-from ltm.scoring import opened
-from ltm.transformer import KeysValues, Transformer, TransformerConfig
-from ltm.vocabulary import token_nats, weighted_nll
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

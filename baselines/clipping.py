@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from baselines.bd3lm import BD3LM
 from baselines.masking import draw_masks
+from ltm.nn.output_head import token_nats
 from ltm.rng import SequenceRng
-from ltm.vocabulary import token_nats
 
 INTERVALS = tuple(
     (start / 20, (start + width) / 20) for width in (10, 12, 14, 16, 18) for start in range(0, 21 - width)

@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltm.api import LanguageModel, LikelihoodEstimate
+from ltm.nn.spans import variance_of_mean
 from ltm.rng import SequenceRng
-from ltm.scoring import variance_of_mean
 
 DRAWS = 4
 """Default Monte Carlo draws of a diffusion bound."""

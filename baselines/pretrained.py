@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from baselines.pretrained_files import find
 from baselines.pretrained_tokenizer import read_tokenizer
 from ltm.api import Cost, LoadedModel, Loss, Rng
-from ltm.checkpoint import weights_digest
 from ltm.config import canonical_json, config_digest, to_dict, with_settings
 from ltm.errors import UserError
-from ltm.exact_model import ExactModel
+from ltm.nn.left_to_right import ExactModel
 from ltm.tokenizer import Tokenizer
+from ltm.training.checkpoint import weights_digest
 
 _LOGITS_AT_A_TIME = 1 << 27
 _MAX_LENGTH = 1024

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from ltm.api import Sampling
-from ltm.sampling import probabilities
+from ltm.nn.sampling import probabilities
 
 
 def absorb_cost(logits_NV: Tensor, targets_N: Tensor) -> Tensor:

@@ -30,12 +30,12 @@ from baselines.schedules import SIGMA_HIGH, SIGMA_LOW, Noise, told
 from baselines.stepping import Move, take_steps
 from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling
 from ltm.conditioning import TimeEmbedding, conditioning_flops
-from ltm.cost import StackCost
+from ltm.nn.flops import StackCost
+from ltm.nn.output_head import over_vocabulary
+from ltm.nn.spans import opened
+from ltm.nn.transformer import Transformer, TransformerConfig
 from ltm.recipes import published_recipe, tiny_recipe
 from ltm.rng import SequenceRng, Stream
-from ltm.scoring import opened
-from ltm.transformer import Transformer, TransformerConfig
-from ltm.vocabulary import over_vocabulary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

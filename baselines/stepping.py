@@ -11,8 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ltm.nn.sampling import invert
 from ltm.rng import Stream
-from ltm.sampling import invert
 
 _MOVED_TOGETHER = 256  # tokens whose float64 weights stand in memory at a time
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from ltm.api import Generations, Rng, Sampling
+from ltm.nn.sampling import draw
+from ltm.nn.spans import check_ids
 from ltm.rng import SequenceRng, Stream
-from ltm.sampling import draw
-from ltm.scoring import check_ids
 
 _DRAWN_TOGETHER = 256  # tokens whose float64 probabilities stand in memory at a time
 

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from baselines.vq import Codebook, VQConfig
 from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng
-from ltm.cost import StackCost
-from ltm.latent_model import DRAWS, LatentConfig, LatentModel, Opened
-from ltm.posterior import Posterior
+from ltm.latent.base import DRAWS, LatentConfig, LatentModel, Opened
+from ltm.latent.posterior import Posterior
+from ltm.nn.flops import StackCost
+from ltm.nn.output_head import mean_nll
+from ltm.nn.transformer import Linear, Stack, TransformerConfig
 from ltm.recipes import published_recipe, tiny_recipe
 from ltm.rng import SequenceRng
-from ltm.transformer import Linear, Stack, TransformerConfig
-from ltm.vocabulary import mean_nll
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

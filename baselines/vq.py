@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltm.api import Sampling
-from ltm.cost import StackCost
+from ltm.nn.flops import StackCost
+from ltm.nn.output_head import token_nats, weighted_nll
+from ltm.nn.sampling import draw
+from ltm.nn.transformer import KeysValues, Linear, Transformer, TransformerConfig
 from ltm.rng import SequenceRng
-from ltm.sampling import draw
-from ltm.transformer import KeysValues, Linear, Transformer, TransformerConfig
-from ltm.vocabulary import token_nats, weighted_nll
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,11 +21,13 @@ from torch import Tensor
 
 from baselines.masking import DRAWS, draw_masks
 from baselines.mdlm import MDLM, visible_keys
-from ltm import checkpoint, corpus, model_store
+from ltm import model_store
+from ltm.data import corpora
 from ltm.errors import UserError, run_command
+from ltm.nn.output_head import token_nats
+from ltm.nn.spans import opened, variance_of_mean
 from ltm.rng import SequenceRng, seed_of
-from ltm.scoring import opened, variance_of_mean
-from ltm.vocabulary import token_nats
+from ltm.training import checkpoint
 
 MasksAndWeights = Iterator[tuple[Tensor, Tensor]]
 
@@ -127,7 +129,7 @@ def main() -> None:
     if not isinstance(model, MDLM):
         raise UserError(f"{options.model} is of family {model.family}; expected an mdlm model")
     data_dir = os.environ.get("LTM_DATA_DIR")
-    split = corpus.load(options.corpus, options.split, data_dir=Path(data_dir) if data_dir else None)
+    split = corpora.load(options.corpus, options.split, data_dir=Path(data_dir) if data_dir else None)
     stream = torch.as_tensor(loaded.tokenizer.encode("".join(split.iter_texts()))).long()
     blocks = list(stream.split(model.block_length))
     table = Table(

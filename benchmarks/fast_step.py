@@ -17,8 +17,8 @@ from rich.table import Table
 from torch.nn import functional as F
 
 from ltm.devices import device_name
-from ltm.model import LatentThoughtModel
-from ltm.posterior import PosteriorConfig
+from ltm.latent.model import LatentThoughtModel
+from ltm.latent.posterior import PosteriorConfig
 from ltm.registry import preset
 from ltm.rng import SequenceRng
 

@@ -15,8 +15,8 @@ from rich.table import Table
 from torch import Tensor
 
 from ltm.config import to_dict
-from ltm.model import LTMConfig
-from ltm.topics import Topics
+from ltm.known_sources.topics import Topics
+from ltm.latent.model import LTMConfig
 from tasks import stats
 
 BASE, EQUAL_FLOPS = "", "equal FLOPs"

@@ -23,19 +23,19 @@ from rich.console import Console
 
 from baselines.ar import ARConfig, Autoregressive
 from benchmarks.gain_report import BASE, EQUAL_FLOPS, Gains, draw
-from ltm import checkpoint, training_log
 from ltm.config import digest, from_dict, to_dict, with_settings
 from ltm.errors import UserError, did_you_mean, run_command
 from ltm.files import write_atomically
-from ltm.known_source import from_settings
-from ltm.latent_model import LatentModel
-from ltm.model import LatentThoughtModel, LTMConfig
-from ltm.posterior import PosteriorConfig
+from ltm.known_sources.base import from_settings
+from ltm.known_sources.topics import Topics
+from ltm.latent.base import LatentModel
+from ltm.latent.model import LatentThoughtModel, LTMConfig
+from ltm.latent.posterior import PosteriorConfig
+from ltm.nn.transformer import TransformerConfig
 from ltm.rng import SequenceRng
-from ltm.topics import Topics
-from ltm.train_config import TrainConfig
+from ltm.training import checkpoint, log
+from ltm.training.config import TrainConfig
 from ltm.training.run import train_model
-from ltm.transformer import TransformerConfig
 from tasks import diagnostics
 
 FACTORS: Mapping[str, Sequence[str]] = {
@@ -198,7 +198,7 @@ def main() -> None:
         name = key(run, source, options, flops)
         if name not in done:
             record = {"key": name, **measured(run, source, options, flops)}
-            training_log.append(file, record)
+            log.append(file, record)
             done[name] = record
         found.setdefault((run.model, run.change), []).append(done[name])
         if (run.model, run.change) == ("ltm", BASE):

@@ -19,11 +19,11 @@ from ltm import registry
 from ltm.api import LanguageModel
 from ltm.config import from_dict
 from ltm.devices import processor, product_seconds, threads_for
-from ltm.model import LatentThoughtModel
+from ltm.latent.model import LatentThoughtModel
+from ltm.nn.transformer import Stack, set_matmul_dtype
 from ltm.rng import SequenceRng
-from ltm.train import Run, settle
-from ltm.train_config import TrainConfig
-from ltm.transformer import Stack, set_matmul_dtype
+from ltm.training.config import TrainConfig
+from ltm.training.loop import Run, settle
 
 VOCAB_SIZE = 2049
 PRODUCT = (512, 512, 1376)

@@ -20,15 +20,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ltm import checkpoint
 from ltm.errors import UserError, did_you_mean, run_command
-from ltm.known_source import KnownSource, from_settings
-from ltm.model import LatentThoughtModel, LTMConfig
-from ltm.posterior import PosteriorConfig
+from ltm.known_sources.base import KnownSource, from_settings
+from ltm.latent.model import LatentThoughtModel, LTMConfig
+from ltm.latent.posterior import PosteriorConfig
+from ltm.nn.transformer import TransformerConfig
 from ltm.rng import SequenceRng
-from ltm.train_config import TrainConfig
+from ltm.training import checkpoint
+from ltm.training.config import TrainConfig
 from ltm.training.run import train_model
-from ltm.transformer import TransformerConfig
 from tasks.evidence import Evidence, evidence, threshold
 
 CLOSER = ("posterior.lr=0.1",)

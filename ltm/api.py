@@ -121,7 +121,7 @@ class Preset:
     Attributes:
         config: the model's config dataclass; its `vocab_size` is set from the tokenizer when the model is built.
         tokenizer: `gpt2`, `bpe-N` (trained on the training corpus) or `bytes`.
-        training: overrides of `ltm.train.TrainConfig`, by field.
+        training: overrides of `ltm.training.loop.TrainConfig`, by field.
         trains_itself: `ltm-eval` trains it on first use; larger presets only say the command.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ltm.transformer import TransformerConfig
+from ltm.nn.transformer import TransformerConfig
 
 
 class TimeEmbedding(nn.Module):

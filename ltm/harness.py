@@ -22,15 +22,15 @@ from lm_eval.api.model import LM
 
 from ltm import harness_requests as asked
 from ltm import model_store
-from ltm.answers import Answers
 from ltm.config import whole_number
+from ltm.data.separated_text import SeparatedText, streams
 from ltm.devices import check_dtype, choose_device
 from ltm.errors import UserError, did_you_mean
+from ltm.evaluation.likelihoods import LikelihoodFloat, gather
 from ltm.evaluation.rows import Row, blocks, continuation, digest_of, greedy, joined
-from ltm.latent_model import LatentModel
-from ltm.likelihood_float import LikelihoodFloat, gather
+from ltm.evaluation.runner import Answers
+from ltm.latent.base import LatentModel
 from ltm.rng import SequenceRng
-from ltm.separated_text import SeparatedText, streams
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -164,7 +164,7 @@ class HarnessModel(LM):
         return {name: (found[name].kind, found[name].draws) for name in sorted(found, key=lambda n: n != headline)}
 
     def streams(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The tokens of each text that scoring covers, int32; see `ltm.separated_text`."""
+        """The tokens of each text that scoring covers, int32; see `ltm.data.separated_text`."""
         return streams(texts, self.loaded.tokenizer)
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[LikelihoodFloat]:

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltm import checkpoint as checkpoints
 from ltm import hub, registry
-from ltm.checkpoint import MANIFEST, SCORED, step_folder, steps
 from ltm.config import from_dict, with_settings
 from ltm.errors import UserError
 from ltm.files import home
-from ltm.train_config import DEFAULT_CORPUS, TrainConfig, parse_budget
+from ltm.training import checkpoint as checkpoints
+from ltm.training.checkpoint import MANIFEST, SCORED, step_folder, steps
+from ltm.training.config import DEFAULT_CORPUS, TrainConfig, parse_budget
 
 if TYPE_CHECKING:
     from ltm.api import LanguageModel, LoadedModel

@@ -82,5 +82,5 @@ def preset_names() -> list[str]:
 
 
 def corpus_factory(name: str) -> Callable[..., Any]:
-    """The loader of an embedded corpus; see `ltm.corpus`."""
+    """The loader of an embedded corpus; see `ltm.data.corpora`."""
     return load(CORPORA, "corpus", name)

@@ -14,7 +14,7 @@ from tasks.source_checks import Claims
 if TYPE_CHECKING:
     from ltm.api import LoadedModel
     from ltm.harness import HarnessModel
-    from ltm.known_source import Entropy, KnownSource
+    from ltm.known_sources.base import Entropy, KnownSource
 
 TEXTS, MORE_STEPS_TEXTS = 256, 16
 """Fresh texts of the source, and of those the ones that are scored again with many fast steps."""

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ltm import corpus
+from ltm.data import corpora
 from ltm.result import Metric
 from tasks import cells
 from tasks.kinds import Column, Measurement
 
 if TYPE_CHECKING:
     from ltm.harness import HarnessModel
-    from ltm.known_source import KnownSource
+    from ltm.known_sources.base import KnownSource
     from ltm.result import Cell
     from tasks.audit import Audit
     from tasks.catalog import TaskEntry
@@ -54,10 +54,10 @@ def beside(cell: Cell) -> list[tuple[str, dict[str, Metric]]]:
 
 def prepare(entry: TaskEntry, options: argparse.Namespace) -> Prepared:
     """The source, the text, and a proposal that can be found."""
-    from ltm.known_source import from_settings
+    from ltm.known_sources.base import from_settings
     from tasks import judge
 
-    split = corpus.load(entry.settings["metadata"]["text"], "validation", data_dir=options.data_dir)
+    split = corpora.load(entry.settings["metadata"]["text"], "validation", data_dir=options.data_dir)
     return Prepared(
         source=from_settings(entry.corpus),
         text="".join(split.iter_texts()),
@@ -81,7 +81,7 @@ def identity(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options:
         proposal["proposal"] = prepared.proposal.model(options).loaded.info["weights_digest"]
     return cells.identity(
         entry,
-        corpus.split_of(source, entry.split),
+        corpora.split_of(source, entry.split),
         model,
         block_length=source.length,
         blocks=texts,
@@ -106,7 +106,7 @@ def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: 
     return Measurement(
         metrics=tuple(_metrics(found, model.loaded.model.headline())),
         records=[*_texts(found), *_checks(found)],
-        data=cells.data(corpus.split_of(found.source, entry.split)),
+        data=cells.data(corpora.split_of(found.source, entry.split)),
         seconds=time.perf_counter() - started,
         tokens=found.claims.tokens,
         complete=key["scoring"]["blocks"] == entry.settings["metadata"]["texts"],

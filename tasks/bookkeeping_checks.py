@@ -225,7 +225,7 @@ def depends_on_weights(model: HarnessModel, text: str) -> list[CheckResult]:
 
 def shake(loaded: LoadedModel, *, seed: int = 0) -> LoadedModel | None:
     """The same model under other weights, and their digest; None where there are none to change."""
-    from ltm.checkpoint import weights_digest
+    from ltm.training.checkpoint import weights_digest
 
     model, generator, changed = copy.deepcopy(loaded.model), torch.Generator().manual_seed(seed), False
     with torch.no_grad():

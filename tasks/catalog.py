@@ -74,7 +74,7 @@ def read(name: str) -> TaskEntry:
         UserError: that file is not there, or is no text file.
     """
     if name.startswith(FILE):
-        from ltm.corpus_files import stem
+        from ltm.data.local_files import stem
 
         path = Path(name.removeprefix(FILE)).expanduser()
         named = f"text_{stem(path)}"

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ltm import bounds
 from ltm.api import LikelihoodEstimate, Sampling
-from ltm.cost import StackCost
-from ltm.exact_model import continue_prompts
-from ltm.latent_model import LatentModel
-from ltm.model import LatentThoughtModel
-from ltm.posterior import Posterior, fit
+from ltm.latent import bounds
+from ltm.latent.base import LatentModel
+from ltm.latent.model import LatentThoughtModel
+from ltm.latent.posterior import Posterior, fit
+from ltm.nn.flops import StackCost
+from ltm.nn.left_to_right import continue_prompts
+from ltm.nn.transformer import KeysValues
 from ltm.rng import SequenceRng
-from ltm.transformer import KeysValues
 
 ACTIVE = 0.01
 """A unit is active when the variance of its posterior mean over texts is more than this (arXiv 1509.00519)."""

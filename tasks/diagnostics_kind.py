@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import torch
 
     from ltm.harness import HarnessModel
-    from ltm.latent_model import LatentModel
-    from ltm.posterior import Posterior
+    from ltm.latent.base import LatentModel
+    from ltm.latent.posterior import Posterior
     from tasks.catalog import TaskEntry
     from tasks.diagnostics import Point
 
@@ -68,7 +68,7 @@ def identity(entry: TaskEntry, prepared: Any, model: HarnessModel, options: argp
 
 def checked(model: HarnessModel) -> LatentModel:
     """The model itself, or UserError unless it infers a Gaussian q(z|x)."""
-    from ltm.latent_model import LatentModel
+    from ltm.latent.base import LatentModel
 
     inner, name = model.loaded.model, model.loaded.name
     if not isinstance(inner, LatentModel):

@@ -43,7 +43,7 @@ def load(corpus: str, split: str, words: int, documents: int, data_dir: str | No
     """
     import datasets
 
-    from ltm import corpus as corpora
+    from ltm.data import corpora
 
     if not words:
         return {split: datasets.Dataset.from_list([{"prompt": ""}] * documents)}

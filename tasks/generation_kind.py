@@ -89,9 +89,9 @@ def prepare(entry: TaskEntry, options: argparse.Namespace) -> Prepared:
     Raises:
         UserError: the task needs a scorer and none is named; too few samples for MAUVE; and so on.
     """
-    from ltm import corpus
     from ltm.api import LanguageModel, Sampling
     from ltm.config import whole_number
+    from ltm.data import corpora
     from tasks import judge, mauve_score
 
     settings = entry.settings["metadata"]
@@ -120,7 +120,7 @@ def prepare(entry: TaskEntry, options: argparse.Namespace) -> Prepared:
                 f"--mauve {options.mauve}: the family {featuriser.family.family} has no features of texts; name an "
                 "autoregressive model, such as ar-tiny, or pretrained:gpt2-large"
             )
-    split = corpus.load(entry.corpus, entry.split, data_dir=options.data_dir)
+    split = corpora.load(entry.corpus, entry.split, data_dir=options.data_dir)
     return Prepared(
         split=split,
         text="".join(split.iter_texts()),

@@ -52,7 +52,7 @@ def find(corpus: str, split: str, *, data_dir: Path | None) -> Problems:
     Raises:
         UserError: one of them is not there, or train is too small to hold problems out of.
     """
-    from ltm import corpus as corpora
+    from ltm.data import corpora
 
     def loaded(name: str, purpose: str) -> Split:
         try:

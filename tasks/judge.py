@@ -57,7 +57,8 @@ def find(option: str, name: str) -> Judge:
     Raises:
         UserError: there is no such model, or it has no weights; names the option.
     """
-    from ltm import checkpoint, model_store, registry
+    from ltm import model_store, registry
+    from ltm.training import checkpoint
 
     try:
         place = model_store.locate(name, None, ())

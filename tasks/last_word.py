@@ -19,7 +19,7 @@ def load(corpus: str, split: str, data_dir: str | None = None, **_: Any) -> dict
     """One row a document of the split, detokenised, with `context` and `word`; other arguments are the model's."""
     import datasets
 
-    from ltm import corpus as corpora
+    from ltm.data import corpora
 
     texts = corpora.load(corpus, split, data_dir=Path(data_dir) if data_dir else None).iter_texts()
     rows = [dict(zip(("context", "word"), cut(text), strict=True)) for text in texts]

@@ -14,8 +14,8 @@ from tasks.last_word import cut
 
 if TYPE_CHECKING:
     from ltm.data.split import Split
+    from ltm.evaluation.likelihoods import LikelihoodFloat
     from ltm.harness import HarnessModel
-    from ltm.likelihood_float import LikelihoodFloat
     from ltm.result import Metric
     from tasks.catalog import TaskEntry
 
@@ -36,9 +36,9 @@ class Prepared:
 
 def prepare(entry: TaskEntry, options: argparse.Namespace) -> Prepared:
     """The split of the task, cut."""
-    from ltm import corpus
+    from ltm.data import corpora
 
-    split = corpus.load(entry.corpus, entry.split, data_dir=options.data_dir)
+    split = corpora.load(entry.corpus, entry.split, data_dir=options.data_dir)
     pairs = [cut(text) for text in split.iter_texts()][: options.limit_problems]
     for index, (_, word) in enumerate(pairs):
         if not word:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltm.api import LanguageModel, LikelihoodEstimate
-from ltm.latent_model import LatentModel
+from ltm.latent.base import LatentModel
 from ltm.rng import SequenceRng
 from tasks.evidence import CheckResult
 from tasks.mass import averages, beyond, part_of, summed
@@ -171,7 +171,7 @@ def continuation_mass(mini: LanguageModel) -> list[CheckResult]:
 
 def prequential_mass(mini: LanguageModel) -> list[CheckResult]:
     """As `total_mass`, of a latent model that reads a text in two chunks; nothing of others."""
-    from ltm.prequential import Prequential
+    from ltm.latent.prequential import Prequential
 
     if not isinstance(mini, LatentModel):
         return []

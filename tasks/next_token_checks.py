@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltm.api import LikelihoodEstimate
-from ltm.latent_model import LatentModel
+from ltm.latent.base import LatentModel
 from ltm.rng import SequenceRng, seed_of
 from tasks.evidence import STANDARD_ERRORS, CheckResult
 from tasks.mass import averages, beyond, joined, summed

@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ltm.data.separated_text import SeparatedText
 from ltm.errors import UserError
-from ltm.separated_text import SeparatedText
 
 
 def load(
@@ -23,7 +23,7 @@ def load(
     """
     import datasets
 
-    from ltm import corpus as corpora
+    from ltm.data import corpora
 
     if not isinstance(eos_between_documents, bool):
         raise UserError(f"eos_between_documents: expected true or false, found {eos_between_documents!r}")

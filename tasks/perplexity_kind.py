@@ -15,8 +15,8 @@ from tasks.kinds import Column, Measurement
 
 if TYPE_CHECKING:
     from ltm.data.split import Split
+    from ltm.evaluation.likelihoods import BlockLikelihoods, LikelihoodFloat
     from ltm.harness import HarnessModel
-    from ltm.likelihood_float import BlockLikelihoods, LikelihoodFloat
     from tasks.catalog import TaskEntry
 
 ITEMS = "blocks"
@@ -38,13 +38,13 @@ class Prepared:
 
 def prepare(entry: TaskEntry, options: argparse.Namespace) -> Prepared:
     """The split of the task, or the file."""
-    from ltm import corpus
-    from ltm.separated_text import SeparatedText
+    from ltm.data import corpora
+    from ltm.data.separated_text import SeparatedText
 
     if entry.path is not None:
-        split = corpus.load_file(entry.path)
+        split = corpora.load_file(entry.path)
     else:
-        split = corpus.load(entry.corpus, entry.split, data_dir=options.data_dir)
+        split = corpora.load(entry.corpus, entry.split, data_dir=options.data_dir)
     text = SeparatedText(split.iter_texts()) if options.eos_between_documents else "".join(split.iter_texts())
     return Prepared(split=split, text=text)
 

@@ -1,4 +1,4 @@
-"""Perplexity of texts read in chunks: z is inferred from what went before, with no KL; see ltm/prequential.py."""
+"""Perplexity of texts read in chunks: z is inferred from what went before, without a KL (ltm/latent/prequential.py)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def identity(entry: TaskEntry, prepared: Any, model: HarnessModel, options: argp
 
 def measure(entry: TaskEntry, prepared: Any, model: HarnessModel, options: argparse.Namespace) -> Measurement:
     """As a perplexity, of the model reading in chunks."""
-    from ltm.prequential import Prequential
+    from ltm.latent.prequential import Prequential
     from ltm.result import Metric
 
     reader = _in_chunks(model, options)

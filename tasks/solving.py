@@ -79,7 +79,7 @@ class Solver:
 
     def all_answers(self, problems: Sequence[Problem], train: Sequence[Problem]) -> Answered:
         """The samples of each problem, under each control too, and what tells a latent model's diversity."""
-        from ltm.latent_model import LatentModel
+        from ltm.latent.base import LatentModel
 
         how, tokenizer = self.how, self.model.loaded.tokenizer
         found = Answered(golds=[gold_answer(problem.answer) for problem in problems])

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ltm import corpus
+from ltm.data import corpora
 from ltm.rng import SequenceRng, seed_of
 from tasks.evidence import ALPHA, STANDARD_ERRORS, CheckResult, Evidence, Floats, evidence, mean_lower_bound
 
 if TYPE_CHECKING:
     from ltm.api import Kind
     from ltm.harness import HarnessModel
-    from ltm.known_source import KnownSource
+    from ltm.known_sources.base import KnownSource
 
 PROPOSED, PROPOSED_TOKENS = 256, 16
 """Texts drawn from a proposal, and their length: longer ones of two models hardly overlap."""
@@ -58,7 +58,7 @@ def claims_on(model: HarnessModel, source: KnownSource, *, texts: int = 256) -> 
     """
     from lm_eval.api.instance import Instance
 
-    documents = corpus.split_of(source, "test").texts()[:texts]
+    documents = corpora.split_of(source, "test").texts()[:texts]
     requests = [
         Instance(
             request_type="loglikelihood_rolling",

@@ -14,7 +14,7 @@ from ltm.errors import UserError
 
 if TYPE_CHECKING:
     from ltm.api import LanguageModel, LoadedModel
-    from ltm.known_source import KnownSource
+    from ltm.known_sources.base import KnownSource
 
 TOKENIZER = "bytes"
 RECIPE = {"budget": "tokens=400k", "batch": 8, "lr": 3e-3, "warmup": 0.1, "ema": 0.99}
@@ -24,15 +24,15 @@ MORE_STEPS = 256
 
 def trained_on(loaded: LoadedModel) -> KnownSource | None:
     """The known source that the model was trained on; None when it was real text."""
-    from ltm import known_source
+    from ltm.known_sources import base
 
-    return known_source.recorded(loaded.info["training"].get("data_source") or {})
+    return base.recorded(loaded.info["training"].get("data_source") or {})
 
 
 def trained_config(loaded: LoadedModel) -> Any:
     """The config that the model was trained under, without the settings that it is scored with."""
-    from ltm import checkpoint
     from ltm.config import from_dict, unsettled
+    from ltm.training import checkpoint
 
     if not (loaded.directory / checkpoint.MANIFEST).is_file():
         return loaded.model.config
@@ -55,10 +55,11 @@ def twin(loaded: LoadedModel, source: KnownSource) -> LoadedModel:
     Raises:
         UserError: the family can have none.
     """
-    from ltm import checkpoint, files
+    from ltm import files
     from ltm.config import config_digest, digest, from_dict
-    from ltm.response_cache import code_digest
-    from ltm.train_config import TrainConfig
+    from ltm.evaluation.cache import code_digest
+    from ltm.training import checkpoint
+    from ltm.training.config import TrainConfig
     from ltm.training.run import train_model
 
     cls, shape = type(loaded.model), {"vocab_size": 0, "block_length": source.length}

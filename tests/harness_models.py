@@ -8,12 +8,13 @@ from typing import ClassVar
 
 import torch
 
-from ltm import api, checkpoint, tokenizer
+from ltm import api, tokenizer
 from ltm.api import Cost, Generations, LanguageModel, LikelihoodEstimate, Loss
 from ltm.config import config_digest, digest, to_dict
+from ltm.nn.sampling import draw
+from ltm.nn.spans import scored_span
 from ltm.rng import SequenceRng
-from ltm.sampling import draw
-from ltm.scoring import scored_span
+from ltm.training import checkpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

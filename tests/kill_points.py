@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from ltm import checkpoint
+from ltm.training import checkpoint
 from tests.miniature_runs import save
 
 ACTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree", "os.listdir", "os.scandir"}

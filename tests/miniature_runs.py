@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ltm import checkpoint, registry
+from ltm import registry
 from ltm.api import LanguageModel
 from ltm.data.split import Split
-from ltm.dataset import TokenDataset
+from ltm.data.token_dataset import TokenDataset
 from ltm.tokenizer import Tokenizer, build
-from ltm.train import train
-from ltm.train_config import TrainConfig
+from ltm.training import checkpoint
+from ltm.training.config import TrainConfig
+from ltm.training.loop import train
 
 L = 8
 RECIPE = TrainConfig(budget="tokens=512", batch=4, accumulation=2, lr=1e-2, warmup=0.25, ema=0.9, matmul="float32")

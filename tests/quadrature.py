@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ltm.latent_model import LatentModel
-from ltm.model import LatentThoughtModel
-from ltm.posterior import PosteriorConfig
-from ltm.vocabulary import token_nats
+from ltm.latent.base import LatentModel
+from ltm.latent.model import LatentThoughtModel
+from ltm.latent.posterior import PosteriorConfig
+from ltm.nn.output_head import token_nats
 from tests.contract.conftest import L, V, train_briefly
 
 

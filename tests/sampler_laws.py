@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ltm import registry
-from ltm.posterior import PosteriorConfig
+from ltm.latent.posterior import PosteriorConfig
 from ltm.rng import SequenceRng
 from tests.canvas_laws import nodes
 from tests.contract.conftest import trained

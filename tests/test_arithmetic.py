@@ -6,9 +6,10 @@ import re
 
 import pytest
 
-from ltm import corpus, tokenizer
-from ltm.arithmetic import GREATEST, SIZES, arithmetic, solve, write
-from ltm.arithmetic_templates import TEST, TRAIN
+from ltm import tokenizer
+from ltm.data import corpora
+from ltm.data.word_problem_templates import TEST, TRAIN
+from ltm.data.word_problems import GREATEST, SIZES, arithmetic, solve, write
 from ltm.errors import UserError
 
 # The answer from the numbers of the question, in the order in which they are read there.
@@ -82,7 +83,7 @@ def test_splits():
     assert re.fullmatch(r"Question: [^\n]+\?\nAnswer: [^\n]+(\n[^\n]+)*\n#### \d+\n\n", splits["test"].documents[0]), (
         splits["test"].documents[0]
     )
-    assert corpus.load("arithmetic", "test").fingerprint == splits["test"].fingerprint
+    assert corpora.load("arithmetic", "test").fingerprint == splits["test"].fingerprint
 
 
 def test_the_tiny_models_own_tokenizer_can_be_trained_on_it():

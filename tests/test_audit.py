@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from ltm import corpus
 from ltm.config import to_dict
+from ltm.data import corpora
 from ltm.harness import HarnessModel
 from ltm.result import find_cells, read_cell, read_records
 from tasks import audit_report, cli, mass_checks, next_token_checks, twins
@@ -24,15 +24,15 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("LTM_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(twins, "RECIPE", {**twins.RECIPE, "budget": "tokens=4k"})
-    monkeypatch.setattr(corpus, "SIZES", {**corpus.SIZES, "train": 500})
-    corpus.split_of.cache_clear()
+    monkeypatch.setattr(corpora, "SIZES", {**corpora.SIZES, "train": 500})
+    corpora.split_of.cache_clear()
     monkeypatch.setattr(mass_checks, "UPDATES", 30)
     for name, few in (("FEW_DRAWS", 8), ("DRAWS", 32), ("FAST_STEPS", 40)):
         monkeypatch.setattr(mass_checks, name, few)
     for name in ("ar-tiny", "ltm-tiny"):
         save_small(tmp_path, name)
     yield tmp_path
-    corpus.split_of.cache_clear()
+    corpora.split_of.cache_clear()
 
 
 def run(models: str, *more: str) -> int:
@@ -68,7 +68,7 @@ def test_a_cell_has_a_verdict_and_all_that_its_evidence_is_made_of(place, capsys
 
 
 def test_each_likelihood_of_a_latent_model_has_a_verdict(place):
-    from ltm.topics import Topics
+    from ltm.known_sources.topics import Topics
 
     source = Topics(length=16, words=6, topics=2, classes=2)
     # What was asked for elsewhere, such as a quick look, limits no check.
@@ -100,7 +100,7 @@ def test_each_likelihood_of_a_latent_model_has_a_verdict(place):
 def test_a_likelihood_fails_by_one_refutation(place, monkeypatch):
     from dataclasses import replace
 
-    from ltm.topics import Topics
+    from ltm.known_sources.topics import Topics
 
     def inflated(*arguments, **options):
         return [replace(r, passed=False, detail="planted") for r in sound(*arguments, **options)]
@@ -122,7 +122,7 @@ def test_mistakes_are_said_before_anything_is_trained(place, capsys):
 
 def test_a_configs_settings_reach_its_twin(place):
     loaded = HarnessModel(pretrained="ltm-tiny", device="cpu", settings=["posterior.lr=0.1"]).loaded
-    from ltm.topics import Topics
+    from ltm.known_sources.topics import Topics
 
     twin = twins.twin(loaded, Topics(length=16))
     assert to_dict(twin.model.config)["posterior"]["lr"] == 0.1

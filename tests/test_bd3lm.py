@@ -19,8 +19,8 @@ from baselines.block_sampling import evaluate
 from baselines.masking import draw_masks
 from baselines.mdlm import MDLM, MDLMConfig
 from ltm.api import Sampling
+from ltm.nn.transformer import TransformerConfig
 from ltm.rng import SequenceRng
-from ltm.transformer import TransformerConfig
 from tests.contract.conftest import V, all_texts, structured_batch
 
 BOS, MASK = V, V + 1

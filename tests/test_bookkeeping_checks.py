@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from ltm.answers import Answers
 from ltm.api import LikelihoodEstimate
+from ltm.evaluation.runner import Answers
 from ltm.harness import HarnessModel
 from tasks import bookkeeping_checks, stats
 from tests.harness_models import Bigram, BigramConfig, NoisyBigram, loaded

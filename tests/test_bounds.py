@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from ltm import bounds
-from ltm.posterior import Posterior, PosteriorConfig, fit
+from ltm.latent import bounds
+from ltm.latent.posterior import Posterior, PosteriorConfig, fit
 from ltm.rng import SequenceRng
 from tests.contract.conftest import all_texts
 from tests.quadrature import evidence, two_dimensional

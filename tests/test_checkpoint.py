@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from ltm import checkpoint, files, model_store
+from ltm import files, model_store
 from ltm.config import config_digest, digest, to_dict
 from ltm.errors import UserError
 from ltm.files import sha256_file
+from ltm.training import checkpoint
 from tests.miniature_runs import dataset, model, save, tokenizer
 
 ROOT = Path(__file__).parents[1]

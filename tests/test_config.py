@@ -18,9 +18,9 @@ from ltm import registry
 from ltm.api import Preset
 from ltm.config import canonical_json, config_digest, from_dict, setting_names, to_dict, with_settings
 from ltm.errors import UserError
-from ltm.model import LTMConfig
-from ltm.posterior import PosteriorConfig
-from ltm.train_config import TrainConfig
+from ltm.latent.model import LTMConfig
+from ltm.latent.posterior import PosteriorConfig
+from ltm.training.config import TrainConfig
 
 TINY: LTMConfig = registry.preset("ltm-tiny")[1].config
 

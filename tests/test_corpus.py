@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from ltm import corpus_files, hub
-from ltm.corpus import available, load, load_file
-from ltm.corpus_table import KNOWN
+from ltm import hub
+from ltm.data import local_files
+from ltm.data.corpora import available, load, load_file
+from ltm.data.corpus_table import KNOWN
+from ltm.data.detokenize import DETOKENIZERS
 from ltm.data.split import Split
-from ltm.detokenize import DETOKENIZERS
 from ltm.errors import UserError
 
 LINES = " the heron waits \n\n no fish é today \r\nlast line \x0c with a form feed\u2028and more"
@@ -380,7 +381,7 @@ def test_pydocs_is_english_with_nothing_of_validation_in_train() -> None:
 
 def test_embedded_corpora_need_no_directory_and_no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "fetch", lambda *_: pytest.fail("asked the hub"))
-    monkeypatch.setattr(corpus_files, "find", lambda *_: pytest.fail("asked the directory"))
+    monkeypatch.setattr(local_files, "find", lambda *_: pytest.fail("asked the directory"))
     assert load("pydocs", "validation").words > 1000
 
 

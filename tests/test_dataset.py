@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from ltm.corpus import load
+from ltm.data.corpora import load
 from ltm.data.split import Split
-from ltm.dataset import TokenDataset
+from ltm.data.token_dataset import TokenDataset
 from ltm.errors import UserError
 from ltm.tokenizer import Tokenizer, build
 
@@ -184,7 +184,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ltm.dataset.os.fsync", full)
+    monkeypatch.setattr("ltm.data.token_dataset.os.fsync", full)
     with pytest.raises(UserError, match="No space left on device"):
         dataset(tmp_path)
     assert not list(tmp_path.iterdir())

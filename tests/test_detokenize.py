@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ltm.corpus_table import KNOWN
-from ltm.detokenize import DETOKENIZERS, LAMBADA, LM1B, PTB, SCIENTIFIC_PAPERS, WIKITEXT, Detokenizer, detokenizer
+from ltm.data.corpus_table import KNOWN
+from ltm.data.detokenize import DETOKENIZERS, LAMBADA, LM1B, PTB, SCIENTIFIC_PAPERS, WIKITEXT, Detokenizer, detokenizer
 from ltm.errors import UserError
 
 

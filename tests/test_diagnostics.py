@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from baselines.vae import VAE
-from ltm import checkpoint, tokenizer
+from ltm import tokenizer
 from ltm.config import with_settings
-from ltm.model import LatentThoughtModel
-from ltm.posterior import Posterior, PosteriorConfig
+from ltm.latent.model import LatentThoughtModel
+from ltm.latent.posterior import Posterior, PosteriorConfig
 from ltm.result import read_cell, read_records
 from ltm.rng import SequenceRng
+from ltm.training import checkpoint
 from tasks import cli, diagnostics
 from tests.contract.conftest import L, V, all_texts, structured_batch
 from tests.harness_models import TRAINING, save_small

@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ltm import checkpoint, corpus, model_store
+from ltm import model_store
+from ltm.data import corpora
 from ltm.result import Interval, Metric, find_cells, read_cell, read_records
 from ltm.rng import SequenceRng, seed_of
+from ltm.training import checkpoint
 from tasks import cells, cli, paired
 from tests.harness_models import save_small
 
@@ -140,7 +142,7 @@ def test_separators_are_another_protocol(place):
     arguments = ["--model", "ar-tiny", "--tasks", "ptb"]
     assert cli.main(arguments) == 0 and cli.main([*arguments, "--eos-between-documents"]) == 0
     plain, separated = sorted(map(read_cell, find_cells(place / "results")), key=lambda c: c.scoring["tokens"])
-    assert separated.scoring["tokens"] == plain.scoring["tokens"] + len(corpus.load("ptb", "validation").documents) - 1
+    assert separated.scoring["tokens"] == plain.scoring["tokens"] + len(corpora.load("ptb", "validation").documents) - 1
     assert separated.scoring["eos_between_documents"] and not plain.scoring["eos_between_documents"]
     assert plain.data == separated.data and plain.key != separated.key
     from leaderboard.store import board, load
@@ -173,7 +175,7 @@ def test_two_models_on_two_tasks_and_nothing_twice(place, capsys, monkeypatch):
     assert max(map(len, shown.splitlines())) <= 100
     found = found_cells(place / "results")
     assert set(found) == {(m, t) for m in ("ltm-tiny", "ar-tiny") for t in ("ltm_ptb", "ltm_wikitext")}
-    text = corpus.load("ptb", "validation")
+    text = corpora.load("ptb", "validation")
     cell = found["ltm-tiny", "ltm_ptb"]
     assert cell.status == "complete" and cell.scoring["draws"] == 2 and cell.scoring["block_length"] == 32
     assert cell.scoring["tokens"] == len("".join(text.texts()).encode())
@@ -221,7 +223,7 @@ def test_the_number_is_that_of_a_plain_loop(place):
     ((path, cell),) = [(p, read_cell(p)) for p in find_cells(place / "results")]
     found = checkpoint.load(model_store.find("ar-tiny"))
     model = found.model.double()
-    ids = torch.from_numpy(found.tokenizer.encode("".join(corpus.load("ptb", "validation").texts()))).long()
+    ids = torch.from_numpy(found.tokenizer.encode("".join(corpora.load("ptb", "validation").texts()))).long()
     rows = []
     for i, block in enumerate(ids.split(model.block_length)):
         rng = SequenceRng(seed_of(0, "ltm_ptb"), [i])
@@ -295,7 +297,7 @@ def test_killed_anywhere_the_same_command_goes_on_to_the_same_file(place, monkey
     (file,) = cache.glob("*.jsonl")
     kept = file.read_bytes()
     kept = kept[: kept.rindex(b"\n") + 1]
-    blocks = math.ceil(len("".join(corpus.load("ptb", "validation").texts()).encode()) / 32)
+    blocks = math.ceil(len("".join(corpora.load("ptb", "validation").texts()).encode()) / 32)
     assert 10 < kept.count(b"\n") < blocks and find_cells(place / "results") == []
 
     assert cli.main(arguments) == 0
@@ -311,7 +313,7 @@ def test_killed_anywhere_the_same_command_goes_on_to_the_same_file(place, monkey
 
 
 def test_ctrl_c_loses_nothing_and_says_how_to_go_on(place, monkeypatch, capsys):
-    from ltm.row_scoring import RowScorer
+    from ltm.evaluation.batches import RowScorer
 
     original, calls = RowScorer._batch, []
 

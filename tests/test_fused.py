@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ltm import fused
-from ltm.attention import attend, rotate, rotations
+from ltm.nn import fused
+from ltm.nn.attention import attend, rotate, rotations
 
 F64 = torch.float64
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from ltm import corpus, tokenizer
-from ltm.answers import Answers
+from ltm import tokenizer
+from ltm.data import corpora
 from ltm.errors import UserError
+from ltm.evaluation.runner import Answers
 from ltm.harness import HarnessModel
 from ltm.result import find_cells, read_cell, read_records
 from tasks import catalog, cli, gen_perplexity, generation_kind, mauve_score, opening
@@ -35,7 +36,8 @@ def place(tmp_path, monkeypatch):
 
 
 def _save_mdlm(home):
-    from ltm import checkpoint, registry
+    from ltm import registry
+    from ltm.training import checkpoint
     from tests.harness_models import TRAINING
 
     cls = registry.model_family("mdlm")
@@ -101,7 +103,7 @@ def test_continuations_start_from_the_corpus_and_the_same_prompts_for_every_mode
     assert "ar-tiny scored its own samples" in error and error.count("Gen PPL of human text by ar-tiny") == 3
     cells = {read_cell(path).model["name"]: path for path in find_cells(place / "results")}
     kept = {name: read_records(path, read_cell(path)) for name, path in cells.items()}
-    stream = tokenizer.build("bytes").encode("".join(corpus.load("pydocs", "validation").texts()))
+    stream = tokenizer.build("bytes").encode("".join(corpora.load("pydocs", "validation").texts()))
     expected = [row[:8].tolist() for row in passages(stream, 20)[:10]]
     for records in kept.values():
         assert [record["prompt_ids"] for record in records] == expected

@@ -13,8 +13,8 @@ import torch
 from lm_eval.api.instance import Instance
 
 from ltm.errors import UserError
+from ltm.evaluation.cache import cache_path
 from ltm.harness import HarnessModel
-from ltm.response_cache import cache_path
 from ltm.rng import SequenceRng, seed_of
 from tests.harness_models import Bigram, BigramConfig, NoisyBigram, loaded, save_small
 

@@ -12,13 +12,13 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-from ltm import corpus
-from ltm.copying import Copy
-from ltm.corpus import SIZES
+from ltm.data import corpora
+from ltm.data.corpora import SIZES
 from ltm.errors import UserError
-from ltm.known_source import EDITION, KnownSource, from_settings, recorded
-from ltm.sums import Arith
-from ltm.topics import Topics, parameters
+from ltm.known_sources.base import EDITION, KnownSource, from_settings, recorded
+from ltm.known_sources.copying import Copy
+from ltm.known_sources.sums import Arith
+from ltm.known_sources.topics import Topics, parameters
 
 TINY = [
     Topics(length=4, words=3, topics=3, classes=2),
@@ -247,7 +247,7 @@ def test_a_text_depends_on_seed_purpose_and_index_only(source: KnownSource) -> N
 def test_splits_are_corpora(source: KnownSource) -> None:
     name = f"{source.name}:length=64"
     short = from_settings(name)
-    splits = {split: corpus.load(name, split) for split in SIZES}
+    splits = {split: corpora.load(name, split) for split in SIZES}
     for split, found in splits.items():
         assert len(found.documents) == SIZES[split] and found.bytes == 64 * SIZES[split]
         assert (found.corpus, found.split, found.unit) == (name, split, "sequence")
@@ -255,20 +255,20 @@ def test_splits_are_corpora(source: KnownSource) -> None:
         assert recorded(found.source) == short
     texts = [set(found.documents) for found in splits.values()]
     assert not (texts[0] & texts[1] or texts[0] & texts[2] or texts[1] & texts[2])
-    assert corpus.load(f"{source.name}:length=66", "test").fingerprint != splits["test"].fingerprint
+    assert corpora.load(f"{source.name}:length=66", "test").fingerprint != splits["test"].fingerprint
     with pytest.raises(UserError, match=f"unknown split of {source.name} 'tset'; did you mean test"):
-        corpus.load(name, "tset")
+        corpora.load(name, "tset")
 
 
 def test_texts_are_the_same_everywhere() -> None:
     # Or results would not compare; other texts need another EDITION.
-    found = {source.name: corpus.split_of(source, "test").fingerprint[:16] for source in DEFAULTS}
+    found = {source.name: corpora.split_of(source, "test").fingerprint[:16] for source in DEFAULTS}
     assert found == FINGERPRINTS
 
 
 def test_every_setting_is_part_of_the_fingerprint() -> None:
     # Noise that is too rare to strike changes no text.
-    one, other = (corpus.load(f"arith:digits=1,length=7{noise}", "test") for noise in ("", ",noise=1e-12"))
+    one, other = (corpora.load(f"arith:digits=1,length=7{noise}", "test") for noise in ("", ",noise=1e-12"))
     assert one.documents == other.documents and one.fingerprint != other.fingerprint
 
 
@@ -321,13 +321,13 @@ def test_mistakes_in_names_are_said(text: str, message: str) -> None:
 
 def test_corpora_of_fixed_text_take_no_settings() -> None:
     with pytest.raises(UserError, match="corpus pydocs has no settings, found 'length=3'; give its name alone"):
-        corpus.load("pydocs:length=3", "train")
+        corpora.load("pydocs:length=3", "train")
     with pytest.raises(UserError, match="unknown corpus 'nothing'"):
-        corpus.load("nothing:length=3", "train")
+        corpora.load("nothing:length=3", "train")
 
 
 def test_a_source_of_another_edition_is_refused() -> None:
-    record = dict(corpus.load("topics:length=3", "test").source)
+    record = dict(corpora.load("topics:length=3", "test").source)
     assert record["edition"] == EDITION and recorded({"kind": "embedded"}) is None
     with pytest.raises(UserError, match=r"--corpus topics:length=3 --fresh"):
         recorded(record | {"edition": "0"})

@@ -11,12 +11,12 @@ from torch.distributions import Normal
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ltm import bounds, langevin
 from ltm.api import Sampling
 from ltm.config import with_settings
 from ltm.errors import UserError
-from ltm.langevin import LangevinConfig
-from ltm.model import LatentThoughtModel
+from ltm.latent import bounds, langevin
+from ltm.latent.langevin import LangevinConfig
+from ltm.latent.model import LatentThoughtModel
 from ltm.registry import preset
 from ltm.rng import SequenceRng, Stream
 from tests.contract.conftest import L, V, all_texts, structured_batch, train_briefly

@@ -6,10 +6,10 @@ import dataclasses
 
 import pytest
 
-from ltm import bounds
 from ltm.harness import HarnessModel
-from ltm.model import LatentThoughtModel
-from ltm.posterior import Posterior, PosteriorConfig
+from ltm.latent import bounds
+from ltm.latent.model import LatentThoughtModel
+from ltm.latent.posterior import Posterior, PosteriorConfig
 from tasks import latent_checks
 from tests.harness_models import Bigram, BigramConfig, loaded
 from tests.test_mass_checks import subject

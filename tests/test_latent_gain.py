@@ -13,8 +13,8 @@ from baselines.ar import ARConfig, Autoregressive
 from benchmarks import latent_gain
 from benchmarks.gain_report import best_within, reach
 from ltm.errors import UserError
-from ltm.known_source import from_settings
-from ltm.transformer import TransformerConfig
+from ltm.known_sources.base import from_settings
+from ltm.nn.transformer import TransformerConfig
 
 
 @pytest.mark.parametrize(("layers", "window"), [(1, 1), (2, 1), (1, 3), (2, 3), (3, 2), (2, None)])

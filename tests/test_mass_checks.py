@@ -13,10 +13,11 @@ from baselines import mdlm
 from baselines.ar import Autoregressive
 from baselines.masking import Masks, draw_masks
 from baselines.ngram import NGram
-from ltm import bounds, registry
+from ltm import registry
 from ltm.harness import HarnessModel
-from ltm.model import LatentThoughtModel
-from ltm.posterior import PosteriorConfig
+from ltm.latent import bounds
+from ltm.latent.model import LatentThoughtModel
+from ltm.latent.posterior import PosteriorConfig
 from tasks import mass_checks, next_token_checks
 from tests.harness_models import Bigram, BigramConfig, loaded
 

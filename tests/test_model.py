@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from ltm.api import Sampling
-from ltm.attention import rotations
 from ltm.config import with_settings
-from ltm.model import LatentThoughtModel
+from ltm.latent.model import LatentThoughtModel
+from ltm.nn.attention import rotations
 from ltm.registry import preset
 from ltm.rng import SequenceRng
 

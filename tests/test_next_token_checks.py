@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from ltm import latent_model
 from ltm.harness import HarnessModel
+from ltm.latent import base
 from tasks import next_token_checks
 from tests.harness_models import Bigram, BigramConfig, loaded
 from tests.test_mass_checks import subject
@@ -55,9 +55,9 @@ def test_given_z_next_tokens_share_one(monkeypatch, family):
     model = HarnessModel(pretrained=dataclasses.replace(toy, model=subject(family)), device="cpu")
     (found,) = next_token_checks.decoder_mass(model, [1, 2, 3, 0, 4, 1, 2])
     assert found.passed and found.value == pytest.approx(1, abs=1e-5) and found.likelihood is None
-    sound = latent_model.token_nats
+    sound = base.token_nats
     # Less than a bound's divergence hides: none of it is to be seen in the ELBO.
-    monkeypatch.setattr(latent_model, "token_nats", lambda *arguments: sound(*arguments) + 1e-3)
+    monkeypatch.setattr(base, "token_nats", lambda *arguments: sound(*arguments) + 1e-3)
     (off,) = next_token_checks.decoder_mass(model, [1, 2, 3, 0, 4, 1, 2])
     assert not off.passed and off.value == pytest.approx(1.001, abs=1e-5)
 

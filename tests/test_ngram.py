@@ -15,12 +15,13 @@ import torch
 from scipy.stats import chisquare
 
 from baselines.ngram import NGram, NGramConfig
-from ltm import checkpoint, registry, train_cli
+from ltm import registry, train_cli
 from ltm.api import Sampling
-from ltm.counting import train_by_counting
 from ltm.errors import UserError
 from ltm.result import find_cells, read_cell
 from ltm.rng import SequenceRng
+from ltm.training import checkpoint
+from ltm.training.counting import train_by_counting
 from tasks import cli
 from tests.contract.conftest import all_texts
 from tests.miniature_runs import RECIPE, dataset, text, tokenizer

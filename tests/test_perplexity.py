@@ -14,7 +14,7 @@ import pytest
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
-from ltm import corpus
+from ltm.data import corpora
 from ltm.errors import UserError
 from ltm.harness import HarnessModel
 from tasks import catalog, perplexity, stats
@@ -90,7 +90,7 @@ def test_both_ways_give_the_same_digits_on_every_corpus(tmp_path, monkeypatch, s
     cells = [json.loads(file.read_text()) for file in (tmp_path / "results").glob("*/*/*.json")]
     assert len(cells) == len(CORPORA)
     for cell in cells:
-        split = corpus.load(cell["data"]["corpus"], "validation")
+        split = corpora.load(cell["data"]["corpus"], "validation")
         texts = split.texts()
         stream = sum(len(text.encode()) for text in texts) + (len(texts) - 1 if separated else 0)
         assert cell["scoring"]["tokens"] == stream and cell["scoring"]["eos_between_documents"] is separated
@@ -132,7 +132,7 @@ def test_a_file_is_a_task_under_its_own_name(tmp_path):
 
 def test_the_document_is_the_detokenised_split_with_the_raw_counts(data_dir):
     (document,) = perplexity.load("ptb", "validation", data_dir=str(data_dir), pretrained="anything")["validation"]
-    text = corpus.load("ptb", "validation", data_dir=data_dir)
+    text = corpora.load("ptb", "validation", data_dir=data_dir)
     assert document["text"] == "".join(text.texts()) == perplexity.text(document)
     assert document["text"].startswith("the company said it expects 1 % growth")
     assert document["bytes"] == len((PTB * 6).encode()) and document["words"] == len((PTB * 6).split())
@@ -148,7 +148,7 @@ def run(model, task, data_dir) -> dict:
 def test_an_exact_model_through_lm_eval_by_hand(data_dir):
     model = HarnessModel(pretrained=loaded(Bigram(BigramConfig(block=50))), dtype="float64")
     found = run(model, "ltm_ptb", data_dir)
-    text = corpus.load("ptb", "validation", data_dir=data_dir)
+    text = corpora.load("ptb", "validation", data_dir=data_dir)
     import torch
 
     data = torch.tensor(list("".join(text.texts()).encode()))
@@ -183,7 +183,7 @@ def test_a_backend_of_plain_floats_gets_what_floats_can_give(data_dir):
         loglikelihood = generate_until = None
 
     found = run(Plain(), "ltm_ptb", data_dir)
-    text = corpus.load("ptb", "validation", data_dir=data_dir)
+    text = corpora.load("ptb", "validation", data_dir=data_dir)
     assert found["word_perplexity"] == pytest.approx(math.exp(1000 / text.words))
     assert found["bits_per_byte"] == pytest.approx(1000 / math.log(2) / text.bytes)
     assert "token_perplexity" not in found

@@ -10,8 +10,8 @@ import torch
 from torch.nn import functional as F
 
 from ltm.config import with_settings
-from ltm.model import LatentThoughtModel, LTMConfig
-from ltm.posterior import Posterior, PosteriorConfig
+from ltm.latent.model import LatentThoughtModel, LTMConfig
+from ltm.latent.posterior import Posterior, PosteriorConfig
 from ltm.rng import SequenceRng
 from tests.contract.conftest import L, V, structured_batch
 
@@ -113,7 +113,7 @@ def test_published_schedule():
 def test_kl_floor_of_the_published_start():
     """From log sigma^2 = -5, 16 published steps cannot bring the KL below 0.43 nats a dimension (0.468 measured)."""
     config = dataclasses.replace(PosteriorConfig.NAMED["published_code"], steps=16)
-    from ltm.posterior import fit
+    from ltm.latent.posterior import fit
 
     q = fit(torch.zeros_like, (1, 1, 4000), config, SequenceRng(0, [0]), device=torch.device("cpu"))
     assert float(q.kl().sum()) / 4000 == pytest.approx(0.468, abs=0.01)
@@ -121,7 +121,7 @@ def test_kl_floor_of_the_published_start():
 
 def test_free_bits_keep_the_kl_from_falling_further():
     """With no likelihood, q goes to the prior; with free bits it stops near the floor instead."""
-    from ltm.posterior import fit
+    from ltm.latent.posterior import fit
 
     config = PosteriorConfig(steps=800, lr=0.01, lr_schedule="constant", init_log_variance=-5.0)
     shape, rng, device = (1, 3, 8), SequenceRng(0, [0]), torch.device("cpu")

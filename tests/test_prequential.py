@@ -14,18 +14,20 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from baselines.vae import VAE
-from ltm import bounds, checkpoint, registry, tokenizer
+from ltm import registry, tokenizer
 from ltm.config import with_settings
 from ltm.errors import UserError
 from ltm.harness import HarnessModel
-from ltm.langevin import LangevinConfig, chains
-from ltm.latent_model import LatentModel
-from ltm.model import LatentThoughtModel
-from ltm.posterior import Posterior, PosteriorConfig, fit
-from ltm.prequential import Prequential, chunk_noise, first_position, prequential_bound
+from ltm.latent import bounds
+from ltm.latent.base import LatentModel
+from ltm.latent.langevin import LangevinConfig, chains
+from ltm.latent.model import LatentThoughtModel
+from ltm.latent.posterior import Posterior, PosteriorConfig, fit
+from ltm.latent.prequential import Prequential, chunk_noise, first_position, prequential_bound
 from ltm.registry import preset
 from ltm.result import read_cell
 from ltm.rng import SequenceRng, seed_of
+from ltm.training import checkpoint
 from tasks import catalog, cli
 from tests.contract.conftest import L, V, all_texts, structured_batch
 from tests.harness_models import TRAINING, save_small

@@ -15,12 +15,14 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ltm import checkpoint, corpus, hub, registry, tokenizer
+from ltm import hub, registry, tokenizer
 from ltm.api import Sampling
+from ltm.data import corpora
 from ltm.errors import UserError
 from ltm.harness import HarnessModel
 from ltm.result import find_cells, read_cell
 from ltm.rng import SequenceRng
+from ltm.training import checkpoint
 from tasks import cli
 from tests.miniature_runs import text
 
@@ -353,7 +355,7 @@ def test_from_a_name_to_a_result(directory, tmp_path, monkeypatch, capsys):
     assert cell.model["name"] == f"pretrained:{directory.name}" and "transformers" in cell.provenance["versions"]
     # The same by hand: blocks of the whole stream, each after a BOS.
     loaded, rng = opened(directory), SequenceRng(0, [0])
-    stream = loaded.tokenizer.encode("".join(corpus.load("ptb", "validation").iter_texts()))
+    stream = loaded.tokenizer.encode("".join(corpora.load("ptb", "validation").iter_texts()))
     blocks = torch.tensor(stream.astype("int64"))[None].split(loaded.model.block_length, 1)
     nats = math.fsum(float(loaded.model.log_likelihood(block, rng=rng).nats_B) for block in blocks)
     assert metric.value == pytest.approx(math.exp(-nats / len(stream)), rel=1e-5)

@@ -89,18 +89,18 @@ def offer(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> None:
 
 
 def test_two_packages_for_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    offer(monkeypatch, ("ltm", "ltm.model:LatentThoughtModel"), ("ltm", "other:Model"))
+    offer(monkeypatch, ("ltm", "ltm.latent.model:LatentThoughtModel"), ("ltm", "other:Model"))
     with pytest.raises(UserError, match=r"two packages offer 'ltm' .*ltm\.model:LatentThoughtModel, other:Model"):
         registry.preset("ltm-tiny")
 
 
 def test_one_package_found_twice_is_fine(monkeypatch: pytest.MonkeyPatch) -> None:
-    offer(monkeypatch, *[("ltm", "ltm.model:LatentThoughtModel")] * 2)
+    offer(monkeypatch, *[("ltm", "ltm.latent.model:LatentThoughtModel")] * 2)
     assert registry.preset("ltm-tiny")[0].family == "ltm"
 
 
 def test_a_broken_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    offer(monkeypatch, ("gone", "no_such_module:Model"), ("empty", "ltm.model:Missing"))
+    offer(monkeypatch, ("gone", "no_such_module:Model"), ("empty", "ltm.latent.model:Missing"))
     with pytest.raises(UserError, match=r"model family 'gone' cannot be imported from no_such_module:Model"):
         registry.preset("gone-tiny")
     with pytest.raises(UserError, match=r"'empty' cannot be imported from ltm\.model:Missing"):
@@ -112,7 +112,7 @@ def test_preset_names_may_have_any_number_of_dashes(monkeypatch: pytest.MonkeyPa
 
     tiny = Autoregressive.presets["ar-tiny"]
     monkeypatch.setattr(Autoregressive, "presets", {"my-ar-b4-tiny": tiny})
-    offer(monkeypatch, ("my", "ltm.model:LatentThoughtModel"), ("my-ar", "baselines.ar:Autoregressive"))
+    offer(monkeypatch, ("my", "ltm.latent.model:LatentThoughtModel"), ("my-ar", "baselines.ar:Autoregressive"))
     assert registry.preset("my-ar-b4-tiny") == (Autoregressive, tiny)
 
 

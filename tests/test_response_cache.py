@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from ltm.errors import UserError
-from ltm.response_cache import cache_path, code_digest, opened
+from ltm.evaluation.cache import cache_path, code_digest, opened
 
 WHERE = {"weights": "w", "seed": 0}
 

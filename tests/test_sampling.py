@@ -7,7 +7,7 @@ import torch
 from scipy.stats import chisquare
 
 from ltm.api import Sampling
-from ltm.sampling import draw, probabilities
+from ltm.nn.sampling import draw, probabilities
 
 LOGITS = torch.tensor([[0.3, 2.0, -1.0, 1.2, 0.0]])
 

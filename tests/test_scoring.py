@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from ltm.nn.spans import opened, scored_span, variance_of_mean
 from ltm.rng import SequenceRng
-from ltm.scoring import opened, scored_span, variance_of_mean
 
 
 def test_given_scored_and_padding_share_out_the_batch():

@@ -13,8 +13,8 @@ import torch
 from lm_eval.api.instance import Instance
 
 from ltm import tokenizer
+from ltm.data.separated_text import SeparatedText, streams
 from ltm.harness import HarnessModel
-from ltm.separated_text import SeparatedText, streams
 from tests.harness_models import Bigram, BigramConfig, NoisyBigram, loaded
 
 BYTES = tokenizer.build("bytes")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from ltm import corpus
+from ltm.data import corpora
 from ltm.errors import UserError
 from ltm.harness import HarnessModel
-from ltm.topics import Topics
+from ltm.known_sources.topics import Topics
 from tasks import source_checks
 from tasks.evidence import texts_to_refute
 from tests.harness_models import Bigram, BigramConfig, NoisyBigram, loaded
@@ -46,7 +46,7 @@ def harness(family=Bigram, seed: int = 0, **changes) -> HarnessModel:
 def test_a_claim_is_of_the_whole_text_and_stands_beside_the_sources_own():
     model = harness()
     found = source_checks.claims_on(model, SOURCE, texts=32)
-    texts = corpus.split_of(SOURCE, "test").texts()[:32]
+    texts = corpora.split_of(SOURCE, "test").texts()[:32]
     tokens = torch.tensor([list(text.encode()) for text in texts])
     np.testing.assert_allclose(found.claims_N["exact"], model.loaded.model.nats_BL(tokens).sum(1).detach())
     np.testing.assert_array_equal(found.reference_N, SOURCE.log_likelihood(SOURCE.symbols(texts)))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ltm import tokenizer
-from ltm.corpus import load
+from ltm.data.corpora import load
 from ltm.errors import UserError
 from ltm.tokenizer import Tokenizer, build
 

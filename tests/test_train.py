@@ -21,11 +21,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from ltm import checkpoint, devices
+from ltm import devices
 from ltm.api import LanguageModel, Loss
 from ltm.errors import UserError
-from ltm.train import Run, deferred_interrupts, train, update
-from ltm.train_config import TrainConfig, parse_budget, total_steps
+from ltm.training import checkpoint
+from ltm.training.config import TrainConfig, parse_budget, total_steps
+from ltm.training.loop import Run, deferred_interrupts, train, update
 from tests.miniature_runs import RECIPE, L, dataset, log, model, run, tokenizer
 
 GOLDEN = Path(__file__).parent / "golden" / "losses.json"

@@ -16,15 +16,16 @@ from typing import Any
 import pytest
 import torch
 
-from ltm import checkpoint, files, model_store, registry
+from ltm import files, model_store, registry
 from ltm.api import Preset
 from ltm.devices import check_device
 from ltm.errors import UserError
 from ltm.files import locked
-from ltm.known_source import recorded
+from ltm.known_sources.base import recorded
+from ltm.known_sources.topics import Topics
 from ltm.model_store import training_advice
-from ltm.topics import Topics
 from ltm.train_cli import main, parser
+from ltm.training import checkpoint
 from ltm.training.run import configure, train_preset
 from tests.miniature_runs import log, text
 

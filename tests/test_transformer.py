@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ltm.attention import causal_attention, executed_keys, rotate, rotations
-from ltm.transformer import Transformer, TransformerConfig
-from ltm.vocabulary import mean_nll
+from ltm.nn.attention import causal_attention, executed_keys, rotate, rotations
+from ltm.nn.output_head import mean_nll
+from ltm.nn.transformer import Transformer, TransformerConfig
 
 
 def small(window: int | None = 3, cross_attention: bool = False) -> Transformer:

@@ -7,11 +7,12 @@ import dataclasses
 import pytest
 import torch
 
-from ltm import checkpoint, files, registry
+from ltm import files, registry
 from ltm.config import to_dict
 from ltm.errors import UserError
-from ltm.known_source import recorded
-from ltm.topics import Topics
+from ltm.known_sources.base import recorded
+from ltm.known_sources.topics import Topics
+from ltm.training import checkpoint
 from ltm.training.run import train_preset
 from tasks import twins
 from tests.harness_models import save_small

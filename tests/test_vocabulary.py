@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ltm import vocabulary
+from ltm.nn import output_head
 
 
 @pytest.fixture(params=[2**23, 600], ids=["one chunk", "many chunks"])
 def problem(request, monkeypatch):
-    monkeypatch.setitem(vocabulary.CHUNK_BYTES, "cpu", 8 * request.param)
+    monkeypatch.setitem(output_head.CHUNK_BYTES, "cpu", 8 * request.param)
     torch.manual_seed(0)
     h = torch.randn(70, 6, dtype=torch.float64, requires_grad=True)
     head = torch.randn(13, 6, dtype=torch.float64, requires_grad=True)
@@ -21,7 +21,7 @@ def problem(request, monkeypatch):
 def test_token_nats(problem):
     h, head, targets, _ = problem
     torch.testing.assert_close(
-        vocabulary.token_nats(h, head, targets), -F.cross_entropy(h @ head.T, targets, reduction="none")
+        output_head.token_nats(h, head, targets), -F.cross_entropy(h @ head.T, targets, reduction="none")
     )
 
 
@@ -29,20 +29,20 @@ def test_gradients(problem):
     h, head, targets, weights = problem
     plain = (F.cross_entropy(h @ head.T, targets, reduction="none") * weights).sum()
     expected_h, expected_head = torch.autograd.grad(plain, (h, head))
-    fused = vocabulary.weighted_nll(h, head, targets, weights)
+    fused = output_head.weighted_nll(h, head, targets, weights)
     torch.testing.assert_close(fused, plain)
     got_h, got_head = torch.autograd.grad(3 * fused, (h, head))
     torch.testing.assert_close(got_h, 3 * expected_h)
     torch.testing.assert_close(got_head, 3 * expected_head)
-    torch.testing.assert_close(vocabulary.nll_gradient(h, head, targets, weights), expected_h)
+    torch.testing.assert_close(output_head.nll_gradient(h, head, targets, weights), expected_h)
 
 
 def test_mean_nll_in_bfloat16_is_near():
     torch.manual_seed(0)
     h, head, targets = torch.randn(4, 50, 64), torch.randn(200, 64) * 0.1, torch.randint(200, (4, 50))
     exact = F.cross_entropy((h @ head.T).flatten(0, 1), targets.flatten())
-    assert float(vocabulary.mean_nll(h, head.bfloat16(), targets)) == pytest.approx(float(exact), rel=3e-3)
-    assert float(vocabulary.mean_nll(h, head, targets)) == pytest.approx(float(exact), rel=1e-6)
+    assert float(output_head.mean_nll(h, head.bfloat16(), targets)) == pytest.approx(float(exact), rel=3e-3)
+    assert float(output_head.mean_nll(h, head, targets)) == pytest.approx(float(exact), rel=1e-6)
 
 
 def test_any_statistic_over_the_vocabulary(problem):
@@ -52,7 +52,7 @@ def test_any_statistic_over_the_vocabulary(problem):
         return (logits.gather(1, target[:, None])[:, 0] - logits.exp().sum(1)) * weight
 
     plain = statistic(h @ head.T, targets, weights)
-    ours = vocabulary.over_vocabulary(statistic, h, head, targets, weights)
+    ours = output_head.over_vocabulary(statistic, h, head, targets, weights)
     torch.testing.assert_close(ours, plain)
     for got, expected in zip(
         torch.autograd.grad(ours.square().sum(), (h, head)),
@@ -60,6 +60,6 @@ def test_any_statistic_over_the_vocabulary(problem):
         strict=True,
     ):
         torch.testing.assert_close(got, expected)
-    assert vocabulary.over_vocabulary(statistic, h[:0], head, targets[:0], weights[:0]).shape == (0,)
+    assert output_head.over_vocabulary(statistic, h[:0], head, targets[:0], weights[:0]).shape == (0,)
     with torch.no_grad():
-        torch.testing.assert_close(vocabulary.over_vocabulary(statistic, h, head, targets, weights), plain)
+        torch.testing.assert_close(output_head.over_vocabulary(statistic, h, head, targets, weights), plain)

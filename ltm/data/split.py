@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ltm.detokenize import detokenizer as detokenizer_named
+from ltm.data.detokenize import detokenizer as detokenizer_named
 from ltm.errors import UserError
 
 

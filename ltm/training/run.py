@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from ltm.devices import check_device
 from ltm.errors import UserError
 from ltm.files import check_writable
-from ltm.train_config import DEFAULT_CORPUS
+from ltm.training.config import DEFAULT_CORPUS
 
 if TYPE_CHECKING:
     from ltm.api import LanguageModel, Preset
     from ltm.data.split import Split
-    from ltm.train_config import TrainConfig
+    from ltm.training.config import TrainConfig
 
 
 def _lead() -> bool:
@@ -90,14 +90,14 @@ def train_model(
 
     import torch
 
-    from ltm import corpus as corpora
     from ltm import tokenizer as tokenizers
-    from ltm.counting import train_by_counting
-    from ltm.dataset import TokenDataset
+    from ltm.data import corpora
+    from ltm.data.token_dataset import TokenDataset
     from ltm.files import home
     from ltm.progress import say, training_progress
-    from ltm.train import train
-    from ltm.train_config import total_steps
+    from ltm.training.config import total_steps
+    from ltm.training.counting import train_by_counting
+    from ltm.training.loop import train
 
     text = corpora.load(corpus, split, data_dir=data_dir)
     tokenizer = tokenizers.build(tokenizer_name, documents=text.texts(), data_dir=data_dir)
@@ -164,16 +164,16 @@ def _owned(output: Path, *, fresh: bool) -> Iterator[None]:
     if not _lead():
         yield
         return
-    from ltm import checkpoint, training_log
     from ltm.files import locked
     from ltm.progress import say
+    from ltm.training import checkpoint, log
 
     with locked(output / ".lock", work=f"training in {output}") as died:
         if died:
             say(died)
         if fresh:
             checkpoint.drop(output)
-            (output / training_log.FILE).unlink(missing_ok=True)
+            (output / log.FILE).unlink(missing_ok=True)
         yield
 
 
@@ -198,7 +198,7 @@ def _processes(device: str) -> Iterator[None]:
 def configure(preset: Preset, *, budget: str | None, seed: int | None, settings: Sequence[str]) -> tuple[Any, Any]:
     """Model config and recipe of a preset after `--budget`, `--seed` and `--set`."""
     from ltm.config import from_dict, setting_names, with_settings
-    from ltm.train_config import TrainConfig
+    from ltm.training.config import TrainConfig
 
     recipe = from_dict(TrainConfig, preset.training, where="preset")
     own = [s for s in settings if s.startswith("training.")]

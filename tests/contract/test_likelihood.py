@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from ltm.model import LatentThoughtModel, LTMConfig
-from ltm.posterior import PosteriorConfig
+from ltm.latent.model import LatentThoughtModel, LTMConfig
+from ltm.latent.posterior import PosteriorConfig
 from ltm.rng import SequenceRng
 from tests.contract.conftest import L, V, all_texts, structured_batch, train_briefly, trained
 

@@ -12,10 +12,10 @@ import torch
 
 from baselines.vae import VAE
 from baselines.vq import Codebook
-from ltm import bounds, latent_model
-from ltm.latent_model import LatentModel
-from ltm.model import LatentThoughtModel
-from ltm.posterior import Posterior
+from ltm.latent import base, bounds
+from ltm.latent.base import LatentModel
+from ltm.latent.model import LatentThoughtModel
+from ltm.latent.posterior import Posterior
 from tests.mutants import Patch, changed, instead, mutant
 
 
@@ -130,7 +130,7 @@ def no_kl_alone() -> Patch:
 
 @mutant("vae-vq", "no token's nats below -5, given z")
 def floor_given_z() -> Patch:
-    return changed(latent_model, "token_nats", lambda nats_N: nats_N.clamp(min=-5.0))
+    return changed(base, "token_nats", lambda nats_N: nats_N.clamp(min=-5.0))
 
 
 @mutant("vae", "log of the mean reconstruction, less the KL")

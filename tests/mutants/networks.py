@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from baselines import ar, masking, md4, mdlm, replacing, score_entropy
 from baselines.md4 import MD4
 from baselines.ngram import NGram
-from ltm import transformer
-from ltm.attention import attend
-from ltm.transformer import Transformer
+from ltm.nn import transformer
+from ltm.nn.attention import attend
+from ltm.nn.transformer import Transformer
 from tests.mutants import Patch, changed, instead, mutant
 
 # Exact likelihoods.

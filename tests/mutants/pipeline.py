@@ -8,8 +8,9 @@ from unittest import mock
 import torch
 
 from baselines import unmasking
-from ltm import harness, harness_requests, sampling
-from ltm.answers import Answers
+from ltm import harness, harness_requests
+from ltm.evaluation.runner import Answers
+from ltm.nn import sampling
 from ltm.tokenizer import Tokenizer
 from tasks import gsm8k, solving, stats
 from tasks.gsm8k import Problems

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from ltm import known_source, registry, tokenizer
+from ltm import registry, tokenizer
 from ltm.api import LanguageModel, LoadedModel, Sampling
-from ltm.checkpoint import weights_digest
 from ltm.config import config_digest, to_dict, with_settings
-from ltm.known_source import KnownSource
+from ltm.known_sources import base
+from ltm.known_sources.base import KnownSource
 from ltm.rng import SequenceRng
+from ltm.training.checkpoint import weights_digest
 from tasks import bookkeeping_checks, latent_checks, mass_checks, next_token_checks, noise_checks, source_checks, twins
 from tasks.evidence import CheckResult
 from tests.mutants.task_checks import by_chance
@@ -50,7 +51,7 @@ class Specimen:
 def specimen(name: str) -> Specimen:
     """Train both, a few seconds; `sound` keeps them."""
     cls, preset = registry.preset(f"{name}-tiny")
-    tokens, source = tokenizer.build("bytes"), known_source.from_settings(SOURCE)
+    tokens, source = tokenizer.build("bytes"), base.from_settings(SOURCE)
     config = with_settings(preset.config, list(SETTINGS.get(name, ())))
     config = cls.twin_config(config, vocab_size=tokens.vocab_size, block_length=source.length, width=32, layers=1)
     talkative = [f"{n}={v}" for n, v in mass_checks.TALKATIVE.items() if hasattr(config, n)]

@@ -13,16 +13,16 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ltm import bounds, langevin
 from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng
-from ltm.cost import StackCost
-from ltm.langevin import LangevinConfig
-from ltm.latent_model import DRAWS, LatentConfig, LatentModel, Opened
-from ltm.posterior import LikelihoodGradient, Posterior, PosteriorConfig, fit
+from ltm.latent import bounds, langevin
+from ltm.latent.base import DRAWS, LatentConfig, LatentModel, Opened
+from ltm.latent.langevin import LangevinConfig
+from ltm.latent.posterior import LikelihoodGradient, Posterior, PosteriorConfig, fit
+from ltm.nn.flops import StackCost
+from ltm.nn.output_head import mean_nll, nll_gradient, weighted_nll
+from ltm.nn.transformer import TransformerConfig
 from ltm.recipes import published_recipe, tiny_recipe
 from ltm.rng import SequenceRng
-from ltm.transformer import TransformerConfig
-from ltm.vocabulary import mean_nll, nll_gradient, weighted_nll
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,7 +269,7 @@ class LatentThoughtModel(LatentModel):
         return length * (gradients * stack.latent_gradient + stack.first_attention), draws
 
     def cost(self, length: int) -> Cost:
-        """The paper's convention, (T + 1)(6P + 6LdN), and what this code executes; see `ltm.cost`."""
+        """The paper's convention, (T + 1)(6P + 6LdN), and what this code executes; see `ltm.nn.flops`."""
         P, c = sum(p.numel() for p in self.parameters()), self.config.decoder
         chains = self.config.inference == "langevin"
         T = self.config.langevin.steps if chains else self.config.posterior.steps

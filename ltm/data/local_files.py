@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from ltm.corpus_table import KnownCorpus
+from ltm.data.corpus_table import KnownCorpus
 from ltm.data.split import Unit
 from ltm.errors import UserError
 

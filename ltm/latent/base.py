@@ -15,14 +15,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ltm import bounds
 from ltm.api import Generations, LanguageModel, LikelihoodEstimate, Rng, Sampling
-from ltm.exact_model import continue_prompts
-from ltm.posterior import Posterior
+from ltm.latent import bounds
+from ltm.latent.posterior import Posterior
+from ltm.nn.left_to_right import continue_prompts
+from ltm.nn.output_head import token_nats
+from ltm.nn.spans import opened
+from ltm.nn.transformer import KeysValues, Transformer, TransformerConfig
 from ltm.rng import SequenceRng
-from ltm.scoring import opened
-from ltm.transformer import KeysValues, Transformer, TransformerConfig
-from ltm.vocabulary import token_nats
 
 DRAWS = 8
 """Default draws of the ELBO; the importance bound takes eight times as many."""
@@ -75,7 +75,7 @@ class Prepared(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """A batch ready to be scored: see `ltm.scoring.opened`. `log_likelihood` is that of the scored tokens, given z."""
+    """A batch ready to be scored: see `ltm.nn.spans.opened`. `log_likelihood` is that of the scored tokens, given z."""
 
     tokens_BL: Tensor
     given_BL: Tensor

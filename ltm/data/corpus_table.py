@@ -46,7 +46,7 @@ class KnownCorpus:
         as_in_file: gives a row back what the hub stripped from the original file's line, so that a corpus has
             one fingerprint wherever it comes from; leaves whole lines as they are.
         unit: what a row is; a line of a .txt file is always a line.
-        detokenizer: name in `ltm.detokenize`, or None for text that is scored as it stands.
+        detokenizer: name in `ltm.data.detokenize`, or None for text that is scored as it stands.
         hub: None when only local files can give it.
     """
 

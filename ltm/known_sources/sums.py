@@ -12,8 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ltm.known_source import GREATEST_LENGTH, Entropy, KnownSource
-from ltm.source_parts import Noise
+from ltm.known_sources.base import GREATEST_LENGTH, Entropy, KnownSource
+from ltm.known_sources.building_blocks import Noise
 
 _DIGITS = "0123456789"
 _PLUS, _EQUALS, _END = 10, 11, 12

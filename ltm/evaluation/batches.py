@@ -16,10 +16,10 @@ import torch
 
 from ltm.api import LanguageModel, LikelihoodEstimate
 from ltm.errors import UserError
+from ltm.evaluation.cache import ResponseCache
 from ltm.evaluation.rows import Row
-from ltm.prequential import Prequential
+from ltm.latent.prequential import Prequential
 from ltm.progress import Advance
-from ltm.response_cache import ResponseCache
 from ltm.rng import SequenceRng
 
 log = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """Corpora: documents with exact byte and word counts and a fingerprint, by name and split.
 
 A name is looked up among the embedded corpora (entry points `ltm.corpora`), then in a local directory, then on the
-Hugging Face hub for the corpora of `ltm.corpus_table`.
+Hugging Face hub for the corpora of `ltm.data.corpus_table`.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltm import corpus_files, files, hub, registry
-from ltm.corpus_table import KNOWN, HubSource, KnownCorpus
+from ltm import files, hub, registry
+from ltm.data import local_files
+from ltm.data.corpus_table import KNOWN, HubSource, KnownCorpus
 from ltm.data.split import Split
 from ltm.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
-    from ltm.known_source import KnownSource
+    from ltm.known_sources.base import KnownSource
 
 
 def load(corpus: str, split: str, *, data_dir: Path | None = None) -> Split:
     """A split by name; `data_dir` is the local directory of corpora, $LTM_DATA_DIR when None.
 
-    A known source takes settings after its name: `topics:length=64,words=32` (`ltm.known_source`).
+    A known source takes settings after its name: `topics:length=64,words=32` (`ltm.known_sources.base`).
 
     Raises:
         UserError: unknown corpus or split, no way to its text, or text that cannot be read; says what mends it.
@@ -35,7 +36,7 @@ def load(corpus: str, split: str, *, data_dir: Path | None = None) -> Split:
             raise UserError(f"{kind} name {name!r}: expected letters, digits, '.', '_' and '-', and no path")
     embedded = registry.corpus_factory(corpus) if corpus in registry.names(registry.CORPORA) else None
     if isinstance(embedded, type):
-        from ltm.known_source import from_settings  # which needs torch
+        from ltm.known_sources.base import from_settings  # which needs torch
 
         return split_of(from_settings(given), split)
     if colon and (embedded or corpus in available(data_dir)):
@@ -44,8 +45,8 @@ def load(corpus: str, split: str, *, data_dir: Path | None = None) -> Split:
         return embedded(split)
     known = KNOWN.get(corpus, KnownCorpus())
     directory = files.data_directory(data_dir)
-    if directory and (file := corpus_files.find(directory, corpus, split)):
-        documents, unit = corpus_files.read(file, known)
+    if directory and (file := local_files.find(directory, corpus, split)):
+        documents, unit = local_files.read(file, known)
         source: dict[str, Any] = {"kind": "local", "file": file.relative_to(directory).as_posix()}
     elif known.hub and split in known.hub.files:
         documents, source = _from_hub(corpus, split, known, known.hub, directory)
@@ -63,15 +64,15 @@ def load_file(file: Path) -> Split:
     Raises:
         UserError: no such file, another kind of file, no text in it, or text that cannot be read.
     """
-    stem = corpus_files.stem(file)
-    documents, unit = corpus_files.read(file, KnownCorpus())
+    stem = local_files.stem(file)
+    documents, unit = local_files.read(file, KnownCorpus())
     return Split.of(f"text_{stem}", "all", documents, unit=unit, source={"kind": "file", "file": file.name})
 
 
 def available(data_dir: Path | None = None) -> dict[str, list[str]]:
     """Corpora by name: local and hub ones with their splits, embedded ones with none, since only they know theirs."""
     directory = files.data_directory(data_dir)
-    found = corpus_files.corpora(directory) if directory else {}
+    found = local_files.corpora(directory) if directory else {}
     for name, known in KNOWN.items():
         if known.hub:
             found[name] = sorted({*found.get(name, ()), *known.hub.files})
@@ -89,12 +90,12 @@ def _unknown(corpus: str, split: str, directory: Path | None) -> UserError:
 
 def _looked_for(corpus: str, split: str, directory: Path | None) -> str:
     if directory is None:
-        return f"no local directory is given: put {corpus_files.names(split)} at DIR/{corpus}/ and set LTM_DATA_DIR=DIR"
-    there = corpus_files.corpora(directory).get(corpus)
+        return f"no local directory is given: put {local_files.names(split)} at DIR/{corpus}/ and set LTM_DATA_DIR=DIR"
+    there = local_files.corpora(directory).get(corpus)
     found = (
         f", which has {' and '.join(there)} (another split is never taken for it: name its file so)" if there else ""
     )
-    return f"looked for {corpus_files.names(split)} in {directory / corpus}{found}"
+    return f"looked for {local_files.names(split)} in {directory / corpus}{found}"
 
 
 def _from_hub(
@@ -140,7 +141,7 @@ def split_of(source: KnownSource, split: str) -> Split:
     Raises:
         UserError: another split than train, validation and test.
     """
-    from ltm.known_source import EDITION
+    from ltm.known_sources.base import EDITION
 
     if split not in SIZES:
         raise did_you_mean(f"split of {source.name}", split, SIZES)

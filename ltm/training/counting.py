@@ -1,4 +1,4 @@
-"""Training of models that count instead of following gradients, on the very batches that `ltm.train` would feed.
+"""Train models that count instead of following gradients, on the batches that `ltm.training.loop` would feed.
 
 It takes seconds to minutes, so nothing is saved before the end: a run that was stopped starts over.
 """
@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from ltm import checkpoint
 from ltm.api import LanguageModel
 from ltm.config import settled, to_dict
 from ltm.devices import device_name
 from ltm.errors import UserError
 from ltm.progress import say
-from ltm.train import NO_EFFECT, refuse_other_run
-from ltm.train_config import TrainConfig, parse_budget, total_steps
+from ltm.training import checkpoint
+from ltm.training.config import TrainConfig, parse_budget, total_steps
+from ltm.training.loop import NO_EFFECT, refuse_other_run
 
 if TYPE_CHECKING:
-    from ltm.dataset import TokenDataset
+    from ltm.data.token_dataset import TokenDataset
     from ltm.tokenizer import Tokenizer
 
 
@@ -40,7 +40,7 @@ def train_by_counting(
 ) -> Path:
     """Count to the end of the budget, or of the text: a second pass would say nothing new; returns the step folder.
 
-    Arguments as for `ltm.train.train`; of the recipe, budget, batch, accumulation and seed have an effect.
+    Arguments as for `ltm.training.loop.train`; of the recipe, budget, batch, accumulation and seed have an effect.
 
     Raises:
         UserError: the directory holds another run; several processes; nothing can be written.

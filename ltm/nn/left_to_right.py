@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ltm.api import Generations, LanguageModel, LikelihoodEstimate, Rng, Sampling
+from ltm.nn.sampling import draw
+from ltm.nn.spans import check_ids, opened
+from ltm.nn.transformer import KeysValues
 from ltm.rng import SequenceRng
-from ltm.sampling import draw
-from ltm.scoring import check_ids, opened
-from ltm.transformer import KeysValues
 
 
 class ExactModel(LanguageModel):

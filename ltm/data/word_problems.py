@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ltm.arithmetic_templates import NAMES, TEST, THINGS, TRAIN, Template
 from ltm.data.split import Split
+from ltm.data.word_problem_templates import NAMES, TEST, THINGS, TRAIN, Template
 from ltm.errors import did_you_mean
 from ltm.rng import seed_of
 

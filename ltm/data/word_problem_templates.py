@@ -1,4 +1,4 @@
-"""Templates of word problems for `ltm.arithmetic`; those of train and of test have nothing in common but the words.
+"""Templates of word problems for `ltm.data.word_problems`; those of train and test have only words in common.
 
 In a question `{a}` to `{d}` are numbers, `{who}` and `{other}` names, `{thing}` what is counted. In the solution
 `{x = a * b}` is a step: it shows as `4 * 6 = 24` and makes x known. The last step is the answer. A draw of numbers

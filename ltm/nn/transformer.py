@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ltm.attention import attend, causal_attention, rotations
 from ltm.devices import matmul_dtype
-from ltm.fused import norm_linear, rms_norm, rotated_heads, swiglu
+from ltm.nn.attention import attend, causal_attention, rotations
+from ltm.nn.fused import norm_linear, rms_norm, rotated_heads, swiglu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -137,7 +137,7 @@ def _turned(x: Tensor, rotations_LC: Tensor) -> Tensor:
 def rotated_heads(x_BLX: Tensor, rotations_LC: Tensor, heads: int, *, rotated: int) -> tuple[Tensor, ...]:
     """Split the last dimension into parts of `heads` heads, (B, H, L, C) each, and apply RoPE to the first `rotated`.
 
-    The composition of `chunk`, `unflatten`, `transpose` and `ltm.attention.rotate`; the parts are contiguous.
+    The composition of `chunk`, `unflatten`, `transpose` and `ltm.nn.attention.rotate`; the parts are contiguous.
 
     Args:
         x_BLX: queries, keys and values side by side, or some of them; X = parts · H · C.

@@ -17,8 +17,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ltm.known_source import GREATEST_LENGTH, SYMBOLS, Entropy, KnownSource, mean_nats
-from ltm.source_parts import choose, ladder, normal_table, stationary
+from ltm.known_sources.base import GREATEST_LENGTH, SYMBOLS, Entropy, KnownSource, mean_nats
+from ltm.known_sources.building_blocks import choose, ladder, normal_table, stationary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ltm.known_source import GREATEST_LENGTH, SYMBOLS, Entropy, KnownSource
-from ltm.source_parts import Noise, choose, ladder, normal_table, stationary
+from ltm.known_sources.base import GREATEST_LENGTH, SYMBOLS, Entropy, KnownSource
+from ltm.known_sources.building_blocks import Noise, choose, ladder, normal_table, stationary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,15 +18,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ltm import bounds
 from ltm.api import LanguageModel, LikelihoodEstimate, Rng
-from ltm.cost import StackCost
 from ltm.errors import UserError
-from ltm.latent_model import LatentModel
+from ltm.latent import bounds
+from ltm.latent.base import LatentModel
+from ltm.nn.flops import StackCost
+from ltm.nn.output_head import token_nats
+from ltm.nn.spans import opened
+from ltm.nn.transformer import TransformerConfig
 from ltm.rng import SequenceRng, seed_of
-from ltm.scoring import opened
-from ltm.transformer import TransformerConfig
-from ltm.vocabulary import token_nats
 
 DRAWS = 16
 """Default draws a chunk."""

@@ -19,18 +19,19 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ltm import checkpoint, training_log
 from ltm.api import LanguageModel
 from ltm.config import AUTO, settled, to_dict
 from ltm.devices import device_name, threads_for
 from ltm.errors import UserError
+from ltm.nn.transformer import Stack, set_matmul_dtype
 from ltm.progress import say
 from ltm.rng import SequenceRng
-from ltm.train_config import TrainConfig, parse_budget, total_steps
-from ltm.transformer import Stack, set_matmul_dtype
+from ltm.training import checkpoint
+from ltm.training import log as training_log
+from ltm.training.config import TrainConfig, parse_budget, total_steps
 
 if TYPE_CHECKING:
-    from ltm.dataset import TokenDataset
+    from ltm.data.token_dataset import TokenDataset
     from ltm.tokenizer import Tokenizer
 
 NO_EFFECT = ("checkpoint_seconds", "data_source")

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ltm.api import LoadedModel
+from ltm.evaluation.batches import RowScorer
+from ltm.evaluation.cache import ResponseCache, code_digest, opened
 from ltm.evaluation.rows import Prompt, Row
 from ltm.files import home
-from ltm.prequential import Prequential
+from ltm.latent.prequential import Prequential
 from ltm.progress import Advance, scoring_progress
-from ltm.response_cache import ResponseCache, code_digest, opened
 from ltm.rng import LatentsApart, SequenceRng, seed_of
-from ltm.row_scoring import RowScorer
 
 
 class Answers:
@@ -26,7 +26,7 @@ class Answers:
     Args:
         loaded: the model, in `dtype` and on its device.
         batch_size: rows at a time; None to choose. No number depends on it, beyond the rounding of floats.
-        chunk: read whole texts in chunks of so many tokens; see `ltm.prequential`.
+        chunk: read whole texts in chunks of so many tokens; see `ltm.latent.prequential`.
     """
 
     def __init__(

@@ -11,6 +11,7 @@ import inspect
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,15 +92,18 @@ def opened(directory: Path, circumstances: Mapping[str, Any], *, work: str) -> I
 def code_digest(model: type) -> str:
     """sha256 over the sources of this package and of the model's: what older code answered is not reused.
 
-    A model's package is the directory of its module, or of a base's, where that is not a module by itself.
+    A model's package is the topmost one that its module, or a base's, lies in; a module by itself stands alone.
     """
-    files = set(Path(__file__).parent.glob("*.py"))
-    for cls in model.__mro__:
-        if issubclass(cls, LanguageModel) and (source := inspect.getsourcefile(cls)):
-            files |= set(Path(source).parent.glob("*.py")) if "." in cls.__module__ else {Path(source)}
+    tops = {cls.__module__.partition(".")[0] for cls in model.__mro__ if issubclass(cls, LanguageModel)}
+    sources: dict[str, Path] = {}
+    for module in (sys.modules[top] for top in tops | {"ltm"}):
+        for folder in map(Path, getattr(module, "__path__", ())):
+            sources |= {path.relative_to(folder.parent).as_posix(): path for path in folder.rglob("*.py")}
+        if not hasattr(module, "__path__") and (file := inspect.getsourcefile(module)):
+            sources[Path(file).name] = Path(file)
     state = hashlib.sha256()
-    for file in sorted(files, key=lambda file: (file.parent.name, file.name)):
-        state.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
+    for name, path in sorted(sources.items()):
+        state.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
     return state.hexdigest()
 
 

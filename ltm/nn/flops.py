@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ltm.attention import executed_keys
-from ltm.transformer import TransformerConfig
+from ltm.nn.attention import executed_keys
+from ltm.nn.transformer import TransformerConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from ltm.api import LikelihoodEstimate
 from ltm.devices import Matmul
-from ltm.posterior import LikelihoodGradient
+from ltm.latent.posterior import LikelihoodGradient
 from ltm.rng import Stream
 
 CHAINS = 4

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ltm.api import LikelihoodEstimate
-from ltm.posterior import Posterior
+from ltm.latent.posterior import Posterior
 from ltm.rng import SequenceRng
 
 LogLikelihood = Callable[[Tensor], Tensor]
