@@ -19,13 +19,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from baselines.masking import DRAWS, draw_masks
-from baselines.mdlm import MDLM, visible_keys
+from baselines.diffusion.masking import DRAWS, draw_masks, variance_of_mean, visible_keys
+from baselines.diffusion.mdlm import MDLM
 from ltm import model_store
 from ltm.data import corpora
 from ltm.errors import UserError, run_command
 from ltm.nn.output_head import token_nats
-from ltm.nn.spans import opened, variance_of_mean
+from ltm.nn.spans import opened
 from ltm.rng import SequenceRng, seed_of
 from ltm.training import checkpoint
 

@@ -13,11 +13,11 @@ from scipy.stats import chisquare
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from baselines import clipping
-from baselines.bd3lm import BD3LM, BD3LMConfig
-from baselines.block_sampling import evaluate
-from baselines.masking import draw_masks
-from baselines.mdlm import MDLM, MDLMConfig
+from baselines.diffusion.bd3lm import BD3LM, BD3LMConfig
+from baselines.diffusion.block_sampling import evaluate
+from baselines.diffusion.masking import draw_masks
+from baselines.diffusion.mdlm import MDLM, MDLMConfig
+from benchmarks import clipping_search
 from ltm.api import Sampling
 from ltm.nn.transformer import TransformerConfig
 from ltm.rng import SequenceRng
@@ -261,7 +261,7 @@ def test_clipped_from_above():
 
 def test_search_for_a_clipped_schedule():
     model, texts, rng = untrained(4, 8), torch.randint(V, (16, 7)), SequenceRng(0, range(16))
-    found = clipping.search_clipping(model, [(texts, rng)], draws=64)
+    found = clipping_search.search_clipping(model, [(texts, rng)], draws=64)
     assert len(found.variances) == 11 + 9 + 7 + 5 + 3 and (0.3, 0.8) in found.variances
     assert found.variances[found.low, found.high] == min(found.variances.values())
     inputs, losses = model.lay_out(texts), []
@@ -276,9 +276,9 @@ def test_search_for_a_clipped_schedule():
             losses.append(-(weight * nats).mean(1))
     assert float(torch.cat(losses).var()) == pytest.approx(found.variances[0.3, 0.8], rel=0.1)
     with pytest.raises(ValueError, match="no share to clip"):
-        clipping.search_clipping(untrained(1, 4), [(texts, rng)])
+        clipping_search.search_clipping(untrained(1, 4), [(texts, rng)])
     with pytest.raises(ValueError, match="at least one batch"):
-        clipping.search_clipping(model, [])
+        clipping_search.search_clipping(model, [])
 
 
 @torch.no_grad()

@@ -216,8 +216,8 @@ def test_a_builder_killed_half_way_leaves_no_stream(tmp_path: Path) -> None:
     program = textwrap.dedent("""
         import os, signal, sys
         from pathlib import Path
-        from ltm import dataset
-        from ltm.corpus import load
+        from ltm.data import token_dataset as dataset
+        from ltm.data.corpora import load
         from ltm.tokenizer import build
         place = sys.argv[2]
         if place == "tokens":

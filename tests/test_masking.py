@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import beta, chisquare, kstest
 
-from baselines.masking import draw_masks
+from baselines.diffusion.masking import draw_masks
 from ltm.rng import SequenceRng
 
 

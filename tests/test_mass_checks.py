@@ -9,9 +9,9 @@ from unittest import mock
 import pytest
 import torch
 
-from baselines import mdlm
 from baselines.ar import Autoregressive
-from baselines.masking import Masks, draw_masks
+from baselines.diffusion import mdlm
+from baselines.diffusion.masking import Masks, draw_masks
 from baselines.ngram import NGram
 from ltm import registry
 from ltm.harness import HarnessModel

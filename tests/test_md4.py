@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from baselines.learned_schedule import LearnedSchedule, Noised, leave_one_out
-from baselines.md4 import MD4
-from baselines.mdlm import MDLM
-from baselines.schedules import OFFSET, MaskSchedule, grid
+from baselines.diffusion.learned_schedule import LearnedSchedule, Noised, leave_one_out
+from baselines.diffusion.md4 import MD4
+from baselines.diffusion.mdlm import MDLM
+from baselines.diffusion.schedules import OFFSET, MaskSchedule, grid
 from ltm.api import Sampling
 from ltm.config import with_settings
 from ltm.errors import UserError

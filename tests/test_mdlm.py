@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from baselines.mdlm import MDLM
+from baselines.diffusion.mdlm import MDLM
 from ltm.api import Sampling
 from ltm.config import with_settings
 from ltm.errors import UserError

@@ -137,7 +137,7 @@ def test_nats_are_those_of_plain_forward_passes(directory):
 
 
 def test_long_batches_are_scored_in_parts(gpt2, monkeypatch):
-    from baselines import pretrained
+    from baselines.pretrained import model as pretrained
 
     model = opened(gpt2).model
     tokens = torch.randint(279, (5, 30), generator=torch.Generator().manual_seed(0))

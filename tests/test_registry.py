@@ -90,7 +90,7 @@ def offer(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> None:
 
 def test_two_packages_for_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch, ("ltm", "ltm.latent.model:LatentThoughtModel"), ("ltm", "other:Model"))
-    with pytest.raises(UserError, match=r"two packages offer 'ltm' .*ltm\.model:LatentThoughtModel, other:Model"):
+    with pytest.raises(UserError, match=r"two packages offer 'ltm' .*ltm\.latent\.model:LatentThoughtModel, other:Model"):
         registry.preset("ltm-tiny")
 
 
@@ -103,7 +103,7 @@ def test_a_broken_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch, ("gone", "no_such_module:Model"), ("empty", "ltm.latent.model:Missing"))
     with pytest.raises(UserError, match=r"model family 'gone' cannot be imported from no_such_module:Model"):
         registry.preset("gone-tiny")
-    with pytest.raises(UserError, match=r"'empty' cannot be imported from ltm\.model:Missing"):
+    with pytest.raises(UserError, match=r"'empty' cannot be imported from ltm\.latent\.model:Missing"):
         registry.preset("empty-tiny")
 
 

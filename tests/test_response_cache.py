@@ -92,7 +92,7 @@ HOLD = """
 import sys, time
 from importlib import import_module
 from pathlib import Path
-from ltm.response_cache import opened
+from ltm.evaluation.cache import opened
 with opened(Path(sys.argv[1]), {"weights": "w", "seed": 0}, work="test") as cache:
     for i in range(10**6):
         cache.add({str(i): [0.1] * 200})

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ltm.nn.spans import opened, scored_span, variance_of_mean
+from baselines.diffusion.masking import variance_of_mean
+from ltm.nn.spans import opened, scored_span
 from ltm.rng import SequenceRng
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from baselines import score_entropy
-from baselines.mdlm import MDLM
-from baselines.replacing import draw_replaced
-from baselines.schedules import SIGMA_HIGH, SIGMA_LOW, Noise, told
-from baselines.sedd import SEDD
+from baselines.diffusion import score_entropy
+from baselines.diffusion.mdlm import MDLM
+from baselines.diffusion.replacing import draw_replaced
+from baselines.diffusion.schedules import SIGMA_HIGH, SIGMA_LOW, Noise, told
+from baselines.diffusion.sedd import SEDD
 from ltm.api import Sampling
 from ltm.config import with_settings
 from ltm.errors import UserError

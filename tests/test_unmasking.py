@@ -10,8 +10,8 @@ import pytest
 import torch
 from scipy.stats import chisquare
 
-from baselines.mdlm import MDLM
-from baselines.unmasking import ancestral, first_hitting, generate
+from baselines.diffusion.mdlm import MDLM
+from baselines.diffusion.unmasking import ancestral, first_hitting, generate
 from ltm.api import Sampling
 from ltm.rng import SequenceRng
 from tests.contract.conftest import V, all_texts, structured_batch

@@ -38,20 +38,6 @@ def opened(
     return tokens_BL.masked_fill(~(given_BL | scored_BL), 0), given_BL, scored_BL
 
 
-def variance_of_mean(values_KB: Tensor) -> Tensor | None:
-    """Variance of the mean over draws, from draws made with `SequenceRng.stratified`, (B,); None for one draw.
-
-    From four draws on it is taken between mirrored pairs. Strata make the mean better than independent draws would,
-    so in expectation this is an upper bound on the variance.
-    """
-    draws = len(values_KB)
-    if draws < 2:
-        return None
-    if draws >= 4 and draws % 2 == 0:
-        values_KB = values_KB.unflatten(0, (-1, 2)).mean(1)
-    return values_KB.var(0) / len(values_KB)
-
-
 def check_ids(tokens: Tensor, vocab_size: int) -> None:
     """Raise ValueError unless every id is one that the model can output, 0 .. vocab_size - 2."""
     if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocab_size - 1:

@@ -11,8 +11,9 @@ from unittest import mock
 import torch
 from torch.nn import functional as F
 
-from baselines import ar, masking, md4, mdlm, replacing, score_entropy
-from baselines.md4 import MD4
+from baselines import ar
+from baselines.diffusion import masking, md4, mdlm, replacing, score_entropy
+from baselines.diffusion.md4 import MD4
 from baselines.ngram import NGram
 from ltm.nn import transformer
 from ltm.nn.attention import attend

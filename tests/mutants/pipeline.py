@@ -7,7 +7,7 @@ from unittest import mock
 
 import torch
 
-from baselines import unmasking
+from baselines.diffusion import unmasking
 from ltm import harness, harness_requests
 from ltm.evaluation.runner import Answers
 from ltm.nn import sampling

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from scipy.stats import chisquare
 
-from baselines import unmasking
+from baselines.diffusion import unmasking
 from ltm import tokenizer
 from ltm.api import Sampling
 from ltm.rng import SequenceRng

@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltm.api import LanguageModel, LikelihoodEstimate
-from ltm.nn.spans import variance_of_mean
 from ltm.rng import SequenceRng
 
 DRAWS = 4
@@ -130,3 +129,22 @@ def diffusion_bound(
         averaged=True,
     )
     return {"elbo": estimate}
+
+
+def variance_of_mean(values_KB: Tensor) -> Tensor | None:
+    """Variance of the mean over draws, from draws made with `SequenceRng.stratified`, (B,); None for one draw.
+
+    From four draws on it is taken between mirrored pairs. Strata make the mean better than independent draws would,
+    so in expectation this is an upper bound on the variance.
+    """
+    draws = len(values_KB)
+    if draws < 2:
+        return None
+    if draws >= 4 and draws % 2 == 0:
+        values_KB = values_KB.unflatten(0, (-1, 2)).mean(1)
+    return values_KB.var(0) / len(values_KB)
+
+
+def visible_keys(real_BL: Tensor) -> Tensor | None:
+    """For `Stack.run`: BOS and all tokens that are not padding, (B, 1, 1, L + 1); None when that is everything."""
+    return None if bool(real_BL.all()) else F.pad(real_BL, (1, 0), value=True)[:, None, None]

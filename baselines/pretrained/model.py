@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.pretrained_files import find
-from baselines.pretrained_tokenizer import read_tokenizer
+from baselines.pretrained.files import find
+from baselines.pretrained.tokenizer import read_tokenizer
 from ltm.api import Cost, LoadedModel, Loss, Rng
 from ltm.config import canonical_json, config_digest, to_dict, with_settings
 from ltm.errors import UserError

@@ -22,14 +22,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from baselines import score_entropy, unmasking
-from baselines.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks
-from baselines.mdlm import visible_keys
-from baselines.replacing import draw_replaced
-from baselines.schedules import SIGMA_HIGH, SIGMA_LOW, Noise, told
-from baselines.stepping import Move, take_steps
+from baselines.diffusion import score_entropy, unmasking
+from baselines.diffusion.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks, visible_keys
+from baselines.diffusion.replacing import draw_replaced
+from baselines.diffusion.schedules import SIGMA_HIGH, SIGMA_LOW, Noise, told
+from baselines.diffusion.stepping import Move, take_steps
+from baselines.diffusion.time_embedding import TimeEmbedding, conditioning_flops
 from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling
-from ltm.conditioning import TimeEmbedding, conditioning_flops
 from ltm.nn.flops import StackCost
 from ltm.nn.output_head import over_vocabulary
 from ltm.nn.spans import opened

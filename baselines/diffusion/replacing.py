@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from baselines.schedules import SIGMA_HIGH, SIGMA_LOW
+from baselines.diffusion.schedules import SIGMA_HIGH, SIGMA_LOW
 from ltm.rng import SequenceRng
 
 

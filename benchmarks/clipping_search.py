@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from baselines.bd3lm import BD3LM
-from baselines.masking import draw_masks
+from baselines.diffusion.bd3lm import BD3LM
+from baselines.diffusion.masking import draw_masks
 from ltm.nn.output_head import token_nats
 from ltm.rng import SequenceRng
 

@@ -23,14 +23,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from baselines import unmasking
-from baselines.learned_schedule import LearnedSchedule, Noised, leave_one_out
-from baselines.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks
-from baselines.mdlm import visible_keys
-from baselines.schedules import OFFSET, MaskSchedule, grid
-from baselines.stepping import Move, take_steps
+from baselines.diffusion import unmasking
+from baselines.diffusion.learned_schedule import LearnedSchedule, Noised, leave_one_out
+from baselines.diffusion.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks, visible_keys
+from baselines.diffusion.schedules import OFFSET, MaskSchedule, grid
+from baselines.diffusion.stepping import Move, take_steps
+from baselines.diffusion.time_embedding import TimeEmbedding, conditioning_flops
 from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling
-from ltm.conditioning import TimeEmbedding, conditioning_flops
 from ltm.nn.flops import StackCost
 from ltm.nn.output_head import over_vocabulary, token_nats, weighted_nll
 from ltm.nn.sampling import probabilities

@@ -15,10 +15,9 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from baselines import unmasking
-from baselines.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks
+from baselines.diffusion import unmasking
+from baselines.diffusion.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks, visible_keys
 from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling
 from ltm.nn.flops import StackCost
 from ltm.nn.output_head import token_nats, weighted_nll
@@ -54,11 +53,6 @@ def _matched_shape(layers: int) -> MDLMConfig:
     return MDLMConfig(
         decoder=TransformerConfig(layers=layers, width=512, heads=8, hidden=1376, max_length=1024, window=None)
     )
-
-
-def visible_keys(real_BL: Tensor) -> Tensor | None:
-    """For `Stack.run`: BOS and all tokens that are not padding, (B, 1, 1, L + 1); None when that is everything."""
-    return None if bool(real_BL.all()) else F.pad(real_BL, (1, 0), value=True)[:, None, None]
 
 
 class MDLM(MaskedModel):

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from baselines.block_sampling import continue_in_blocks
-from baselines.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks
+from baselines.diffusion.block_sampling import continue_in_blocks
+from baselines.diffusion.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks
 from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling
 from ltm.nn.flops import StackCost
 from ltm.nn.output_head import token_nats, weighted_nll
@@ -43,7 +43,7 @@ class BD3LMConfig:
     Attributes:
         block_size: S, positions of a block; it divides `decoder.max_length`, the N positions of BOS and text.
         clip_low, clip_high: training masks a share of a block's tokens from this interval only, the paper's clipped
-            schedules; scoring always uses all shares, since the bound needs them. `baselines.clipping` searches for
+            schedules; scoring always uses all shares, since the bound needs them. `benchmarks.clipping_search` finds
             the interval.
     """
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from baselines.schedules import OFFSET
+from baselines.diffusion.schedules import OFFSET
 from ltm.rng import SequenceRng
 
 
