@@ -14,7 +14,7 @@ from ltm.errors import UserError, run_command
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from leaderboard.store import Board, Entry
+    from leaderboard.board import Board, Entry
 
 BEGIN, END = "<!-- demo:begin -->", "<!-- demo:end -->"
 WRONG = 1
@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from leaderboard.store import board, load
+    from leaderboard.board import board, load
 
     if arguments.command == "check":
         return _check(arguments)
@@ -78,7 +78,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
         compare(built, arguments.a, arguments.b, _console())
         return 0
-    from leaderboard.terminal import print_board
+    from leaderboard.render.terminal import print_board
 
     if arguments.command == "build":
         files = _files(built, arguments)
@@ -89,7 +89,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _console() -> Console:
     from rich.console import Console
 
-    from leaderboard.terminal import TERMINAL_WIDTH
+    from leaderboard.render.terminal import TERMINAL_WIDTH
 
     console = Console(highlight=False, soft_wrap=False)
     console.width = min(TERMINAL_WIDTH, console.width) if console.is_terminal else TERMINAL_WIDTH
@@ -98,8 +98,8 @@ def _console() -> Console:
 
 def _files(built: Board, arguments: argparse.Namespace) -> dict[Path, bytes]:
     """By path, what each file of the board should contain."""
-    from leaderboard.markdown import markdown_block
-    from leaderboard.pages import files
+    from leaderboard.content.page import files
+    from leaderboard.render.markdown import markdown_block
 
     found = dict(files(built, arguments.out))
     if arguments.readme is not None:
@@ -123,8 +123,8 @@ def _read(path: Path) -> str:
 
 def _left_over(files: Mapping[Path, bytes], out: Path) -> list[Path]:
     """Plots of an earlier build that this board has no more; files of others in that folder are left alone."""
-    from leaderboard.pages import plots_folder
-    from leaderboard.svg import MADE_BY
+    from leaderboard.content.page import plots_folder
+    from leaderboard.render.svg import MADE_BY
 
     plots = sorted(plots_folder(out).glob("*.svg"))
     return [path for path in plots if path not in files and MADE_BY in path.read_text(errors="replace")]
@@ -153,7 +153,7 @@ def _write(files: Mapping[Path, bytes], entries: Sequence[Entry], arguments: arg
 def _check(arguments: argparse.Namespace) -> int:
     """Everything that is wrong, not only the first."""
     from leaderboard import manifest
-    from leaderboard.store import board, load
+    from leaderboard.board import board, load
     from leaderboard.verify import verify
 
     entries, problems = verify(arguments.results)

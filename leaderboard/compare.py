@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from leaderboard import signs
-from leaderboard.document import Table
-from leaderboard.other_tasks import judged_by
+from leaderboard.board import PERPLEXITY, Board, Entry
+from leaderboard.content import notation
+from leaderboard.content.document import Table
+from leaderboard.content.task_results import judged_by
 from leaderboard.ranking import blocks, paired_difference
-from leaderboard.store import PERPLEXITY, Board, Entry
-from leaderboard.terminal import print_table
+from leaderboard.render.terminal import print_table
 from ltm.config import canonical_json
 from ltm.errors import UserError, did_you_mean
 from ltm.result import Cell, Metric
@@ -106,7 +106,7 @@ def _row(a: Entry, b: Entry, by_commit: bool) -> tuple[str, ...]:
     task = a.cell.task["name"].removeprefix("ltm_")
     task += "" if first.name == PERPLEXITY else f", {first.name}"
     task += f", seed {seed}" if seed else ""
-    values = (signs.value([first]), signs.value([second]))
+    values = (notation.value([first]), notation.value([second]))
     return (task, *([a.cell.model["name"]] if by_commit else []), *values, *_difference(a, b, first, second))
 
 
@@ -116,7 +116,7 @@ def _metric(cell: Cell) -> Metric:
 
 def _difference(a: Entry, b: Entry, first: Metric, second: Metric) -> Sequence[str]:
     if first.name != second.name:
-        return f"{first.name} and {second.name}", signs.NOTHING, signs.NOTHING
+        return f"{first.name} and {second.name}", notation.NOTHING, notation.NOTHING
     estimate = "estimate" in (first.kind, second.kind)
     if first.name == PERPLEXITY:
         value = math.log(second.value / first.value)

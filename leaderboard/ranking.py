@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from leaderboard.store import PERPLEXITY, Column, Entry, Row
+from leaderboard.board import PERPLEXITY, Column, Entry, Row
 from ltm.errors import UserError
 from ltm.result import Metric, read_records
 

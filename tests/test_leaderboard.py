@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leaderboard import cli, pages, signs, table, terminal
-from leaderboard.markdown import markdown
+from leaderboard import cli
+from leaderboard.board import Board, board, load, track
+from leaderboard.content import notation, page, sections
 from leaderboard.ranking import Blocks, Claim, claim, paired_difference, ranked, ranks, separated
-from leaderboard.store import Board, board, load, track
+from leaderboard.render import terminal
+from leaderboard.render.markdown import markdown
 from ltm.config import config_digest
 from ltm.errors import UserError
 from ltm.result import Cell, Metric, write_cell
@@ -32,8 +34,8 @@ def build(results: Path, *cells: Cell) -> Board:
     return board(load(results))
 
 
-def page(built: Board) -> str:
-    return markdown(pages.parts(built), table.remainder(built), plots="plots")
+def rendered(built: Board) -> str:
+    return markdown(page.parts(built), sections.remainder(built), plots="plots")
 
 
 def records(nats: float, name: str, noise: random.Random, *, blocks: int = 20, spread: float = 1.0) -> list[dict]:
@@ -123,7 +125,7 @@ def test_pairing_knows_its_limits() -> None:
 def test_records_that_do_not_give_the_perplexity_are_noticed(tmp_path: Path) -> None:
     write_cell(make_cell(family="ar", nats=3.2), tmp_path, records=records(3.3, "exact", random.Random(0)))
     with pytest.raises(UserError, match=r"token_perplexity: expected .* which the records give, found"):
-        page(board(load(tmp_path)))
+        rendered(board(load(tmp_path)))
 
 
 # What is compared with what.
@@ -165,7 +167,7 @@ def test_training_seeds_are_averaged_with_their_spread(tmp_path: Path) -> None:
     perplexities = [math.exp(nats) for nats in values]
     mean = sum(perplexities) / 3
     sd = math.sqrt(sum((p - mean) ** 2 for p in perplexities) / 2)
-    assert str(table.perplexity(entries)) == f"≤ {mean:.2f} ± {sd:.2f} (n=3)"
+    assert str(sections.perplexity(entries)) == f"≤ {mean:.2f} ± {sd:.2f} (n=3)"
     claimed = claim(entries)
     assert claimed is not None and claimed.low == math.exp(3.18 - 0.02) and claimed.high == math.exp(3.25 + 0.02)
 
@@ -211,7 +213,7 @@ def test_scoring_again_with_another_seed_is_counted_and_not_averaged(tmp_path: P
     ((row,),) = (section.rows for section in built.sections)
     (entries,) = row.entries.values()
     assert [entry.cell.scoring["seed"] for entry in entries] == [0]
-    assert table.remainder(built) == "2 result files; not shown: 1 scored again with another seed."
+    assert sections.remainder(built) == "2 result files; not shown: 1 scored again with another seed."
 
 
 def test_what_stands_beside_the_headline_makes_no_other_row(tmp_path: Path) -> None:
@@ -224,7 +226,7 @@ def test_what_stands_beside_the_headline_makes_no_other_row(tmp_path: Path) -> N
     assert row.label == "ltm-tiny" and {column.title for column in row.entries} == {"ptb", "pydocs"}
     (entries,) = (entries for column, entries in row.entries.items() if column.title == "ptb")
     assert [entry.cell.scoring["likelihoods"] for entry in entries] == [["elbo", "importance_bound"]]
-    assert table.remainder(built) == "3 result files; not shown: 1 scored again by fewer likelihoods."
+    assert sections.remainder(built) == "3 result files; not shown: 1 scored again by fewer likelihoods."
 
 
 def test_only_complete_results_are_shown(tmp_path: Path) -> None:
@@ -234,13 +236,13 @@ def test_only_complete_results_are_shown(tmp_path: Path) -> None:
         make_cell(name="ltm-cut", status="partial"),
         make_cell(name="ltm-bad", status="invalidated"),
     )
-    said = page(built)
+    said = rendered(built)
     assert "ltm-cut" not in said and "ltm-bad" not in said
     assert said.endswith("\n3 result files; not shown: 1 invalidated, 1 partial.\n")
 
 
 def test_a_model_trained_in_part_says_so(tmp_path: Path) -> None:
-    assert "ltm-tiny (training unfinished)" in page(build(tmp_path, make_cell(training={"complete": False})))
+    assert "ltm-tiny (training unfinished)" in rendered(build(tmp_path, make_cell(training={"complete": False})))
 
 
 # Signs and numbers.
@@ -259,11 +261,11 @@ def metric(kind: str, value: float) -> Metric:
 
 
 def test_every_value_carries_the_sign_of_its_kind() -> None:
-    assert signs.value([metric("exact", 23.1)]) == "23.10"
-    assert signs.value([metric("lower_bound", 24.3)]) == "≤ 24.30"
-    assert signs.value([metric("estimate", 22.8)]) == "~ 22.80"
-    assert signs.value([metric("exact", 23.1), metric("estimate", 22.9)]) == "~ 23.00"
-    assert signs.value([]) == signs.value_and_error([None]) == "–"
+    assert notation.value([metric("exact", 23.1)]) == "23.10"
+    assert notation.value([metric("lower_bound", 24.3)]) == "≤ 24.30"
+    assert notation.value([metric("estimate", 22.8)]) == "~ 22.80"
+    assert notation.value([metric("exact", 23.1), metric("estimate", 22.9)]) == "~ 23.00"
+    assert notation.value([]) == notation.value_and_error([None]) == "–"
 
 
 @pytest.mark.parametrize(
@@ -271,7 +273,7 @@ def test_every_value_carries_the_sign_of_its_kind() -> None:
     [(24.314, "24.31"), (258.95, "258.9"), (9.99996, "10.00"), (41250.4, "41250"), (0.01234, "0.01234"), (0, "0")],
 )
 def test_numbers_have_four_digits(value: float, text: str) -> None:
-    assert signs.number(value) == text
+    assert notation.number(value) == text
 
 
 @pytest.mark.parametrize(
@@ -279,12 +281,12 @@ def test_numbers_have_four_digits(value: float, text: str) -> None:
     [(38_369_280, "38.4M"), (4.07e9, "4.07G"), (999_600, "1.00M"), (950, "950"), (2e6, "2.00M"), (None, "–")],
 )
 def test_counts_are_short(value: float | None, text: str) -> None:
-    assert signs.short(value) == text
+    assert notation.short(value) == text
 
 
 def test_estimates_have_a_sign_and_no_rank(tmp_path: Path) -> None:
     (section,) = build(tmp_path, make_cell(name="ar-tiny", family="ar", nats=3.3), make_cell(nats=3.2)).sections
-    shown = table.task_table(section, section.columns[0])
+    shown = sections.task_table(section, section.columns[0])
     rows = {row[0]: dict(zip(shown.header, row, strict=True)) for row in shown.rows}
     assert rows["ltm-tiny"]["Reused noise estimate"] == f"~ {math.exp(2.9):.2f}"
     assert rows["ltm-tiny"]["Importance bound"] == f"≤ {math.exp(3.15):.2f}"
@@ -296,7 +298,7 @@ def test_estimates_have_a_sign_and_no_rank(tmp_path: Path) -> None:
     only = dataclasses.replace(cell, metrics=tuple(dataclasses.replace(m, headline=True) for m in estimates))
     (section,) = build(tmp_path / "other", only).sections
     assert ranked(section.rows, section.columns[0]) == {}
-    assert table.task_table(section, section.columns[0]).rows[0][1] == "–"
+    assert sections.task_table(section, section.columns[0]).rows[0][1] == "–"
 
 
 def test_rows_are_in_order_of_rank_and_the_overview_in_order_of_perplexity(tmp_path: Path) -> None:
@@ -304,8 +306,8 @@ def test_rows_are_in_order_of_rank_and_the_overview_in_order_of_perplexity(tmp_p
     built = build(tmp_path, *cells, make_cell(name="ar-1", family="ar", nats=5.0, task_name="ltm_ptb"))
     (section,) = built.sections
     pydocs = next(column for column in section.columns if column.title == "pydocs")
-    assert [row[0] for row in table.task_table(section, pydocs).rows] == ["ar-1", "ar-2", "ar-0"]
-    assert [row[0] for row in table.overview(section).rows] == ["ar-1", "ar-2", "ar-0"]
+    assert [row[0] for row in sections.task_table(section, pydocs).rows] == ["ar-1", "ar-2", "ar-0"]
+    assert [row[0] for row in sections.overview(section).rows] == ["ar-1", "ar-2", "ar-0"]
 
 
 # Pages.
@@ -314,17 +316,17 @@ def test_rows_are_in_order_of_rank_and_the_overview_in_order_of_perplexity(tmp_p
 def test_pages_do_not_depend_on_the_order_of_files(tmp_path: Path) -> None:
     cells = [make_cell(nats=3.0 + 0.1 * i, training_seed=i) for i in range(3)] + [make_cell(name="ar-x", family="ar")]
     entries = load(tmp_path) if build(tmp_path, *cells) else []
-    said = {page(board(random.Random(i).sample(entries, len(entries)))) for i in range(5)}
+    said = {rendered(board(random.Random(i).sample(entries, len(entries)))) for i in range(5)}
     assert len(said) == 1
 
 
 def test_hostile_names_are_only_text(tmp_path: Path) -> None:
     name = "a|b\n<script>alert(1)</script> [x](http://y) `c` *d* _e_ ~f~ <!-- demo:end -->"
     built = build(tmp_path, make_cell(name=name))
-    said = page(built)
+    said = rendered(built)
     assert "<script>" not in said and "<!--" not in said
     rows = [line for line in said.splitlines() if "alert(1)" in line]
-    headers = [part.table.header for part in pages.parts(built)[:2] if part.table is not None]
+    headers = [part.table.header for part in page.parts(built)[:2] if part.table is not None]
     assert [len(re.findall(r"(?<!\\)\|", row)) - 1 for row in rows] == [len(header) for header in headers]
     assert re.search(r"(?<!\\)([`*]|\]\(|_e|~f)", "".join(rows)) is None
 
@@ -410,7 +412,7 @@ def test_results_without_perplexity_have_tables_of_their_own(tmp_path: Path, run
     built = build(tmp_path / "results", make_cell(name="ar-tiny", family="ar"), *cells)
     assert len(built.sections) == 1 and [len(entries) for entries in built.others] == [3]
     assert all(column.task == "ltm_pydocs" for column in built.sections[0].columns)
-    said = page(built)
+    said = rendered(built)
     assert "\n## sums\n\nltm_sums version 1.0, pydocs validation" in said
     # The best first, by the headline, and settings where they tell two results apart.
     header, _, *rows = said.split("\n## sums\n")[1].split("\n\n")[1].splitlines()

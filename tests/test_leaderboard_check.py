@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from leaderboard import cli, manifest
-from leaderboard.store import Entry, load
+from leaderboard.board import Entry, load
 from leaderboard.verify import edited_digit, recomputed, verify
 from ltm.result import Metric, find_cells, read_cell, read_records, to_bytes, write_cell
 from tests.result_factory import make_cell

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard import pages
-from leaderboard.store import board, load
+from leaderboard.board import board, load
+from leaderboard.content import page as pages
 from ltm.result import Cell, Metric, find_cells, read_cell, read_records, write_cell
 from tests.chromium import Chromium, executable
 from tests.result_factory import make_cell

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from leaderboard import pages, reported, signs, table
-from leaderboard.document import Table
-from leaderboard.markdown import markdown_table
-from leaderboard.numbers import csv_table
+from leaderboard.board import board, load
+from leaderboard.content import notation, page, reported
+from leaderboard.content import sections as table
+from leaderboard.content.document import Table
+from leaderboard.csv_export import csv_table
 from leaderboard.ranking import ranked
-from leaderboard.store import board, load
+from leaderboard.render.markdown import markdown_table
 from ltm.registry import preset
 from ltm.result import write_cell
 from tests.result_factory import make_cell
@@ -51,7 +52,7 @@ def shown(parts: list, title: str) -> Table:
 
 def test_the_seed_table_is_shown_digit_for_digit() -> None:
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in SEED_TABLE.strip().splitlines()]
-    expected = [[cell.replace("-", signs.NOTHING) if cell == "-" else cell for cell in line] for line in lines[2:]]
+    expected = [[cell.replace("-", notation.NOTHING) if cell == "-" else cell for cell in line] for line in lines[2:]]
     found = shown(reported.parts([]), "Reported elsewhere: zero-shot perplexity")
     assert [list(row) for row in found.reported] == expected
     assert found.header[4:] == tuple(lines[0][4:]) and found.rows == ()
@@ -61,7 +62,7 @@ def test_the_bars_of_gsm8k_are_shown() -> None:
     table = shown(reported.parts(["ltm_gsm8k_5shot"]), "Reported elsewhere: GSM8K")
     said = []
     for model, *values in table.reported:
-        said.append(f"{model} {' / '.join(str(value) for value in values if value != signs.NOTHING)}")
+        said.append(f"{model} {' / '.join(str(value) for value in values if value != notation.NOTHING)}")
     assert "; ".join(said) == GSM8K
     assert not [part for part in reported.parts(["ltm_pydocs"]) if "GSM8K" in part.title]
 
@@ -73,7 +74,7 @@ def test_our_count_by_the_papers_convention_reproduces_its_entries(size: str) ->
         model = cls(dataclasses.replace(chosen.config, vocab_size=50258))
     (row,) = [row for row in reported.perplexities() if row.model.startswith(f"LTM-{size.capitalize()}")]
     cost = model.cost(1023)
-    assert signs.short(cost.paper_train_flops_per_token) == row.flops_per_token
+    assert notation.short(cost.paper_train_flops_per_token) == row.flops_per_token
     assert f"{cost.parameters / 1e6:.0f}M" == row.size
     assert row.model.endswith(f"(T_fast = {chosen.config.posterior.steps})")
 
@@ -110,5 +111,5 @@ def test_they_stand_in_italics_below_what_is_measured_and_take_no_rank(tmp_path:
 
 def test_they_are_on_every_board(tmp_path: Path) -> None:
     write_cell(make_cell(), tmp_path)
-    titles = [part.title for part in pages.parts(board(load(tmp_path)))]
+    titles = [part.title for part in page.parts(board(load(tmp_path)))]
     assert "Reported elsewhere: zero-shot perplexity" in titles

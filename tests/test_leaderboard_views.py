@@ -19,11 +19,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from leaderboard import audits, cli, other_tasks, pages, svg, table, terminal, views
-from leaderboard.document import Axis, Figure, Part, Point, Series, Value
-from leaderboard.numbers import csv_table
+from leaderboard import cli
+from leaderboard.board import Board, board, load
+from leaderboard.content import audits, cost_views, page, sections, task_results
+from leaderboard.content.document import Axis, Figure, Part, Point, Series, Value
+from leaderboard.csv_export import csv_table
 from leaderboard.ranking import ranked
-from leaderboard.store import Board, board, load
+from leaderboard.render import svg, terminal
 from ltm.result import Cell, Metric, write_cell
 from tests.result_factory import make_cell
 
@@ -92,7 +94,7 @@ def test_a_failed_likelihood_loses_its_kind_and_its_rank_on_every_corpus(tmp_pat
         assert "ltm-tiny" not in ranked(section.rows, column)
     pydocs = next(column for column in section.columns if column.title == "pydocs")
     assert ranked(section.rows, pydocs) == {"ar-tiny": (1, False)}
-    shown = table.task_table(section, pydocs)
+    shown = sections.task_table(section, pydocs)
     rows = {row[0]: dict(zip(shown.header, map(str, row), strict=True)) for row in shown.rows}
     assert rows["ltm-tiny"]["Perplexity"].startswith("~ ") and rows["ltm-tiny"]["Audit"] == "failed"
     assert rows["ltm-tiny"]["Bits/byte"].startswith("~ ") and rows["ltm-tiny"]["Word perplexity"].startswith("~ ")
@@ -100,7 +102,7 @@ def test_a_failed_likelihood_loses_its_kind_and_its_rank_on_every_corpus(tmp_pat
     assert rows["ltm-tiny"]["Importance bound"].startswith("≤ ")
     assert rows["ar-tiny"]["Audit"] == "passed"
     # No view of what costs what takes it for a number.
-    against = [part for part in views.parts(section, "x") if "against" in part.title]
+    against = [part for part in cost_views.parts(section, "x") if "against" in part.title]
     assert "ltm-tiny" not in {str(row[0]) for part in against for row in rows_of(part)}
     # The files are as they were.
     assert load(tmp_path)[0].cell.metrics != () and any("lower_bound" in str(e.cell.metrics) for e in load(tmp_path))
@@ -113,7 +115,7 @@ def test_verdicts_go_by_configuration_and_one_failure_outweighs_passes(tmp_path:
     (section,) = build(tmp_path, *cells).sections
     found = {str(row.label): str(row.first.metric("token_perplexity").kind) for row in section.rows}  # type: ignore[union-attr]
     assert found == {"ltm-tiny (width 64, of None)": "lower_bound", "ltm-tiny (width 128, of ltm-tiny)": "estimate"}
-    said = {row.label: table._audit(row) for row in section.rows}
+    said = {row.label: sections._audit(row) for row in section.rows}
     assert said == {"ltm-tiny (width 64, of None)": "not audited", "ltm-tiny (width 128, of ltm-tiny)": "failed"}
 
 
@@ -133,7 +135,7 @@ def test_the_audit_table_has_the_line_that_no_model_can_be_below(tmp_path: Path)
     assert rows[0]["Verdict"] == "failed" and float(rows[0]["Log e-value"]) > float(rows[0]["Threshold"]) > 4.6
     assert float(rows[0]["Claimed, nats/token"]) < float(rows[1]["Claimed, nats/token"]) == 2.29
     assert rows[2]["Total mass"] == "0.9000"
-    assert [part.title for part in pages.parts(built)].count("Audit") == 1
+    assert [part.title for part in page.parts(built)].count("Audit") == 1
     # An audit is no task that models are compared by.
     assert built.others == ()
     # A terminal gets the verdicts too.
@@ -155,13 +157,13 @@ def test_the_audit_table_has_the_line_that_no_model_can_be_below(tmp_path: Path)
 def test_groups_are_of_what_is_equal(tmp_path: Path) -> None:
     cells = [make_cell(name=f"ar-{t}", family="ar", training={"tokens": t}) for t in (100, 104, 106, 200, 300, 310)]
     (section,) = build(tmp_path, *cells).sections
-    found = views.groups(section.rows, 1.05, lambda row: row.first.training["tokens"])
+    found = cost_views.groups(section.rows, 1.05, lambda row: row.first.training["tokens"])
     assert [[row.label for row in group] for group in found] == [["ar-100", "ar-104"], ["ar-300", "ar-310"]]
-    assert views.groups(section.rows, 1.05, lambda row: None) == []
-    titles = {part.title for part in views.parts(section, "x")}
+    assert cost_views.groups(section.rows, 1.05, lambda row: None) == []
+    titles = {part.title for part in cost_views.parts(section, "x")}
     assert {"At equal training tokens", "At equal training compute"} <= titles
     (alone,) = build(tmp_path / "alone", cells[0]).sections
-    assert views.parts(alone, "x") == []
+    assert cost_views.parts(alone, "x") == []
 
 
 def test_ranks_of_a_group_are_within_the_group(tmp_path: Path) -> None:
@@ -170,7 +172,7 @@ def test_ranks_of_a_group_are_within_the_group(tmp_path: Path) -> None:
         for name, nats, tokens in (("best", 3.0, 900), ("a", 3.2, 100), ("b", 3.4, 100))
     ]
     (section,) = build(tmp_path, *cells).sections
-    part = next(part for part in views.parts(section, "x") if part.title == "At equal training tokens")
+    part = next(part for part in cost_views.parts(section, "x") if part.title == "At equal training tokens")
     assert part.table is not None
     assert [re.sub(r".*\((\d+=?)\)$", r"\1", str(row[1])) for row in part.table.rows] == ["1", "2"]
     assert [row[0] for row in part.table.rows] == ["a", "b"]
@@ -179,13 +181,13 @@ def test_ranks_of_a_group_are_within_the_group(tmp_path: Path) -> None:
 def test_the_front_is_what_nothing_dominates() -> None:
     rng = random.Random(0)
     points = [(rng.randrange(1, 12), rng.randrange(1, 12)) for _ in range(60)]
-    found = views.dominated([cost for cost, _ in points], [worth for _, worth in points])
+    found = cost_views.dominated([cost for cost, _ in points], [worth for _, worth in points])
     for point, by in zip(points, found, strict=True):
         better = [p for p in points if p != point and p[0] <= point[0] and p[1] <= point[1]]
         assert (by is None) == (not better)
         if by is not None:
             assert points[by] in better and points[by][1] == min(worth for _, worth in better)
-    assert views.dominated([], []) == [] and views.dominated([1, 1], [2, 2]) == [None, None]
+    assert cost_views.dominated([], []) == [] and cost_views.dominated([1, 1], [2, 2]) == [None, None]
 
 
 def test_the_pareto_view_marks_who_is_dominated_and_counts_who_is_left_out(tmp_path: Path) -> None:
@@ -194,7 +196,7 @@ def test_the_pareto_view_marks_who_is_dominated_and_counts_who_is_left_out(tmp_p
         for name, nats, flops in (("cheap", 4.0, 1e12), ("good", 3.0, 1e13), ("worse", 3.5, 2e13))
     ]
     (section,) = build(tmp_path, *cells).sections
-    (part,) = [part for part in views.parts(section, "x") if part.title == "pydocs against compute"]
+    (part,) = [part for part in cost_views.parts(section, "x") if part.title == "pydocs against compute"]
     assert part.table is not None and len(part.figures) == 2
     assert {row[0]: row[3] for row in part.table.rows} == {"cheap": "front", "good": "front", "worse": "good"}
     # All score at the same cost, so there only the best is on the front.
@@ -202,7 +204,7 @@ def test_the_pareto_view_marks_who_is_dominated_and_counts_who_is_left_out(tmp_p
     assert [p.faint for p in part.figures[0].series[0].points] == [row[3] != "front" for row in part.table.rows]
     free = [make_cell(name=f"count-{i}", family="ar", nats=4.0 + i, training={"flops": 0.0}) for i in range(2)]
     (section,) = build(tmp_path / "free", *free).sections
-    (part,) = [part for part in views.parts(section, "x") if "against" in part.title]
+    (part,) = [part for part in cost_views.parts(section, "x") if "against" in part.title]
     assert "Of unknown cost, and in no plot: 2." in part.text[0]
 
 
@@ -211,8 +213,8 @@ def test_the_pareto_view_marks_who_is_dominated_and_counts_who_is_left_out(tmp_p
 
 def test_diagnostics_give_curves_and_generation_gives_entropy() -> None:
     built = board(load(GOLDEN))
-    names = other_tasks.titles(built.others)
-    found = [other_tasks.parts(entries, name) for entries, name in zip(built.others, names, strict=True)]
+    names = task_results.titles(built.others)
+    found = [task_results.parts(entries, name) for entries, name in zip(built.others, names, strict=True)]
     parts = {part.title: part for group in found for part in group}
     (curve,) = parts["Bounds by fast steps"].figures
     elbo, importance = curve.series
@@ -236,8 +238,8 @@ def test_two_texts_of_one_task_have_two_names(tmp_path: Path) -> None:
         dataclasses.replace(make_cell(task_name="ltm_sums", fingerprint=f * 64), metrics=(metric, chance)) for f in "ab"
     ]
     built = build(tmp_path, *cells)
-    assert other_tasks.titles(built.others) == ["sums (text aaaaaaaa)", "sums (text bbbbbbbb)"]
-    shown = other_tasks.table(built.others[0])
+    assert task_results.titles(built.others) == ["sums (text aaaaaaaa)", "sums (text bbbbbbbb)"]
+    shown = task_results.table(built.others[0])
     assert shown.header[:2] == ("Model", "pass@5 ↓") and [str(row[0]) for row in shown.rows] == [
         "ltm-tiny",
         "chance: prior",
@@ -396,7 +398,7 @@ def test_two_thousand_results_build_in_seconds(tmp_path: Path, monkeypatch: pyte
             write_cell(cell, tmp_path, records=[{"block": i, "tokens": 255, "exact": -255 * nats} for i in range(20)])
     # Processor time, so that other programs on the machine do not count.
     started = time.process_time()
-    made = pages.files(board(load(tmp_path)), tmp_path / "LEADERBOARD.md")
+    made = page.files(board(load(tmp_path)), tmp_path / "LEADERBOARD.md")
     assert time.process_time() - started < 10
     assert len(made) == 3 + 16
     shutil.rmtree(tmp_path)

@@ -90,7 +90,9 @@ def offer(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> None:
 
 def test_two_packages_for_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch, ("ltm", "ltm.latent.model:LatentThoughtModel"), ("ltm", "other:Model"))
-    with pytest.raises(UserError, match=r"two packages offer 'ltm' .*ltm\.latent\.model:LatentThoughtModel, other:Model"):
+    with pytest.raises(
+        UserError, match=r"two packages offer 'ltm' .*ltm\.latent\.model:LatentThoughtModel, other:Model"
+    ):
         registry.preset("ltm-tiny")
 
 

@@ -7,10 +7,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from leaderboard import reported, signs
-from leaderboard.document import Axis, Figure, Part, Point, Series, Table, Value
-from leaderboard.store import Entry, legible, tell_apart
-from leaderboard.views import mean_and_error, slug
+from leaderboard.board import Entry, legible, tell_apart
+from leaderboard.content import notation, reported
+from leaderboard.content.cost_views import mean_and_error, slug
+from leaderboard.content.document import Axis, Figure, Part, Point, Series, Table, Value
 from ltm.result import Cell, Metric, read_records
 
 _BOUNDS = ("elbo", "importance_bound")
@@ -77,17 +77,22 @@ def table(entries: Sequence[Entry]) -> Table:
                     label,
                     *(_value(entry, own.get(name)) for name in names),
                     str(judged_by(entry.cell).n),
-                    signs.short(entry.cell.provenance["tokens_per_second"]),
+                    notation.short(entry.cell.provenance["tokens_per_second"]),
                 )
                 for label, entry, own in rows
             ),
             *(
-                (row, *(signs.value_and_error([values.get(name)]) for name in names), signs.NOTHING, signs.NOTHING)
+                (
+                    row,
+                    *(notation.value_and_error([values.get(name)]) for name in names),
+                    notation.NOTHING,
+                    notation.NOTHING,
+                )
                 for (row, *_), values in sorted(beside.items())
             ),
         ),
         reported=tuple(
-            (paper.label, *(_share(paper, entries[0].cell, name) for name in names), signs.NOTHING, signs.NOTHING)
+            (paper.label, *(_share(paper, entries[0].cell, name) for name in names), notation.NOTHING, notation.NOTHING)
             for paper in papers
         ),
     )
@@ -95,12 +100,12 @@ def table(entries: Sequence[Entry]) -> Table:
 
 def _share(paper: reported.Reported, cell: Cell, name: str) -> str:
     value = paper.values[cell.task["name"]] if name == "pass@5_legacy_substring" else None
-    return f"{float(value) / 100:.3f}" if value else signs.NOTHING
+    return f"{float(value) / 100:.3f}" if value else notation.NOTHING
 
 
 def _value(entry: Entry, metric: Metric | None) -> str | Value:
-    text = signs.value_and_error([metric])
-    return signs.with_tip(text, [entry], [metric]) if metric is not None and metric.headline else text
+    text = notation.value_and_error([metric])
+    return notation.with_tip(text, [entry], [metric]) if metric is not None and metric.headline else text
 
 
 def _named(cell: Cell) -> dict[str, Metric]:
@@ -130,9 +135,9 @@ def brief_table(entries: Sequence[Entry]) -> Table:
             (
                 label,
                 metric.name,
-                signs.value_and_error([metric]),
+                notation.value_and_error([metric]),
                 str(metric.n),
-                signs.short(cell.provenance["tokens_per_second"]),
+                notation.short(cell.provenance["tokens_per_second"]),
             )
         )
     return Table(header=("Model", "Metric", "Value", "n", "Tokens/s"), rows=(*rows, *_chance_rows(entries)))
@@ -146,7 +151,7 @@ def _chance_rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
         for metric in entry.cell.metrics:
             whose, name = _whose(metric.name)
             if whose.startswith("chance") and name == judged:
-                row = (whose, judged, signs.value_and_error([metric]), str(metric.n), signs.NOTHING)
+                row = (whose, judged, notation.value_and_error([metric]), str(metric.n), notation.NOTHING)
                 found[row] = metric.value if metric.direction == "lower" else -metric.value
     return sorted(found, key=lambda row: (found[row], row))
 
@@ -214,7 +219,7 @@ def _generation(entries: Sequence[Entry]) -> list[Figure]:
 
 def _generated(label: str, found: Mapping[str, Metric], name: str, prefix: str = "") -> Point:
     entropy, ppl = found[f"{prefix}unigram_entropy"], found[f"{prefix}{name}"]
-    tip = f"{label}: Gen PPL {signs.value([ppl])}, entropy {signs.number(entropy.value)}"
+    tip = f"{label}: Gen PPL {notation.value([ppl])}, entropy {notation.number(entropy.value)}"
     return Point(x=entropy.value, y=ppl.value, label="" if prefix else label, tip=tip)
 
 
@@ -238,7 +243,7 @@ def _curve(entries: Sequence[Entry], by: str, label: str) -> Part | None:
                 str(record[by]),
                 f"≤ {first.y:.4f}",
                 f"≤ {second.y:.4f}",
-                signs.short(record["elbo_flops_per_token"]),
+                notation.short(record["elbo_flops_per_token"]),
             )
             for record, first, second in zip(records, elbo, importance, strict=True)
         ]

@@ -7,9 +7,9 @@ import io
 from collections.abc import Iterable
 from typing import Any
 
-from leaderboard import reported, signs
+from leaderboard.board import PERPLEXITY, Board, Entry, track
+from leaderboard.content import notation, reported
 from leaderboard.ranking import ranked
-from leaderboard.store import PERPLEXITY, Board, Entry, track
 
 HEADER = (
     *("source", "track", "tokenizer", "block_length", "eos_between_documents", "task", "version", "split", "text"),
@@ -68,7 +68,7 @@ def _rows(entry: Entry, label: str, rank: str) -> Iterable[dict[str, Any]]:
             "likelihood": metric.likelihood,
             "headline": metric.headline,
             "kind": metric.kind,
-            "audit": signs.audit(entry, metric.likelihood) if metric.likelihood else "",
+            "audit": notation.audit(entry, metric.likelihood) if metric.likelihood else "",
             "rank": rank if metric.headline and metric.name == PERPLEXITY else "",
             "value": metric.value,
             "low": metric.ci95.low if metric.ci95 else None,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from leaderboard import audits, other_tasks, signs
-from leaderboard.document import Table
-from leaderboard.store import Board
-from leaderboard.table import brief_table, caption, remainder, title
+from leaderboard.board import Board
+from leaderboard.content import audits, notation, task_results
+from leaderboard.content.document import Table
+from leaderboard.content.sections import brief_table, caption, remainder, title
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,11 +24,11 @@ def print_board(board: Board, console: Console) -> None:
         for column in section.columns:
             print_table(brief_table(section, column), caption(section, column), console)
     groups = (*board.others, *board.audits)
-    for entries, name in zip(groups, other_tasks.titles(groups), strict=True):
+    for entries, name in zip(groups, task_results.titles(groups), strict=True):
         console.print(_text(name, console), style="bold")
-        brief = audits.brief_table if entries in board.audits else other_tasks.brief_table
-        print_table(brief(entries), other_tasks.caption(entries), console)
-    console.print(_text(signs.SHORT_LEGEND, console))
+        brief = audits.brief_table if entries in board.audits else task_results.brief_table
+        print_table(brief(entries), task_results.caption(entries), console)
+    console.print(_text(notation.SHORT_LEGEND, console))
     console.print(_text(remainder(board), console))
 
 

@@ -6,16 +6,16 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-from leaderboard import signs
-from leaderboard.document import Figure, Part, Table, Value, printable
-from leaderboard.store import Board
-from leaderboard.table import overview, title
+from leaderboard.board import Board
+from leaderboard.content import notation
+from leaderboard.content.document import Figure, Part, Table, Value, printable
+from leaderboard.content.sections import overview, title
 
 
 def markdown(parts: Sequence[Part], end: str, *, plots: str) -> str:
     """The whole page; figures are the SVG files in the folder `plots`, named by the figures."""
     lines = ["# Leaderboard", "", "Made by `ltm-leaderboard build` from result files; do not edit it by hand.", ""]
-    lines += [f"- {line}" for line in signs.LEGEND]
+    lines += [f"- {line}" for line in notation.LEGEND]
     for part in parts:
         lines += ["", f"{'#' * part.level} {escape(part.title)}"]
         lines += [line for text in part.text for line in ("", escape(text))]
@@ -41,7 +41,7 @@ def markdown_table(table: Table) -> list[str]:
     rule = ["---" if i == 0 or i in table.words else "---:" for i in range(len(table.header))]
     rows = [_escaped(row) for row in (table.header, *table.rows)]
     # A dash in italics is still a dash.
-    italics = [tuple(c if c == signs.NOTHING else f"*{c}*" for c in _escaped(row)) for row in table.reported]
+    italics = [tuple(c if c == notation.NOTHING else f"*{c}*" for c in _escaped(row)) for row in table.reported]
     return ["| " + " | ".join(cells) + " |" for cells in (rows[0], rule, *rows[1:], *italics)]
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from leaderboard import audits, other_tasks, reported, signs, views
-from leaderboard.document import Part, Table
-from leaderboard.markdown import markdown
-from leaderboard.store import Board
-from leaderboard.svg import svg
-from leaderboard.table import caption, overview, remainder, task_table, title
+from leaderboard.board import Board
+from leaderboard.content import audits, cost_views, notation, reported, task_results
+from leaderboard.content.document import Part, Table
+from leaderboard.content.sections import caption, overview, remainder, task_table, title
+from leaderboard.render.markdown import markdown
+from leaderboard.render.svg import svg
 
 
 def parts(board: Board) -> list[Part]:
@@ -22,10 +22,10 @@ def parts(board: Board) -> list[Part]:
             said = (f"{caption(section, column)}.",)
             found.append(Part(title=column.title, level=3, text=said, table=task_table(section, column)))
         # Two sections of one track and tokenizer differ in fields too many for a name.
-        found += views.parts(section, views.slug(f"{section.track} {section.tokenizer} {n + 1}"))
-    for entries, name in zip(board.others, other_tasks.titles(board.others), strict=True):
-        found += other_tasks.parts(entries, name)
-    for entries, name in zip(board.audits, other_tasks.titles(board.audits), strict=True):
+        found += cost_views.parts(section, cost_views.slug(f"{section.track} {section.tokenizer} {n + 1}"))
+    for entries, name in zip(board.others, task_results.titles(board.others), strict=True):
+        found += task_results.parts(entries, name)
+    for entries, name in zip(board.audits, task_results.titles(board.audits), strict=True):
         found.append(audits.part(entries, f"{name[:1].upper()}{name[1:]}"))
     found += reported.parts([entry.cell.task["name"] for entry in board.entries])
     return [*found, provenance(board)]
@@ -40,7 +40,7 @@ def provenance(board: Board) -> Part:
             (
                 entry.name,
                 cell.model["weights_digest"][:12],
-                (found["commit"] or signs.NOTHING)[:12] + (" with changes" if found["dirty"] else ""),
+                (found["commit"] or notation.NOTHING)[:12] + (" with changes" if found["dirty"] else ""),
                 found["date"],
                 found["device"],
                 cell.scoring["dtype"],
@@ -56,8 +56,8 @@ def provenance(board: Board) -> Part:
 
 def files(board: Board, out: Path) -> Mapping[Path, bytes]:
     """What stands where: the Markdown at `out`, and beside it the page, the table of numbers, and a folder of plots."""
-    from leaderboard.html_page import html_page
-    from leaderboard.numbers import csv_table
+    from leaderboard.csv_export import csv_table
+    from leaderboard.render.html_page import html_page
 
     found, end = parts(board), remainder(board)
     plots = plots_folder(out)

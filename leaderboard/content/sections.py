@@ -5,11 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from leaderboard import reported, signs
-from leaderboard.document import Table, Value
+from leaderboard.board import PERPLEXITY, Board, Column, Entry, Row, Section
+from leaderboard.content import notation, reported
+from leaderboard.content.document import Table, Value
+from leaderboard.content.notation import NOTHING
 from leaderboard.ranking import headline, ranked
-from leaderboard.signs import NOTHING
-from leaderboard.store import PERPLEXITY, Board, Column, Entry, Row, Section
 
 
 def by_perplexity(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
@@ -40,11 +40,11 @@ def overview(section: Section) -> Table:
             row.label + ("" if row.first.training["complete"] is not False else " (training unfinished)"),
             *(perplexity(row.entries.get(column, ())) for column in section.columns),
             *([_audit(row)] if audited else []),
-            signs.short(row.first.cost["parameters"]),
+            notation.short(row.first.cost["parameters"]),
             row.first.training["corpus"] or NOTHING,
-            signs.short(row.first.training["tokens"]),
-            signs.short(row.first.cost["paper_train_flops_per_token"]),
-            signs.short(row.first.cost["train_flops_per_token"]),
+            notation.short(row.first.training["tokens"]),
+            notation.short(row.first.cost["paper_train_flops_per_token"]),
+            notation.short(row.first.cost["train_flops_per_token"]),
         )
         for row in by_perplexity(section.rows, section.columns)
     ]
@@ -81,18 +81,18 @@ def task_table(section: Section, column: Column) -> Table:
                 row.label,
                 rank(places, row),
                 perplexity(entries),
-                signs.audit(entries[0], first.likelihood if first else None),
+                notation.audit(entries[0], first.likelihood if first else None),
                 (first.likelihood if first else None) or NOTHING,
                 str(len(entries)),
-                *(signs.value([e.cell.metric(PERPLEXITY, name) for e in entries]) for name in others),
-                signs.value([e.cell.metric("word_perplexity") for e in entries]),
-                signs.value([e.cell.metric("bits_per_byte") for e in entries]),
+                *(notation.value([e.cell.metric(PERPLEXITY, name) for e in entries]) for name in others),
+                notation.value([e.cell.metric("word_perplexity") for e in entries]),
+                notation.value([e.cell.metric("bits_per_byte") for e in entries]),
                 part(entries, "kl_per_token"),
                 part(entries, "reconstruction_per_token"),
-                signs.number(max(errors)) if errors else NOTHING,
+                notation.number(max(errors)) if errors else NOTHING,
                 str(cell.scoring["draws"] or NOTHING),
-                signs.short(cell.cost["score_flops_per_token"]),
-                signs.short(cell.provenance["tokens_per_second"]),
+                notation.short(cell.cost["score_flops_per_token"]),
+                notation.short(cell.provenance["tokens_per_second"]),
             )
         )
     header = (
@@ -112,7 +112,7 @@ def task_table(section: Section, column: Column) -> Table:
 def _audit(row: Row) -> str:
     entry = next(iter(row.entries.values()))[0]
     metric = headline(entry)
-    return signs.audit(entry, metric.likelihood if metric else None)
+    return notation.audit(entry, metric.likelihood if metric else None)
 
 
 def brief_table(section: Section, column: Column) -> Table:
@@ -127,13 +127,13 @@ def brief_table(section: Section, column: Column) -> Table:
             (
                 row.label,
                 rank(places, row),
-                signs.short(row.first.cost["parameters"]),
-                signs.short(row.first.training["tokens"]),
-                signs.short(row.first.cost["paper_train_flops_per_token"]),
+                notation.short(row.first.cost["parameters"]),
+                notation.short(row.first.training["tokens"]),
+                notation.short(row.first.cost["paper_train_flops_per_token"]),
                 perplexity(entries),
-                signs.value([e.cell.metric("bits_per_byte") for e in entries]),
+                notation.value([e.cell.metric("bits_per_byte") for e in entries]),
                 part(entries, "kl_per_token"),
-                signs.short(entries[0].cell.provenance["tokens_per_second"]),
+                notation.short(entries[0].cell.provenance["tokens_per_second"]),
             )
             for row in in_order
             for entries in [row.entries[column]]
@@ -152,7 +152,7 @@ def rank(places: dict[str, tuple[int, bool]], row: Row) -> str:
 def perplexity(entries: Sequence[Entry]) -> str | Value:
     """The headline perplexity of a row in a column, with sign, error, and all that is known of it."""
     metrics = [headline(entry) for entry in entries]
-    return signs.with_tip(signs.value_and_error(metrics), entries, metrics)
+    return notation.with_tip(notation.value_and_error(metrics), entries, metrics)
 
 
 def part(entries: Sequence[Entry], name: str) -> str:

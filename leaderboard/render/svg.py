@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from leaderboard.document import Axis, Figure, Point, Series, printable
+from leaderboard.content.document import Axis, Figure, Point, Series, printable
 
 WIDTH, HEIGHT = 460, 330
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 30, 44

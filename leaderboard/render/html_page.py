@@ -13,10 +13,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from leaderboard import signs
-from leaderboard.document import Part, Table, Value, printable
-from leaderboard.svg import STYLE, svg
-from leaderboard.views import slug
+from leaderboard.content import notation
+from leaderboard.content.cost_views import slug
+from leaderboard.content.document import Part, Table, Value, printable
+from leaderboard.render.svg import STYLE, svg
 
 FOLDER = Path(__file__).parent
 LONG = 40
@@ -46,9 +46,9 @@ def html_page(parts: Sequence[Part], end: str) -> str:
         "same tokens.</p></header>",
         f'<nav aria-label="Parts"><ul>{"".join(links)}</ul></nav>',
         "<main>",
-        f'<p class="lead">{_text(signs.SHORT_LEGEND)}</p>',
+        f'<p class="lead">{_text(notation.SHORT_LEGEND)}</p>',
         '<details class="legend"><summary>How to read the signs, in full</summary><ul>',
-        *(f"<li>{_marked(line)}</li>" for line in signs.LEGEND),
+        *(f"<li>{_marked(line)}</li>" for line in notation.LEGEND),
         "<li>Numbers with a dotted line say more about themselves: point at them, tap them, or go there with Tab.</li>",
         '<li id="sorting" hidden>Click the name of a column to sort by it, and again for the other way round.</li>',
         "</ul></details>",
@@ -90,7 +90,7 @@ def _table(table: Table, title: str) -> list[str]:
 
 def _row(row: Sequence[str | Value], words: Sequence[bool]) -> str:
     cells = "".join(
-        f"<td{_class(w, long=len(str(value)) > LONG, failed=str(value) == signs.FAILED)}>{_value(value)}</td>"
+        f"<td{_class(w, long=len(str(value)) > LONG, failed=str(value) == notation.FAILED)}>{_value(value)}</td>"
         for value, w in zip(row[1:], words[1:], strict=True)
     )
     return f'<tr><th scope="row">{_text(str(row[0]))}</th>{cells}</tr>'

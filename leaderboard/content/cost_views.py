@@ -7,11 +7,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from leaderboard import signs
-from leaderboard.document import Axis, Figure, Part, Point, Series, Table, Value
+from leaderboard.board import Column, Row, Section
+from leaderboard.content import notation
+from leaderboard.content.document import Axis, Figure, Part, Point, Series, Table, Value
+from leaderboard.content.sections import by_perplexity, perplexity, rank
 from leaderboard.ranking import claim, ranked
-from leaderboard.store import Column, Row, Section
-from leaderboard.table import by_perplexity, perplexity, rank
 
 EQUAL_TOKENS, EQUAL_COMPUTE = 1.05, 1.25
 """The largest may have so many times as much as the least, and is taken for equal."""
@@ -43,13 +43,13 @@ def _equal(section: Section, ratio: float, amount: Callable[[Row], float | None]
     for group in groups(section.rows, ratio, amount):
         places = {column: ranked(group, column) for column in section.columns}
         amounts = [value for row in group if (value := amount(row))]
-        least, most = (signs.short(end(amounts)) for end in (min, max))
+        least, most = (notation.short(end(amounts)) for end in (min, max))
         label = f"{least} {unit}" if least == most else f"{least} to {most} {unit}"
         rows += [
             (
                 row.label,
                 *(_placed(row, column, places[column]) for column in section.columns),
-                signs.short(amount(row)),
+                notation.short(amount(row)),
                 label,
             )
             for row in by_perplexity(group, section.columns)
@@ -98,7 +98,7 @@ def _pareto(section: Section, column: Column, name: str) -> Part | None:
                 x=amount(row),
                 y=value,
                 label=row.label,
-                tip=f"{row.label}: {perplexity(row.entries[column])}, {signs.short(amount(row))} FLOPs",
+                tip=f"{row.label}: {perplexity(row.entries[column])}, {notation.short(amount(row))} FLOPs",
                 faint=i is not None,
             )
             for row, value, i in zip(known, worth, by, strict=True)
@@ -120,10 +120,10 @@ def _pareto(section: Section, column: Column, name: str) -> Part | None:
             (
                 row.label,
                 perplexity(row.entries[column]),
-                signs.short(measures[0][2](row)),
-                verdicts[0].get(row.label, signs.NOTHING),
-                signs.short(measures[1][2](row)),
-                verdicts[1].get(row.label, signs.NOTHING),
+                notation.short(measures[0][2](row)),
+                verdicts[0].get(row.label, notation.NOTHING),
+                notation.short(measures[1][2](row)),
+                verdicts[1].get(row.label, notation.NOTHING),
             )
             for row in rows
         ),

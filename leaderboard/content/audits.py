@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from leaderboard import signs
-from leaderboard.document import Part, Table, Value
-from leaderboard.other_tasks import labels
-from leaderboard.signs import NOTHING
-from leaderboard.store import AUDIT, Entry
+from leaderboard.board import AUDIT, Entry
+from leaderboard.content import notation
+from leaderboard.content.document import Part, Table, Value
+from leaderboard.content.notation import NOTHING
+from leaderboard.content.task_results import labels
 from ltm.result import Cell, Metric, read_records
 
 THRESHOLD = math.log(100)
@@ -34,7 +34,7 @@ def part(entries: Sequence[Entry], title: str) -> Part:
     checks = list(dict.fromkeys(m.name for _, entry, _ in found for m in entry.cell.metrics if _is_check(m)))
     rows = [_row(label, entry, verdict, checks) for label, entry, verdict in found]
     entropies = {
-        (e.cell.data["corpus"], signs.number(m.value)) for e in entries for m in e.cell.metrics if m.name == ENTROPY
+        (e.cell.data["corpus"], notation.number(m.value)) for e in entries for m in e.cell.metrics if m.name == ENTROPY
     }
     rest = [NOTHING] * (2 + len(checks))
     lines = [(LINE, NOTHING, NOTHING, NOTHING, source, value, value, *rest) for source, value in entropies]
@@ -74,14 +74,14 @@ def _row(label: str, entry: Entry, verdict: Metric, checks: Sequence[str]) -> tu
     ]
     details = "; ".join(f"{record['check']}: {record['detail']}" for record in refuted)
     said = Value(
-        text=signs.PASSED if verdict.value == 1 else signs.FAILED,
-        tip=f"{signs.told(entry, verdict)}{'; ' if details else ''}{details}",
+        text=notation.PASSED if verdict.value == 1 else notation.FAILED,
+        tip=f"{notation.told(entry, verdict)}{'; ' if details else ''}{details}",
     )
     names = ", ".join(record["check"].replace("_", " ") for record in refuted)
     values = [_number(_find(cell, name, likelihood)) for name in COLUMNS]
     others = [_number(_find(cell, name, likelihood)) for name in checks]
     source = cell.data["corpus"]
-    return label, said, likelihood or NOTHING, names or NOTHING, source, *values, signs.number(THRESHOLD), *others
+    return label, said, likelihood or NOTHING, names or NOTHING, source, *values, notation.number(THRESHOLD), *others
 
 
 def _is_check(metric: Metric) -> bool:
@@ -95,7 +95,7 @@ def _find(cell: Cell, name: str, likelihood: str | None) -> Metric | None:
 
 
 def _number(metric: Metric | None) -> str:
-    return NOTHING if metric is None else signs.number(metric.value)
+    return NOTHING if metric is None else notation.number(metric.value)
 
 
 def _heading(name: str) -> str:
