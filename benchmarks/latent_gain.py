@@ -36,7 +36,7 @@ from ltm.rng import SequenceRng
 from ltm.training import checkpoint, log
 from ltm.training.config import TrainConfig
 from ltm.training.run import train_model
-from tasks import diagnostics
+from tasks.diagnostics import measures
 
 FACTORS: Mapping[str, Sequence[str]] = {
     "kl_warmup": ("0.0", "0.1", "0.7"),
@@ -132,12 +132,12 @@ def measured(run: Run, source: Topics, options: argparse.Namespace, flops: float
 def scored(model: Any, tokens_NL: torch.Tensor) -> dict[str, Any]:
     """Nats of each text by every valid number and, of a latent model, what its posteriors say."""
     rng = SequenceRng(0, range(len(tokens_NL)))
-    parts = list(diagnostics.batches(tokens_NL, rng, BATCH))
+    parts = list(measures.batches(tokens_NL, rng, BATCH))
     if not isinstance(model, LatentModel):
         exact = [model.log_likelihood(tokens_BL, rng=own).nats_B for tokens_BL, own in parts]
         return {"nats": {"exact": torch.cat(exact).tolist()}}
     pairs = [
-        diagnostics.point(
+        measures.point(
             model,
             tokens_BL,
             own,
@@ -149,13 +149,13 @@ def scored(model: Any, tokens_NL: torch.Tensor) -> dict[str, Any]:
     ]
     elbo_N, importance_N = (torch.cat([pair[which].nats_B for pair in pairs]) for which in (0, 1))
     # Under one noise, so that posteriors differ by what their texts say.
-    q = diagnostics.posterior(model, tokens_NL, SequenceRng(0, [0] * len(tokens_NL)), BATCH)
+    q = measures.posterior(model, tokens_NL, SequenceRng(0, [0] * len(tokens_NL)), BATCH)
     return {
         "nats": {"elbo": elbo_N.tolist(), "importance_bound": importance_N.tolist()},
         "kl": float(torch.cat([-pair[0].terms["-kl"] for pair in pairs]).mean()),
-        "active_units": diagnostics.active_units(q.mean),
+        "active_units": measures.active_units(q.mean),
         "units": q.mean[0].numel(),
-        "mutual_information": float(diagnostics.mutual_information(q, rng, draws=4).mean()),
+        "mutual_information": float(measures.mutual_information(q, rng, draws=4).mean()),
     }
 
 

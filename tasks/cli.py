@@ -123,7 +123,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(options: argparse.Namespace, arguments: Sequence[str] | None) -> int:
     from ltm import model_store
-    from tasks import catalog, opening, paired, summary
+    from tasks import catalog, paired, report
+    from tasks import models as opening
     from tasks.kinds import kind
 
     # Before anything imports tqdm; bars of our own are rich's.
@@ -158,7 +159,7 @@ def _main(options: argparse.Namespace, arguments: Sequence[str] | None) -> int:
             _say(f"{name}: warning: its training was not finished, as its results will say")
         for entry, found in zip(entries, prepared, strict=True):
             cells.setdefault(entry.kind, []).append(_evaluate(model, entry, found, options, command))
-    summary.show(cells)
+    report.show(cells)
     paired.show(cells.get("perplexity", ()), options.output)
     if options.show_samples:
         from tasks import samples
@@ -188,7 +189,7 @@ def _check_numbers(options: argparse.Namespace) -> None:
 
 def _evaluate(model: HarnessModel, entry: TaskEntry, prepared: Any, options: argparse.Namespace, command: str) -> Cell:
     from ltm.result import cell_key, cell_path, read_cell, write_cell
-    from tasks import cells
+    from tasks import results as cells
     from tasks.kinds import kind
     from tasks.provenance import provenance
 

@@ -39,11 +39,11 @@ class Judge:
         One from elsewhere than the model store has a digest in its name, which others may have been trained under too.
         """
         from ltm.files import home
-        from tasks import opening
+        from tasks import models
 
         if self._model is None:
             own: dict[str, object] = {"set": [], "draws": None, "headline_only": True, "limit_blocks": None}
-            self._model = opening.open_model(self.name, self.place, argparse.Namespace(**{**vars(options), **own}))
+            self._model = models.open_model(self.name, self.place, argparse.Namespace(**{**vars(options), **own}))
             loaded = self._model.loaded
             if self.place and Path(self.place).is_dir() and Path(self.place).parent != home() / "models" / loaded.name:
                 name = f"{loaded.name}@{loaded.info['weights_digest'][:8]}"
@@ -91,7 +91,8 @@ def gen_ppl(
     Args:
         said, human: prompts, which may be empty, and what follows them.
     """
-    from tasks import gen_perplexity, generation_metrics
+    from tasks.generation import gen_perplexity
+    from tasks.generation import metrics as generation_metrics
 
     name, metrics, notes = label(scorer), [], []
     found = gen_perplexity.score(scorer, task, [text for _, text in said], [prompt for prompt, _ in said])
@@ -125,18 +126,19 @@ def mauve(
     reference: Sequence[str],
 ) -> list[Metric]:
     """MAUVE against one set of human texts: of the model's, of other human ones, the ceiling, and of those shuffled."""
-    from tasks import generation_metrics, mauve_score
+    from tasks.generation import mauve
+    from tasks.generation import metrics as generation_metrics
 
     ceiling = ["".join(pair) for pair in human]
     sets = {
         "": ["".join(pair) for pair in said],
         "human_": ceiling,
-        "shuffled_": [mauve_score.shuffled_words(text, n) for n, text in enumerate(ceiling)],
+        "shuffled_": [mauve.shuffled_words(text, n) for n, text in enumerate(ceiling)],
     }
-    p_ND, metrics = mauve_score.features(featuriser, reference), []
+    p_ND, metrics = mauve.features(featuriser, reference), []
     for compared, texts in sets.items():
-        q_ND = mauve_score.features(featuriser, texts)
+        q_ND = mauve.features(featuriser, texts)
         metrics += generation_metrics.mauve(
-            mauve_score.mauve(p_ND, q_ND), label(featuriser), min(len(p_ND), len(q_ND)), compared=compared
+            mauve.mauve(p_ND, q_ND), label(featuriser), min(len(p_ND), len(q_ND)), compared=compared
         )
     return metrics

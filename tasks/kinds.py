@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from tasks.catalog import TaskEntry
 
 MODULES: Mapping[str, str] = {
-    "perplexity": "tasks.perplexity_kind",
-    "gsm8k": "tasks.gsm8k_kind",
-    "generation": "tasks.generation_kind",
-    "diagnostics": "tasks.diagnostics_kind",
-    "prequential": "tasks.prequential_kind",
-    "last_word": "tasks.last_word_kind",
-    "audit": "tasks.audit_kind",
+    "perplexity": "tasks.likelihood.perplexity_kind",
+    "gsm8k": "tasks.problems.kind",
+    "generation": "tasks.generation.kind",
+    "diagnostics": "tasks.diagnostics.kind",
+    "prequential": "tasks.likelihood.prequential_kind",
+    "last_word": "tasks.likelihood.last_word_kind",
+    "audit": "tasks.audit.kind",
 }
 
 

@@ -21,12 +21,12 @@ def show(cells: Sequence[Cell], output: Path) -> None:
 
     Models with other tokens or other blocks cannot be paired, and are named below the table.
     """
-    from tasks import summary
+    from tasks import report
 
     groups: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
     for cell in cells:
         if cell.metric(PERPLEXITY):
-            groups[summary.typed(cell), cell.data["fingerprint"]].append(cell)
+            groups[report.typed(cell), cell.data["fingerprint"]].append(cell)
     rows, apart = [], []
     for (task, _), (first, *others) in groups.items():
         for cell in others:
@@ -38,7 +38,7 @@ def show(cells: Sequence[Cell], output: Path) -> None:
     if rows:
         _print(rows)
     if apart:
-        print(textwrap.fill(f"Not paired, since tokens or blocks differ: {'; '.join(apart)}.", summary.WIDTH))
+        print(textwrap.fill(f"Not paired, since tokens or blocks differ: {'; '.join(apart)}.", report.WIDTH))
 
 
 def difference(cell: Cell, first: Cell, output: Path) -> Measured | None:
@@ -82,12 +82,12 @@ def _words(found: Measured, cell: Cell, first: Cell) -> tuple[str, str, str]:
 
 
 def _print(rows: Sequence[tuple[str, ...]]) -> None:
-    from tasks import summary
+    from tasks import report
 
-    table = summary.plain_table("On the same blocks, 95% intervals")
+    table = report.plain_table("On the same blocks, 95% intervals")
     for header in ("Task", "Models", "Nats/token", "Perplexity", "Verdict"):
         table.add_column(header, justify="left" if header in ("Task", "Models") else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    summary.console().print(table)
+    report.console().print(table)
     print("Compared are the numbers above: where one is a bound, the truth behind it may be lower still.")

@@ -156,7 +156,7 @@ def paired_difference(nats_A: Any, tokens_A: Any, nats_B: Any, tokens_B: Any) ->
     return cost(nats_A - nats_B, tokens_A).per_token()
 
 
-# Aggregations for lm-eval. An item is (log-likelihood, bytes, words) of a document; see tasks/perplexity.py.
+# Aggregations for lm-eval. An item is (log-likelihood, bytes, words) of a document: tasks/likelihood/yaml_functions.py.
 
 
 def lm_token_perplexity(items: Sequence[Any]) -> float:

@@ -10,9 +10,11 @@ from ltm.config import to_dict
 from ltm.data import corpora
 from ltm.harness import HarnessModel
 from ltm.result import find_cells, read_cell, read_records
-from tasks import audit_report, cli, mass_checks, next_token_checks, twins
-from tasks.audit import audit
-from tasks.evidence import evidence
+from tasks import cli
+from tasks.audit import report, twins
+from tasks.audit.checks import enumeration, next_token
+from tasks.audit.evidence import evidence
+from tasks.audit.run import audit
 from tests.harness_models import save_small
 
 TEXT = "".join(f"line {n} of a text that says {n * n} things\n" for n in range(40))
@@ -26,9 +28,9 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(twins, "RECIPE", {**twins.RECIPE, "budget": "tokens=4k"})
     monkeypatch.setattr(corpora, "SIZES", {**corpora.SIZES, "train": 500})
     corpora.split_of.cache_clear()
-    monkeypatch.setattr(mass_checks, "UPDATES", 30)
+    monkeypatch.setattr(enumeration, "UPDATES", 30)
     for name, few in (("FEW_DRAWS", 8), ("DRAWS", 32), ("FAST_STEPS", 40)):
-        monkeypatch.setattr(mass_checks, name, few)
+        monkeypatch.setattr(enumeration, name, few)
     for name in ("ar-tiny", "ltm-tiny"):
         save_small(tmp_path, name)
     yield tmp_path
@@ -92,7 +94,7 @@ def test_each_likelihood_of_a_latent_model_has_a_verdict(place):
     }  # fmt: skip
     for name in ("elbo", "importance_bound", "predictive_bound"):
         assert found.passed(name), found.refutations(name)
-    said = audit_report.write(found)
+    said = report.write(found)
     assert "elbo: 10 of 10 checks passed" in said and "texts, this model" in said
     assert found.claims.averaged == {"elbo"} and set(found.seconds) >= {"training", "known_source", "total_mass"}
 
@@ -105,12 +107,12 @@ def test_a_likelihood_fails_by_one_refutation(place, monkeypatch):
     def inflated(*arguments, **options):
         return [replace(r, passed=False, detail="planted") for r in sound(*arguments, **options)]
 
-    sound = next_token_checks.next_token_mass
-    monkeypatch.setattr(next_token_checks, "next_token_mass", inflated)
+    sound = next_token.next_token_mass
+    monkeypatch.setattr(next_token, "next_token_mass", inflated)
     found = audit(HarnessModel(pretrained="ar-tiny", device="cpu"), Topics(length=16), TEXT, texts=4)
     assert found.claims.kinds == {"exact": "exact"}
     assert not found.passed("exact") and [c.name for c in found.refutations("exact")] == ["next_token_mass"]
-    said = audit_report.write(found)
+    said = report.write(found)
     assert "FAILED" in said and "refuted by next_token_mass: planted" in said
 
 
@@ -129,5 +131,5 @@ def test_a_configs_settings_reach_its_twin(place):
 
 
 def test_bars_span_from_the_lowest_to_the_highest():
-    assert audit_report.bars([0, 7, 3.5]) == "▁█▅" or audit_report.bars([0, 7, 3.5]) == "▁█▄"
-    assert audit_report.bars([1, 1]) == "▁▁" and audit_report.bars([0, math.inf]) == "▁█"
+    assert report.bars([0, 7, 3.5]) == "▁█▅" or report.bars([0, 7, 3.5]) == "▁█▄"
+    assert report.bars([1, 1]) == "▁▁" and report.bars([0, math.inf]) == "▁█"

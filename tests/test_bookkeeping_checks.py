@@ -10,7 +10,8 @@ import torch
 from ltm.api import LikelihoodEstimate
 from ltm.evaluation.runner import Answers
 from ltm.harness import HarnessModel
-from tasks import bookkeeping_checks, stats
+from tasks import stats
+from tasks.audit.checks import bookkeeping
 from tests.harness_models import Bigram, BigramConfig, NoisyBigram, loaded
 
 TEXT = "Some forty bytes of text, and a few more."  # two blocks and a half
@@ -26,7 +27,7 @@ def faults(results) -> str:
 
 def test_sound_books_pass():
     for family in (Bigram, NoisyBigram):
-        results = bookkeeping_checks.accounting(harness(family, family.family), TEXT)
+        results = bookkeeping.accounting(harness(family, family.family), TEXT)
         assert not faults(results) and len(results) == (1 if family is Bigram else 3)
         assert results[0].detail == "41 tokens in 3 blocks, each scored once; sums agree"
         assert 0 <= results[0].value < 1e-9
@@ -64,7 +65,7 @@ def test_estimates_that_do_not_keep_their_books_are_named(monkeypatch, change, m
     import re
 
     monkeypatch.setattr(Tampered, "change", staticmethod(change))
-    assert re.search(message, faults(bookkeeping_checks.accounting(harness(Tampered), TEXT)))
+    assert re.search(message, faults(bookkeeping.accounting(harness(Tampered), TEXT)))
 
 
 def test_a_perplexity_that_is_no_exponential_of_totals_is_named(monkeypatch):
@@ -72,23 +73,23 @@ def test_a_perplexity_that_is_no_exponential_of_totals_is_named(monkeypatch):
     monkeypatch.setattr(
         stats.Cost, "perplexity", lambda self, **units: sound(self, **units)._replace(value=self.nats / self.tokens)
     )
-    assert "token_perplexity is reported as" in faults(bookkeeping_checks.accounting(harness(), TEXT))
+    assert "token_perplexity is reported as" in faults(bookkeeping.accounting(harness(), TEXT))
 
 
 def test_bytes_that_are_not_the_texts_are_named(monkeypatch):
     sound = stats.Cost.bits_per_byte
     monkeypatch.setattr(stats.Cost, "bits_per_byte", lambda self, count: sound(self, count + 1))
-    assert "bits_per_byte is reported as" in faults(bookkeeping_checks.accounting(harness(), TEXT))
+    assert "bits_per_byte is reported as" in faults(bookkeeping.accounting(harness(), TEXT))
 
 
 def test_a_block_left_out_is_named(monkeypatch):
     sound = HarnessModel._blocks
     monkeypatch.setattr(HarnessModel, "_blocks", lambda self, *arguments: sound(self, *arguments)[:-1])
-    assert "tokens scored of" in faults(bookkeeping_checks.accounting(harness(), TEXT))
+    assert "tokens scored of" in faults(bookkeeping.accounting(harness(), TEXT))
 
 
 def test_answers_are_a_models_own():
-    (found,) = bookkeeping_checks.depends_on_weights(harness(), TEXT)
+    (found,) = bookkeeping.depends_on_weights(harness(), TEXT)
     assert found.passed and found.value <= found.limit and "other weights move it by 1.4" in found.detail
 
 
@@ -97,7 +98,7 @@ def test_answers_kept_without_regard_to_the_model_are_named(monkeypatch):
     monkeypatch.setattr(
         Answers, "circumstances", lambda self, task: {k: v for k, v in sound(self, task).items() if k != "weights"}
     )
-    assert "another model's name" in faults(bookkeeping_checks.depends_on_weights(harness(), TEXT))
+    assert "another model's name" in faults(bookkeeping.depends_on_weights(harness(), TEXT))
 
 
 def test_answers_that_another_model_left_behind_are_named(monkeypatch):
@@ -107,14 +108,14 @@ def test_answers_that_another_model_left_behind_are_named(monkeypatch):
     monkeypatch.setattr(
         Answers, "circumstances", lambda self, task: {k: v for k, v in sound(self, task).items() if k not in kept}
     )
-    bookkeeping_checks._nats(harness(seed=1), TEXT)
-    assert faults(bookkeeping_checks.depends_on_weights(harness(), TEXT))
+    bookkeeping._nats(harness(seed=1), TEXT)
+    assert faults(bookkeeping.depends_on_weights(harness(), TEXT))
 
 
 def test_a_shaken_model_has_another_digest_and_leaves_the_first_alone():
     first = loaded(Bigram(BigramConfig()))
     before = first.model.logits.detach().clone()
-    second = bookkeeping_checks.shake(first)
+    second = bookkeeping.shake(first)
     assert second.info["weights_digest"] != first.info["weights_digest"]
     assert torch.equal(first.model.logits, before) and not torch.equal(second.model.logits, before)
 
@@ -135,5 +136,5 @@ def test_what_is_scored_without_weights_is_not_called_checked():
             nats_B = -tokens_B * torch.log(torch.tensor(257.0, dtype=torch.float64))
             return {"exact": LikelihoodEstimate(nats_B=nats_B, tokens_B=tokens_B, kind="exact")}
 
-    (found,) = bookkeeping_checks.depends_on_weights(harness(Uniform), TEXT)
+    (found,) = bookkeeping.depends_on_weights(harness(Uniform), TEXT)
     assert found.passed is None and "no weights" in found.detail

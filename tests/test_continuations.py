@@ -20,7 +20,8 @@ from ltm.config import config_digest, digest, to_dict
 from ltm.harness import HarnessModel
 from ltm.result import read_cell, read_records
 from ltm.rng import SequenceRng, seed_of
-from tasks import catalog, cli, last_word, last_word_kind
+from tasks import catalog, cli
+from tasks.likelihood import last_word, last_word_kind
 from tests.harness_models import TRAINING, Bigram, BigramConfig, loaded, save_small
 from tests.test_pretrained import gpt2, plain_nats  # noqa: F401
 

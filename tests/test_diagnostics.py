@@ -16,7 +16,8 @@ from ltm.latent.posterior import Posterior, PosteriorConfig
 from ltm.result import read_cell, read_records
 from ltm.rng import SequenceRng
 from ltm.training import checkpoint
-from tasks import cli, diagnostics
+from tasks import cli
+from tasks.diagnostics import measures
 from tests.contract.conftest import L, V, all_texts, structured_batch
 from tests.harness_models import TRAINING, save_small
 from tests.quadrature import evidence, two_dimensional
@@ -31,13 +32,13 @@ def gaussians(means, variance) -> Posterior:
 
 
 def information(q: Posterior, draws: int = 8) -> torch.Tensor:
-    return diagnostics.mutual_information(q, SequenceRng(0, range(len(q.mean))), draws=draws)
+    return measures.mutual_information(q, SequenceRng(0, range(len(q.mean))), draws=draws)
 
 
 def test_a_collapsed_posterior_says_nothing():
     q = Posterior.prior(20, (2, 3, 4), like=torch.zeros(1, dtype=torch.float64))
     assert float(information(q).abs().max()) < 1e-12
-    assert diagnostics.active_units(q.mean) == 0 and float(q.kl().abs().max()) == 0
+    assert measures.active_units(q.mean) == 0 and float(q.kl().abs().max()) == 0
     # Away from the prior, but the same for all texts: a KL is paid for nothing.
     moved = gaussians([[2.0, -1.0]] * 20, 0.3)
     assert float(information(moved).abs().max()) < 1e-12 and float(moved.kl().min()) > 1
@@ -70,9 +71,9 @@ def test_active_units_are_those_whose_means_move():
     generator = torch.Generator().manual_seed(0)
     scales = torch.tensor([0.0, 0.05, 0.2, 1.0])
     mean = torch.randn(500, 1, 1, 4, generator=generator) * scales + 5
-    assert diagnostics.active_units(mean) == 2
+    assert measures.active_units(mean) == 2
     with pytest.raises(ValueError, match="two"):
-        diagnostics.active_units(mean[:1])
+        measures.active_units(mean[:1])
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def model():
 
 
 def curve(model, by, settings, draws=64):
-    return diagnostics.curve(
+    return measures.curve(
         model, TEXTS, SequenceRng(0, range(len(TEXTS))), 32, settings, by=by, draws=draws, importance_draws=draws
     )
 
@@ -113,7 +114,7 @@ def test_more_steps_come_closer_and_cost_more(model):
     assert means[0] < means[2]
     assert points[0].elbo_flops < points[1].elbo_flops < points[2].elbo_flops
     cost = model.cost(L).score_flops_per_token
-    assert diagnostics.flops_with_steps(model, 8, 8, L) == pytest.approx(cost)
+    assert measures.flops_with_steps(model, 8, 8, L) == pytest.approx(cost)
 
 
 def test_all_steps_and_latents_are_the_model_itself(model):
@@ -133,7 +134,7 @@ def test_latents_left_out_stay_at_the_prior(cls):
         for weight in model.parameters():
             if weight.ndim > 1:
                 weight.normal_(std=0.4)
-        q = diagnostics.with_latents(model, 3)(TEXTS[:5], SequenceRng(0, range(5)))
+        q = measures.with_latents(model, 3)(TEXTS[:5], SequenceRng(0, range(5)))
     used = torch.tensor([[True, True], [True, False]])  # in turn: layer 0, layer 1, layer 0
     assert float(q.kl()[:, ~used].abs().max()) == 0
     assert float(q.kl()[:, used].min()) > 0
@@ -148,23 +149,23 @@ def test_statistics_of_a_decoder_that_ignores_z_are_zero_even_of_a_fit():
         for block in model.decoder.blocks:
             block.cross_out.weight.zero_()
     texts = structured_batch(torch.Generator().manual_seed(0), 12)
-    q = diagnostics.posterior(model, texts, SequenceRng(0, [0] * 12), 5)
-    assert diagnostics.active_units(q.mean) == 0 and float(information(q).abs().max()) < 1e-9
-    own = diagnostics.posterior(model, texts, SequenceRng(0, range(12)), 5)
-    assert diagnostics.active_units(own.mean) > 0
+    q = measures.posterior(model, texts, SequenceRng(0, [0] * 12), 5)
+    assert measures.active_units(q.mean) == 0 and float(information(q).abs().max()) < 1e-9
+    own = measures.posterior(model, texts, SequenceRng(0, range(12)), 5)
+    assert measures.active_units(own.mean) > 0
 
 
 def test_an_interpolation_ends_at_its_ends(model):
     ends = torch.tensor([[-2.0, 1.0], [2.0, -1.0]], dtype=torch.float64).view(2, 1, 1, 2)
-    texts = diagnostics.interpolation(model, ends, points=3, tokens=4)
+    texts = measures.interpolation(model, ends, points=3, tokens=4)
     assert len(texts) == 3 and all(len(text) == 4 for text in texts)
     for n, z in ((0, ends[0]), (2, ends[1])):
-        (alone,) = diagnostics.interpolation(model, torch.stack([z, z]), points=1, tokens=4)
+        (alone,) = measures.interpolation(model, torch.stack([z, z]), points=1, tokens=4)
         assert alone == texts[n]
 
 
 def test_doublings():
-    assert diagnostics.doublings(6) == [0, 1, 2, 4, 6] and diagnostics.doublings(1) == [0, 1]
+    assert measures.doublings(6) == [0, 1, 2, 4, 6] and measures.doublings(1) == [0, 1]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from ltm.data import corpora
 from ltm.result import Interval, Metric, find_cells, read_cell, read_records
 from ltm.rng import SequenceRng, seed_of
 from ltm.training import checkpoint
-from tasks import cells, cli, paired
+from tasks import cli, paired, results
 from tests.harness_models import save_small
 
 PTB = " the company said it expects N % growth in sales \n <unk> inc. 's profit rose $ N million \n"
@@ -343,13 +343,13 @@ def test_numbers_too_good_to_be_true_are_pointed_out(place):
     )  # fmt: skip
     gpt2 = {**cell.tokenizer, "name": "gpt2"}
     suspect = dataclasses.replace(cell, tokenizer=gpt2, metrics=(low,))
-    assert "1.99 nats a GPT-2 token (elbo) is below 2.0; re-check the estimator" in str(cells.too_good(suspect))
+    assert "1.99 nats a GPT-2 token (elbo) is below 2.0; re-check the estimator" in str(results.too_good(suspect))
     for fine in (
         cell,
         dataclasses.replace(suspect, metrics=(dataclasses.replace(low, value=math.exp(2.01)),)),
         dataclasses.replace(suspect, metrics=(dataclasses.replace(low, kind="estimate"),)),
     ):
-        assert cells.too_good(fine) is None
+        assert results.too_good(fine) is None
 
 
 def test_a_cell_is_not_made_of_other_tokens_than_the_stream_has(place, monkeypatch, capsys):

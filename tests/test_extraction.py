@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.extraction import RULES, answer, first, flexible, gold_answer, strict, strict_answers, substring_answers
+from tasks.problems.extraction import (
+    RULES,
+    answer,
+    first,
+    flexible,
+    gold_answer,
+    strict,
+    strict_answers,
+    substring_answers,
+)
 
 # text: strict, flexible, first
 TABLE = {

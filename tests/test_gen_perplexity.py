@@ -11,8 +11,8 @@ import torch
 from ltm import tokenizer
 from ltm.errors import UserError
 from ltm.harness import HarnessModel
-from tasks import gen_perplexity
-from tasks.generation_metrics import gen_ppl
+from tasks.generation import gen_perplexity
+from tasks.generation.metrics import gen_ppl
 from tests.harness_models import Bigram, BigramConfig, NoisyBigram, loaded
 
 

@@ -8,20 +8,21 @@ from lm_eval.tasks import TaskManager
 
 from ltm.errors import UserError
 from ltm.harness import HarnessModel
-from tasks import catalog, generation
-from tasks import text_statistics as counted
+from tasks import catalog
+from tasks.generation import passages
+from tasks.generation import text_statistics as counted
 from tests.harness_models import Bigram, BigramConfig, loaded
 
 
 def test_prompts_are_disjoint_runs_of_whole_words_and_always_the_same():
-    (split,) = generation.load("pydocs", "validation", 7, 20).values()
+    (split,) = passages.load("pydocs", "validation", 7, 20).values()
     prompts = [row["prompt"] for row in split]
     assert len(prompts) == 20 and all(len(prompt.split()) == 7 for prompt in prompts)
-    assert prompts == [row["prompt"] for row in generation.load("pydocs", "validation", 7, 20)["validation"]]
+    assert prompts == [row["prompt"] for row in passages.load("pydocs", "validation", 7, 20)["validation"]]
     assert all(prompt == prompt.strip() for prompt in prompts)
-    assert [row["prompt"] for row in generation.load("none", "x", 0, 3)["x"]] == ["", "", ""]
+    assert [row["prompt"] for row in passages.load("none", "x", 0, 3)["x"]] == ["", "", ""]
     with pytest.raises(UserError, match="prompts are wanted"):
-        generation.load("pydocs", "validation", 50, 10**6)
+        passages.load("pydocs", "validation", 50, 10**6)
 
 
 @pytest.mark.parametrize("task", ["ltm_continuation", "ltm_generation"])
@@ -32,7 +33,7 @@ def test_lm_eval_runs_the_task_and_its_metrics_are_those_of_the_words_that_came_
     words = [sample["filtered_resps"][0].split() for sample in found["samples"][task]]
     assert len(words) == 12
     metrics = {name.removesuffix(",none"): value for name, value in found["results"][task].items()}
-    assert set(generation.NAMES) <= set(metrics)
+    assert set(passages.NAMES) <= set(metrics)
     some = [text for text in words if text]
     assert metrics["word_empty"] == pytest.approx(1 - len(some) / 12)
     assert metrics["word_distinct_2"] == counted.distinct(words, 2).value
@@ -42,7 +43,7 @@ def test_lm_eval_runs_the_task_and_its_metrics_are_those_of_the_words_that_came_
 
 def test_a_backend_that_says_nothing_gives_numbers_all_the_same():
     silent = [[], []]
-    assert [getattr(counted, f"lm_{name.removeprefix('word_')}")(silent) for name in generation.NAMES] == [
+    assert [getattr(counted, f"lm_{name.removeprefix('word_')}")(silent) for name in passages.NAMES] == [
         0.0,
         1.0,
         *[0.0] * 8,

@@ -17,9 +17,10 @@ from ltm.errors import UserError
 from ltm.evaluation.runner import Answers
 from ltm.harness import HarnessModel
 from ltm.result import find_cells, read_cell, read_records
-from tasks import catalog, cli, gen_perplexity, generation_kind, mauve_score, opening
-from tasks import text_statistics as counted
-from tasks.generation import passages
+from tasks import catalog, cli, models
+from tasks.generation import gen_perplexity, kind, mauve
+from tasks.generation import text_statistics as counted
+from tasks.generation.passages import passages
 from tests.harness_models import Bigram, BigramConfig, loaded, save_small
 
 SHORT = ["--prompt-tokens", "8", "--new-tokens", "12", "--samples", "10"]
@@ -189,8 +190,8 @@ def test_greedy_is_the_same_for_every_seed_and_samples_are_not(place):
     ],
 )
 def test_mistakes_are_said_before_any_model_is_opened(place, monkeypatch, capsys, arguments, words):
-    monkeypatch.setattr(mauve_score, "check_available", lambda: None)
-    monkeypatch.setattr(opening, "open_model", lambda *a: pytest.fail("a model was opened"))
+    monkeypatch.setattr(mauve, "check_available", lambda: None)
+    monkeypatch.setattr(models, "open_model", lambda *a: pytest.fail("a model was opened"))
     assert run("--model", "ar-tiny", *arguments) == 2
     error = capsys.readouterr().err
     assert all(word in error for word in words), error
@@ -228,7 +229,7 @@ class Silent(Bigram):
 def prepared_for(model, entry_name="ltm_generation", *more):
     entry = catalog.read(entry_name)
     options = cli.parser().parse_args(["--model", "toy", "--tasks", "generation", *more])
-    prepared = generation_kind.prepare(entry, options)
+    prepared = kind.prepare(entry, options)
     return entry, prepared, HarnessModel(pretrained=loaded(model), dtype="float64"), options
 
 
@@ -236,7 +237,7 @@ def test_empty_generations_are_counted_and_what_they_lack_is_over_the_others(mon
     entry, prepared, model, options = prepared_for(Silent(BigramConfig()), "ltm_generation", "--samples", "9")
     scorer = HarnessModel(pretrained=loaded(Bigram(BigramConfig())), headline_only=True)
     fake = dataclasses.replace(prepared, scorer=Known(scorer))
-    found = generation_kind.measure(entry, fake, model, options)
+    found = kind.measure(entry, fake, model, options)
     by_name = {metric.name: metric for metric in found.metrics}
     assert by_name["empty"].value == pytest.approx(6 / 9) and "6 of 9 samples are empty" in found.notes
     assert by_name["tokens_per_sample"].value == pytest.approx(2.0)
@@ -267,7 +268,7 @@ def test_all_empty_is_a_result_too():
 
     entry, prepared, model, options = prepared_for(Mute(BigramConfig()), "ltm_generation", "--samples", "3")
     fake = dataclasses.replace(prepared, scorer=Known(HarnessModel(pretrained=loaded(Bigram(BigramConfig())))))
-    found = generation_kind.measure(entry, fake, model, options)
+    found = kind.measure(entry, fake, model, options)
     own = {metric.name for metric in found.metrics if not metric.name.startswith("human_")}
     assert own == {"empty", "tokens_per_sample", "network_evaluations"}
     assert "the scorer found nothing to score" in " ".join(found.notes)
@@ -275,20 +276,20 @@ def test_all_empty_is_a_result_too():
 
 def test_mauve_has_its_ceiling_and_its_floor_beside_it_and_ranks(monkeypatch, capsys):
     """The divergence itself is replaced: which texts are compared with which is what is looked at."""
-    monkeypatch.setattr(mauve_score, "check_available", lambda: None)
-    monkeypatch.setattr(mauve_score, "check_size", lambda texts: None)
+    monkeypatch.setattr(mauve, "check_available", lambda: None)
+    monkeypatch.setattr(mauve, "check_size", lambda texts: None)
     compared = []
 
     def features(featuriser, texts):
         compared.append(list(texts))
         return np.zeros((len(texts), 2), np.float32)
 
-    monkeypatch.setattr(mauve_score, "features", features)
-    made = mauve_score.Mauve(mean=0.5, sd=0.1, star=0.6)
-    monkeypatch.setattr(mauve_score, "mauve", lambda p, q: made)
+    monkeypatch.setattr(mauve, "features", features)
+    made = mauve.Mauve(mean=0.5, sd=0.1, star=0.6)
+    monkeypatch.setattr(mauve, "mauve", lambda p, q: made)
     entry, prepared, model, options = prepared_for(Bigram(BigramConfig(block=24)), "ltm_continuation", *SHORT)
     fake = dataclasses.replace(prepared, featuriser=Known(HarnessModel(pretrained=loaded(Bigram(BigramConfig())))))
-    found = generation_kind.measure(entry, fake, model, options)
+    found = kind.measure(entry, fake, model, options)
     reference, own, ceiling, floor = compared
     human = [
         bytes(row.tolist()).decode(errors="replace")
@@ -303,7 +304,7 @@ def test_mauve_has_its_ceiling_and_its_floor_beside_it_and_ranks(monkeypatch, ca
     names = {metric.name for metric in found.metrics}
     assert {"human_mauve[toy]", "shuffled_mauve[toy]", "mauve_kmeans_sd[toy]", "mauve_star[toy]"} <= names
     with pytest.raises(UserError, match="are needed"):
-        generation_kind.measure(entry, dataclasses.replace(fake, samples=10**6), model, options)
+        kind.measure(entry, dataclasses.replace(fake, samples=10**6), model, options)
 
 
 def test_passages_are_disjoint_cover_the_text_and_keep_their_order():

@@ -20,10 +20,12 @@ from ltm.errors import UserError
 from ltm.harness import HarnessModel
 from ltm.result import find_cells, read_cell, read_records
 from ltm.rng import SequenceRng
-from tasks import asking, catalog, cli, gsm8k, gsm8k_kind, solving
-from tasks.extraction import gold_answer
-from tasks.gsm8k import EXEMPLAR_SEEDS, STYLES, Problem, asked, exemplar, exemplars, find, problems
-from tasks.pass_at_k import K
+from tasks import catalog, cli
+from tasks.problems import dataset, kind, solver
+from tasks.problems import prompts as asking
+from tasks.problems.dataset import EXEMPLAR_SEEDS, STYLES, Problem, asked, exemplar, exemplars, find, problems
+from tasks.problems.extraction import gold_answer
+from tasks.problems.pass_at_k import K
 from tests.harness_models import Bigram, BigramConfig, loaded, save_small
 
 TRAIN, TEST = 40, 12
@@ -76,7 +78,7 @@ def test_prompts_end_without_a_space_and_styles_differ_in_the_exemplars_alone():
     assert shown["calculations"] == f"{asked(problem)} It is 1000 + 21 = <<1000+21=1,021>>1,021.\n#### 1,021\n\n"
     assert shown["answer-only"] == f"{asked(problem)} 1,021\n\n"
     with pytest.raises(UserError, match="did you mean rationale"):
-        gsm8k.check_style("rational")
+        dataset.check_style("rational")
 
 
 def test_exemplars_are_fixed_by_the_list_of_seeds():
@@ -101,7 +103,7 @@ def test_no_question_is_among_its_exemplars(place):
 def test_problems_held_out_of_train(place, monkeypatch):
     with pytest.raises(UserError, match=r"the last 1000 problems of train, which has 40; expected at least 2000"):
         find("gsm8k", "train_holdout", data_dir=None)
-    monkeypatch.setattr(gsm8k, "HELD_OUT_PROBLEMS", 10)
+    monkeypatch.setattr(dataset, "HELD_OUT_PROBLEMS", 10)
     found = find("gsm8k", "train_holdout", data_dir=None)
     assert [problem.question[:8] for problem in problems(found.asked)] == [f"train {i}" for i in range(30, 40)]
     assert len(found.train.documents) == 30 and found.asked.fingerprint != found.train.fingerprint
@@ -201,9 +203,9 @@ def guesser(skill: float = 0.4, block: int = 2000) -> HarnessModel:
 def measured(model, task="ltm_gsm8k", *arguments):
     entry = catalog.read(task)
     options = cli.parser().parse_args(["--model", "x", "--tasks", "y", *arguments])
-    prepared = gsm8k_kind.prepare(entry, options)
-    gsm8k_kind.identity(entry, prepared, model, options)
-    return gsm8k_kind.measure(entry, prepared, model, options)
+    prepared = kind.prepare(entry, options)
+    kind.identity(entry, prepared, model, options)
+    return kind.measure(entry, prepared, model, options)
 
 
 def values(measurement) -> dict[str, float]:
@@ -242,13 +244,13 @@ def test_above_chance_is_said_when_the_paired_interval_says_so(place, skill, ver
     assert found.notes[0].startswith(f"{verdict}: pass@5 {skill:.1%} (flexible), the best blind guess, ")
     mine = values(found)
     best = max(value for name, value in mine.items() if name.startswith("chance_") and name.endswith("pass@5"))
-    assert mine[solving.ABOVE_CHANCE] == pytest.approx(mine["pass@5"] - best)
+    assert mine[solver.ABOVE_CHANCE] == pytest.approx(mine["pass@5"] - best)
 
 
 def test_chance_rows_stand_beside_with_all_their_names(place):
     found = measured(guesser())
     names = set(registry.names(registry.CHANCE))
-    assert set(found.records[0]["chance"]) == names == set(solving.chance_names())
+    assert set(found.records[0]["chance"]) == names == set(solver.chance_names())
     for name in names:
         rate = sum(record["chance"][name]["flexible"] for record in found.records) / TEST
         assert values(found)[f"chance_{name}_pass@5"] == pytest.approx(rate)
@@ -346,7 +348,7 @@ def test_chance_on_real_problems_held_out_of_train():
     if not os.environ.get("LTM_DATA_DIR"):
         pytest.skip("set LTM_DATA_DIR to a directory that holds gsm8k/train.jsonl.xz")
     found, train = find("gsm8k", "train_holdout", data_dir=None).parsed()
-    rows = solving.chance_rows(found, train, seed=0)
+    rows = solver.chance_rows(found, train, seed=0)
     # Published for the test split: pass@5 in percent, exact; the legacy rule.
     published = {"constants": (12.8, 16.8), "prior": (4.9, 18.5), "copied": (6.3, 10.3), "two-numbers": (None, 28.5)}
     for name, expected in published.items():

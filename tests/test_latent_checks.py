@@ -10,7 +10,7 @@ from ltm.harness import HarnessModel
 from ltm.latent import bounds
 from ltm.latent.model import LatentThoughtModel
 from ltm.latent.posterior import Posterior, PosteriorConfig
-from tasks import latent_checks
+from tasks.audit.checks import estimator
 from tests.harness_models import Bigram, BigramConfig, loaded
 from tests.test_mass_checks import subject
 
@@ -24,7 +24,7 @@ def reading(family: str, **changes) -> HarnessModel:
 
 @pytest.mark.parametrize("family, changes", [("ltm", {"posterior": PosteriorConfig(steps=4)}), ("vae", {})])
 def test_sound_elbos_agree(family, changes):
-    (found,) = latent_checks.recomputed_elbo(reading(family, **changes), TOKENS)
+    (found,) = estimator.recomputed_elbo(reading(family, **changes), TOKENS)
     assert found.passed and abs(found.value) <= found.limit and "3 texts" in found.detail
 
 
@@ -32,21 +32,21 @@ def test_a_kl_that_costs_less_is_seen_to_the_digit(monkeypatch):
     model = reading("ltm", posterior=PosteriorConfig(steps=4))
     sound = Posterior.kl
     monkeypatch.setattr(Posterior, "kl", lambda self: 0.99 * sound(self))
-    (found,) = latent_checks.recomputed_elbo(model, TOKENS)
+    (found,) = estimator.recomputed_elbo(model, TOKENS)
     assert not found.passed and "the KL that is stated" in found.detail
 
 
 def test_what_states_no_terms_is_held_against_other_draws(monkeypatch):
     model = reading("ltm", posterior=PosteriorConfig(steps=4))
     sound = bounds.elbo
-    (before,) = latent_checks.recomputed_elbo(model, TOKENS)
+    (before,) = estimator.recomputed_elbo(model, TOKENS)
 
     def better(*arguments, **options):
         found = sound(*arguments, **options)
         return dataclasses.replace(found, nats_B=found.nats_B + before.limit, terms={})
 
     monkeypatch.setattr(bounds, "elbo", better)
-    (found,) = latent_checks.recomputed_elbo(model, TOKENS)
+    (found,) = estimator.recomputed_elbo(model, TOKENS)
     assert not found.passed and found.value == pytest.approx(before.value + 3 * before.limit)
 
 
@@ -54,4 +54,4 @@ def test_models_without_a_gaussian_q_are_not_asked():
     vq = reading("vae", bottleneck="vq")
     chains = reading("ltm", inference="langevin")
     assert isinstance(chains.loaded.model, LatentThoughtModel)
-    assert [latent_checks.recomputed_elbo(model, TOKENS) for model in (vq, chains, reading("ar"))] == [[], [], []]
+    assert [estimator.recomputed_elbo(model, TOKENS) for model in (vq, chains, reading("ar"))] == [[], [], []]

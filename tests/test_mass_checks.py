@@ -18,7 +18,7 @@ from ltm.harness import HarnessModel
 from ltm.latent import bounds
 from ltm.latent.model import LatentThoughtModel
 from ltm.latent.posterior import PosteriorConfig
-from tasks import mass_checks, next_token_checks
+from tasks.audit.checks import enumeration, next_token
 from tests.harness_models import Bigram, BigramConfig, loaded
 
 
@@ -32,8 +32,8 @@ def subject(family: str, **changes):
 def mini(family: str):
     """One trained miniature a family, a little less than in an audit; shared, so none may change it."""
     changes = {"posterior": PosteriorConfig(steps=4)} if family == "ltm" else {}
-    with mock.patch.object(mass_checks, "UPDATES", 80):
-        return mass_checks.miniature(subject(family, **changes))
+    with mock.patch.object(enumeration, "UPDATES", 80):
+        return enumeration.miniature(subject(family, **changes))
 
 
 def verdicts(results) -> dict[str, bool]:
@@ -42,25 +42,25 @@ def verdicts(results) -> dict[str, bool]:
 
 @pytest.mark.parametrize("family", ["ar", "ngram", "mdlm", "bd3lm", "ltm"])
 def test_sound_miniatures_pass(family):
-    for check in (mass_checks.total_mass, mass_checks.continuation_mass, mass_checks.blank_mass):
+    for check in (enumeration.total_mass, enumeration.continuation_mass, enumeration.blank_mass):
         for result in check(mini(family)):
             sound = result.likelihood != "reused_noise_estimate"
             assert result.passed or not sound, (check.__name__, result.detail)
             if result.likelihood == "exact":
                 assert result.value == pytest.approx(1, abs=1e-9) and "it must be 1" in result.detail
-            elif check is mass_checks.total_mass and result.likelihood in ("elbo", "importance_bound"):
+            elif check is enumeration.total_mass and result.likelihood in ("elbo", "importance_bound"):
                 assert 0.1 < result.value <= result.limit
 
 
 def test_the_miniature_keeps_the_settings_and_many_fast_steps():
     found = mini("ltm").config
-    assert found.posterior == PosteriorConfig(steps=mass_checks.FAST_STEPS)
+    assert found.posterior == PosteriorConfig(steps=enumeration.FAST_STEPS)
     assert found.kl_warmup == 0.0  # the training of the miniature is not a setting of its scoring
     assert next(mini("ltm").parameters()).dtype == torch.float64
 
 
 def test_reused_noise_shares_out_more_than_there_is():
-    (found,) = [r for r in mass_checks.total_mass(mini("ltm")) if r.likelihood == "reused_noise_estimate"]
+    (found,) = [r for r in enumeration.total_mass(mini("ltm")) if r.likelihood == "reused_noise_estimate"]
     assert not found.passed and found.value > 1.5
 
 
@@ -72,7 +72,7 @@ def test_a_divergence_left_out_is_seen(monkeypatch):
         return dataclasses.replace(found, nats_B=found.terms["reconstruction"])
 
     monkeypatch.setattr(bounds, "elbo", without_kl)
-    assert verdicts(mass_checks.total_mass(mini("ltm")))["elbo"] is False
+    assert verdicts(enumeration.total_mass(mini("ltm")))["elbo"] is False
 
 
 @pytest.mark.parametrize("share", [0.5, 0.999])
@@ -83,7 +83,7 @@ def test_a_piece_of_the_integral_left_out_is_seen_however_small(monkeypatch, sha
         return [m._replace(weight_BL=share * m.weight_BL) for m in draw_masks(*args, **options)]
 
     monkeypatch.setattr(mdlm, "draw_masks", part)
-    (found,) = mass_checks.blank_mass(mini("mdlm"))
+    (found,) = enumeration.blank_mass(mini("mdlm"))
     assert not found.passed and found.value == pytest.approx(3 ** (4 * (1 - share)), rel=1e-6)
 
 
@@ -95,14 +95,14 @@ def test_a_network_that_sees_what_it_predicts_is_seen(monkeypatch):
             (self.decoder(tokens_BL) @ self.decoder.head().T).log_softmax(-1).gather(-1, tokens_BL[..., None])[..., 0]
         ),
     )
-    assert verdicts(mass_checks.total_mass(mini("ar"))) == {"exact": False}
-    assert verdicts(mass_checks.continuation_mass(mini("ar"))) == {"exact": False}
+    assert verdicts(enumeration.total_mass(mini("ar"))) == {"exact": False}
+    assert verdicts(enumeration.continuation_mass(mini("ar"))) == {"exact": False}
 
 
 def test_an_exact_claim_below_1_is_wrong_too(monkeypatch):
     sound = NGram.token_nats
     monkeypatch.setattr(NGram, "token_nats", lambda self, tokens_BL: sound(self, tokens_BL) - 1e-4)
-    (found,) = mass_checks.total_mass(mini("ngram"))
+    (found,) = enumeration.total_mass(mini("ngram"))
     assert not found.passed and found.value < 1
 
 
@@ -113,7 +113,7 @@ def test_continuations_that_see_the_answer_are_seen(monkeypatch):
         return sound(self, tokens_BL, rng, weights_BL=torch.ones_like(tokens_BL, dtype=torch.bool), **options)
 
     monkeypatch.setattr(LatentThoughtModel, "infer", with_answer)
-    assert verdicts(mass_checks.continuation_mass(mini("ltm"))) == {"predictive_bound": False}
+    assert verdicts(enumeration.continuation_mass(mini("ltm"))) == {"predictive_bound": False}
 
 
 def published(least: float):
@@ -137,10 +137,10 @@ def test_rough_averages_are_refuted_only_when_wrong(monkeypatch, least, sound):
         pretrained=dataclasses.replace(loaded(Bigram(BigramConfig())), model=mini("mdlm")), device="cpu"
     )
     results = [
-        *mass_checks.total_mass(mini("mdlm")),
-        *mass_checks.blank_mass(mini("mdlm")),
-        *mass_checks.continuation_mass(mini("mdlm")),
-        *next_token_checks.next_token_mass(model, [0, 1, 1, 1]),
+        *enumeration.total_mass(mini("mdlm")),
+        *enumeration.blank_mass(mini("mdlm")),
+        *enumeration.continuation_mass(mini("mdlm")),
+        *next_token.next_token_mass(model, [0, 1, 1, 1]),
     ]
     assert all(result.passed for result in results) == sound, [result.detail for result in results]
 
@@ -152,5 +152,5 @@ def test_a_batch_of_mixed_contexts_is_one_of_the_checks(monkeypatch):
         return sound(self, tokens_BL, context=int(torch.as_tensor(context).max()), **options)
 
     monkeypatch.setattr(Autoregressive, "log_likelihoods", longest)
-    (found,) = mass_checks.continuation_mass(mini("ar"))
+    (found,) = enumeration.continuation_mass(mini("ar"))
     assert not found.passed and found.value == pytest.approx(3)

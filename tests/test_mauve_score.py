@@ -16,7 +16,7 @@ import torch
 from ltm import registry
 from ltm.errors import UserError
 from ltm.harness import HarnessModel
-from tasks import mauve_score
+from tasks.generation import mauve
 from tests.contract.conftest import trained
 from tests.harness_models import Bigram, BigramConfig, loaded, save_small
 
@@ -25,20 +25,20 @@ installed = pytest.mark.skipif(find_spec("mauve") is None, reason="mauve-text, a
 
 def test_shuffling_keeps_words_and_the_white_space_between_them():
     text = "  one two\n\nthree  four five\tsix "
-    mixed = mauve_score.shuffled_words(text, 3)
+    mixed = mauve.shuffled_words(text, 3)
     assert Counter(mixed.split()) == Counter(text.split()) and mixed != text
     assert [c for c in mixed if c.isspace()] == [c for c in text if c.isspace()]
-    assert mixed == mauve_score.shuffled_words(text, 3) != mauve_score.shuffled_words(text, 4)
-    assert mauve_score.shuffled_words("", 0) == "" and mauve_score.shuffled_words("one", 0) == "one"
+    assert mixed == mauve.shuffled_words(text, 3) != mauve.shuffled_words(text, 4)
+    assert mauve.shuffled_words("", 0) == "" and mauve.shuffled_words("one", 0) == "one"
 
 
 def test_too_few_texts_and_a_missing_package_are_said(monkeypatch):
     with pytest.raises(UserError, match="at least 500 texts on each side, found 64: --samples 500"):
-        mauve_score.check_size(64)
-    mauve_score.check_size(500)
-    monkeypatch.setattr(mauve_score, "find_spec", lambda name: None)
+        mauve.check_size(64)
+    mauve.check_size(500)
+    monkeypatch.setattr(mauve, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"latent-thought-bench\[mauve\]"):
-        mauve_score.check_available()
+        mauve.check_available()
 
 
 @pytest.mark.parametrize("family", ["ar", "pretrained"])
@@ -79,7 +79,7 @@ class Counting(Bigram):
 
 def test_texts_keep_their_order_empty_ones_are_dropped_and_long_ones_cut():
     featuriser = HarnessModel(pretrained=loaded(Counting(BigramConfig(block=16))), batch_size=2)
-    found = mauve_score.features(featuriser, ["abc", "", "z" * 40, "b", "cd"])
+    found = mauve.features(featuriser, ["abc", "", "z" * 40, "b", "cd"])
     assert found.tolist() == [[3, 97], [16, 122], [1, 98], [2, 99]] and found.dtype == np.float32
 
 
@@ -87,9 +87,9 @@ def test_texts_keep_their_order_empty_ones_are_dropped_and_long_ones_cut():
 def test_equal_sets_are_near_one_shifted_ones_near_zero_and_the_same_each_time(capfd):
     rng = np.random.default_rng(0)
     p, q = (rng.standard_normal((500, 16)).astype(np.float32) for _ in range(2))
-    alike, apart = mauve_score.mauve(p, q), mauve_score.mauve(p, q + 6)
+    alike, apart = mauve.mauve(p, q), mauve.mauve(p, q + 6)
     assert alike.mean > 0.9 > 0.1 > apart.mean and 0 < alike.sd < 0.1
-    assert mauve_score.mauve(p, q) == alike and 0 < alike.star <= 1
+    assert mauve.mauve(p, q) == alike and 0 < alike.star <= 1
     assert capfd.readouterr().err == ""
 
 
@@ -112,22 +112,22 @@ def test_people_resemble_people_more_than_gpt2_xl_does_and_shuffled_words_least(
     def texts(who: str, numbers: list[int]) -> list[str]:
         return [" ".join(rows[n][who].split()) for n in numbers]
 
-    people = mauve_score.features(featuriser, texts("human", first))
+    people = mauve.features(featuriser, texts("human", first))
     sets = {"human": texts("human", second), "gpt2_xl": texts("gpt2_xl", second)}
-    sets["shuffled"] = [mauve_score.shuffled_words(text, n) for n, text in enumerate(sets["human"])]
-    found = {who: mauve_score.mauve(people, mauve_score.features(featuriser, own)) for who, own in sets.items()}
+    sets["shuffled"] = [mauve.shuffled_words(text, n) for n, text in enumerate(sets["human"])]
+    found = {who: mauve.mauve(people, mauve.features(featuriser, own)) for who, own in sets.items()}
     print(found)
     assert found["human"].mean > found["gpt2_xl"].mean + 3 * found["gpt2_xl"].sd
     assert found["gpt2_xl"].mean > found["shuffled"].mean + 3 * found["shuffled"].sd
 
 
 def test_a_family_without_features_is_refused_before_anything_is_loaded(tmp_path, monkeypatch, capsys):
-    from tasks import cli, opening
+    from tasks import cli, models
 
     save_small(tmp_path / "home", "ltm-tiny")
     monkeypatch.setenv("LTM_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(mauve_score, "check_available", lambda: None)
-    monkeypatch.setattr(opening, "open_model", lambda *a: pytest.fail("a model was opened"))
+    monkeypatch.setattr(mauve, "check_available", lambda: None)
+    monkeypatch.setattr(models, "open_model", lambda *a: pytest.fail("a model was opened"))
     arguments = ["--model", "ltm-tiny", "--tasks", "generation", "--samples", "500", "--mauve", "ltm-tiny"]
     assert cli.main([*arguments, "--output", str(tmp_path / "results")]) == 2
     assert "the family ltm has no features of texts" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from itertools import combinations
 import pytest
 
 from ltm.errors import UserError
-from tasks.pass_at_k import majority_at_k, pass_at_k, results
+from tasks.problems.pass_at_k import majority_at_k, pass_at_k, results
 
 
 @pytest.mark.parametrize("n", range(1, 9))

@@ -17,7 +17,8 @@ from lm_eval.tasks import TaskManager
 from ltm.data import corpora
 from ltm.errors import UserError
 from ltm.harness import HarnessModel
-from tasks import catalog, perplexity, stats
+from tasks import catalog, stats
+from tasks.likelihood import yaml_functions
 from tests.harness_models import Bigram, BigramConfig, NoisyBigram, loaded, save_small
 
 PTB = " the company said it expects N % growth in sales \n <unk> inc. 's profit rose $ N million \n"
@@ -56,7 +57,7 @@ def test_every_metric_that_results_gives_has_an_aggregation():
     from lm_eval.api.instance import Instance
 
     (value,) = model.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, ("a" * 50,), 0)])
-    found = perplexity.results({"bytes": 50, "words": 1, "corpus": "x", "split": "y"}, [value])
+    found = yaml_functions.results({"bytes": 50, "words": 1, "corpus": "x", "split": "y"}, [value])
     assert set(found) == listed
 
 
@@ -104,12 +105,14 @@ def test_both_ways_give_the_same_digits_on_every_corpus(tmp_path, monkeypatch, s
 
 
 def test_separators_need_a_backend_that_knows_them_and_a_plain_yes_or_no(data_dir):
-    (document,) = perplexity.load("ptb", "validation", data_dir=str(data_dir), eos_between_documents=True)["validation"]
-    assert len(perplexity.text(document).documents) == 12
+    (document,) = yaml_functions.load("ptb", "validation", data_dir=str(data_dir), eos_between_documents=True)[
+        "validation"
+    ]
+    assert len(yaml_functions.text(document).documents) == 12
     with pytest.raises(UserError, match="eos_between_documents is for --model ltm"):
-        perplexity.results(document, [-1000.0])
+        yaml_functions.results(document, [-1000.0])
     with pytest.raises(UserError, match="eos_between_documents: expected true or false, found 'maybe'"):
-        perplexity.load("ptb", "validation", data_dir=str(data_dir), eos_between_documents="maybe")
+        yaml_functions.load("ptb", "validation", data_dir=str(data_dir), eos_between_documents="maybe")
 
 
 def test_names_short_and_full():
@@ -131,9 +134,9 @@ def test_a_file_is_a_task_under_its_own_name(tmp_path):
 
 
 def test_the_document_is_the_detokenised_split_with_the_raw_counts(data_dir):
-    (document,) = perplexity.load("ptb", "validation", data_dir=str(data_dir), pretrained="anything")["validation"]
+    (document,) = yaml_functions.load("ptb", "validation", data_dir=str(data_dir), pretrained="anything")["validation"]
     text = corpora.load("ptb", "validation", data_dir=data_dir)
-    assert document["text"] == "".join(text.texts()) == perplexity.text(document)
+    assert document["text"] == "".join(text.texts()) == yaml_functions.text(document)
     assert document["text"].startswith("the company said it expects 1 % growth")
     assert document["bytes"] == len((PTB * 6).encode()) and document["words"] == len((PTB * 6).split())
     assert document["fingerprint"] == text.fingerprint
@@ -188,7 +191,7 @@ def test_a_backend_of_plain_floats_gets_what_floats_can_give(data_dir):
     assert found["bits_per_byte"] == pytest.approx(1000 / math.log(2) / text.bytes)
     assert "token_perplexity" not in found
     with pytest.raises(UserError, match="log-likelihood is nan"):
-        perplexity.results({"bytes": 1, "words": 1, "corpus": "ptb", "split": "validation"}, [math.nan])
+        yaml_functions.results({"bytes": 1, "words": 1, "corpus": "ptb", "split": "validation"}, [math.nan])
 
 
 def test_a_part_of_a_text_has_no_words_or_bytes(data_dir):
@@ -198,7 +201,7 @@ def test_a_part_of_a_text_has_no_words_or_bytes(data_dir):
 
 
 def test_modules_that_lm_eval_loads_by_path_import_none_of_ours_but_ltm():
-    for module in (perplexity, stats):
+    for module in (yaml_functions, stats):
         source = Path(module.__file__).read_text()
         imported = set(re.findall(r"^\s*(?:from|import) (\w+)", source, re.M))
         assert not imported & {"tasks", "baselines", "leaderboard"}

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tasks import text_statistics as ts
+from tasks.generation import text_statistics as ts
 
 
 def words(text: str) -> list[str]:

@@ -14,7 +14,7 @@ from ltm.known_sources.base import recorded
 from ltm.known_sources.topics import Topics
 from ltm.training import checkpoint
 from ltm.training.run import train_preset
-from tasks import twins
+from tasks.audit import twins
 from tests.harness_models import save_small
 
 SHAPE = {

@@ -15,8 +15,8 @@ from pathlib import Path
 from unittest import mock
 
 from ltm.errors import UserError
-from tasks import mass_checks
-from tasks.evidence import CheckResult
+from tasks.audit.checks import enumeration
+from tasks.audit.evidence import CheckResult
 from tests.mutants import MUTANTS, Mutant, latent, networks, pipeline, specimens, task_checks
 
 assert latent and networks and pipeline  # each adds its mutants
@@ -44,7 +44,7 @@ def _apart(subject: str) -> Iterator[None]:
         home = stack.enter_context(tempfile.TemporaryDirectory())
         stack.enter_context(mock.patch.dict(os.environ, {"LTM_HOME": home}))
         for name, value in (specimens.SIZES | specimens.SIZES_OF.get(subject, {})).items():
-            stack.enter_context(mock.patch.object(mass_checks, name, value))
+            stack.enter_context(mock.patch.object(enumeration, name, value))
         yield
 
 

@@ -12,8 +12,9 @@ from ltm import harness, harness_requests
 from ltm.evaluation.runner import Answers
 from ltm.nn import sampling
 from ltm.tokenizer import Tokenizer
-from tasks import gsm8k, solving, stats
-from tasks.gsm8k import Problems
+from tasks import stats
+from tasks.problems import dataset, solver
+from tasks.problems.dataset import Problems
 from tests.mutants import Patch, changed, instead, mutant
 from tests.mutants.task_checks import GROUPS
 
@@ -84,17 +85,17 @@ def exemplars_of_the_test() -> Patch:
 
 @mutant("tasks", "problems of train that are asked too stay among the exemplars")
 def duplicates_kept() -> Patch:
-    return mock.patch.object(Problems, "parsed", lambda self: tuple(gsm8k.problems(split) for split in self))
+    return mock.patch.object(Problems, "parsed", lambda self: tuple(dataset.problems(split) for split in self))
 
 
 @mutant("tasks", "substring scoring: an answer is right where its characters stand")
 def substring_scoring() -> Patch:
-    return mock.patch.object(solving, "answer", lambda rule, text, gold: gold if gold in text else None)
+    return mock.patch.object(solver, "answer", lambda rule, text, gold: gold if gold in text else None)
 
 
 @mutant("tasks", "pass@k as 1 - (1 - c/n)^k")
 def pass_with_replacement() -> Patch:
-    return mock.patch.object(solving, "pass_at_k", lambda n, c, k: 1 - (1 - c / n) ** k)
+    return mock.patch.object(solver, "pass_at_k", lambda n, c, k: 1 - (1 - c / n) ** k)
 
 
 @mutant("tasks", "maj@k of the whole sample, a tie won")
@@ -102,7 +103,7 @@ def majority_of_all() -> Patch:
     def bad(answers, gold, k):
         return float(answers.count(gold) * 2 >= len(answers))
 
-    return mock.patch.object(solving, "majority_at_k", bad)
+    return mock.patch.object(solver, "majority_at_k", bad)
 
 
 @mutant("tasks", "float32 Gumbel noise, the mask competing with the tokens at every step")

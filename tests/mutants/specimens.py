@@ -18,8 +18,10 @@ from ltm.known_sources import base
 from ltm.known_sources.base import KnownSource
 from ltm.rng import SequenceRng
 from ltm.training.checkpoint import weights_digest
-from tasks import bookkeeping_checks, latent_checks, mass_checks, next_token_checks, noise_checks, source_checks, twins
-from tasks.evidence import CheckResult
+from tasks.audit import twins
+from tasks.audit.checks import bookkeeping, enumeration, estimator, next_token, noise
+from tasks.audit.checks import source as source_checks
+from tasks.audit.evidence import CheckResult
 from tests.mutants.task_checks import by_chance
 
 SIZES = {"UPDATES": 120, "FAST_STEPS": 40, "FEW_DRAWS": 16, "DRAWS": 256}
@@ -54,7 +56,7 @@ def specimen(name: str) -> Specimen:
     tokens, source = tokenizer.build("bytes"), base.from_settings(SOURCE)
     config = with_settings(preset.config, list(SETTINGS.get(name, ())))
     config = cls.twin_config(config, vocab_size=tokens.vocab_size, block_length=source.length, width=32, layers=1)
-    talkative = [f"{n}={v}" for n, v in mass_checks.TALKATIVE.items() if hasattr(config, n)]
+    talkative = [f"{n}={v}" for n, v in enumeration.TALKATIVE.items() if hasattr(config, n)]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = cls(with_settings(config, talkative))
@@ -75,7 +77,7 @@ def specimen(name: str) -> Specimen:
             "training": {},
         },
     )
-    return Specimen(mini=mass_checks.miniature(model), model=_reading(loaded), source=source)
+    return Specimen(mini=enumeration.miniature(model), model=_reading(loaded), source=source)
 
 
 def _train(model: LanguageModel, texts_NL: torch.Tensor) -> None:
@@ -116,7 +118,7 @@ def samples_follow_the_law(s: Specimen) -> list[CheckResult]:
     """Texts of two tokens that a model with an exact likelihood generates, against it: chi-square."""
     if s.mini.headline() != "exact":
         return []
-    V, count, rng = mass_checks.TOKENS, 4000, SequenceRng(3, range(4000))
+    V, count, rng = enumeration.TOKENS, 4000, SequenceRng(3, range(4000))
     texts_NL = torch.cartesian_prod(*[torch.arange(V)] * 2)
     drawn = s.mini.generate([[]] * count, max_new_tokens=2, sampling=Sampling(), rng=rng).tokens
     found = torch.bincount(torch.tensor(drawn) @ torch.tensor([V, 1]), minlength=V * V)
@@ -125,18 +127,18 @@ def samples_follow_the_law(s: Specimen) -> list[CheckResult]:
 
 
 CHECKS: dict[str, Callable[[Specimen], Sequence[CheckResult]]] = {
-    "total_mass": lambda s: mass_checks.total_mass(s.mini),
-    "blank_mass": lambda s: mass_checks.blank_mass(s.mini),
-    "continuation_mass": lambda s: mass_checks.continuation_mass(s.mini),
-    "next_token_mass": lambda s: next_token_checks.next_token_mass(s.model, list(TEXT.encode()[:16])),
-    "decoder_mass": lambda s: next_token_checks.decoder_mass(s.model, list(TEXT.encode()[:16])),
-    "recomputed_elbo": lambda s: latent_checks.recomputed_elbo(s.model, list(TEXT.encode()[:64])),
-    "prequential_mass": lambda s: mass_checks.prequential_mass(s.mini),
+    "total_mass": lambda s: enumeration.total_mass(s.mini),
+    "blank_mass": lambda s: enumeration.blank_mass(s.mini),
+    "continuation_mass": lambda s: enumeration.continuation_mass(s.mini),
+    "next_token_mass": lambda s: next_token.next_token_mass(s.model, list(TEXT.encode()[:16])),
+    "decoder_mass": lambda s: next_token.decoder_mass(s.model, list(TEXT.encode()[:16])),
+    "recomputed_elbo": lambda s: estimator.recomputed_elbo(s.model, list(TEXT.encode()[:64])),
+    "prequential_mass": lambda s: enumeration.prequential_mass(s.mini),
     "known_source": lambda s: source_checks.known_source(source_checks.claims_on(s.model, s.source, texts=TEXTS)),
     "known_source_64_steps": more_steps,
     "proposal_mass": proposal_mass,
-    "stated_error": lambda s: noise_checks.stated_error(s.model, list(TEXT.encode()[:16])),
-    "accounting": lambda s: bookkeeping_checks.accounting(s.model, TEXT[:56]),
-    "depends_on_weights": lambda s: bookkeeping_checks.depends_on_weights(s.model, TEXT[:24]),
+    "stated_error": lambda s: noise.stated_error(s.model, list(TEXT.encode()[:16])),
+    "accounting": lambda s: bookkeeping.accounting(s.model, TEXT[:56]),
+    "depends_on_weights": lambda s: bookkeeping.depends_on_weights(s.model, TEXT[:24]),
     "samples_follow_the_law": samples_follow_the_law,
 }

@@ -17,10 +17,11 @@ from baselines.diffusion import unmasking
 from ltm import tokenizer
 from ltm.api import Sampling
 from ltm.rng import SequenceRng
-from tasks import asking, gsm8k, solving
-from tasks.evidence import CheckResult
-from tasks.extraction import NUMBERS
-from tasks.pass_at_k import K
+from tasks.audit.evidence import CheckResult
+from tasks.problems import dataset, solver
+from tasks.problems import prompts as asking
+from tasks.problems.extraction import NUMBERS
+from tasks.problems.pass_at_k import K
 from tests.test_extraction import TABLE
 
 SHOTS, PROBLEMS, SAMPLES = 5, 8, 6
@@ -48,11 +49,11 @@ def prompts() -> list[CheckResult]:
             lines = [json.dumps({"question": q, "answer": f"Add.\n#### {len(q) + i}"}) for i, q in enumerate(questions)]
             (path := Path(folder) / "gsm8k" / f"{split}.jsonl").parent.mkdir(exist_ok=True)
             path.write_text("\n".join(lines) + "\n")
-        problems, learnt = gsm8k.find("gsm8k", "test", data_dir=Path(folder)).parsed()
+        problems, learnt = dataset.find("gsm8k", "test", data_dir=Path(folder)).parsed()
         tokens = tokenizer.build("bytes")
         ours = asking.ask(problems, learnt, settings, tokens, block_length=4096)
-        theirs = gsm8k.load("gsm8k", "test", shots=SHOTS, data_dir=folder)["test"]
-    texts = [tokens.decode(one.tokens) for one in ours] + [gsm8k.prompt(one) for one in theirs]
+        theirs = dataset.load("gsm8k", "test", shots=SHOTS, data_dir=folder)["test"]
+    texts = [tokens.decode(one.tokens) for one in ours] + [dataset.prompt(one) for one in theirs]
     faults = []
     for text, asked in zip(texts, test * 2, strict=True):
         *shown, last = re.findall(r"^Question: (.*)$", text, re.M)
@@ -68,7 +69,7 @@ def answers() -> list[CheckResult]:
     faults = []
     for text, expected in TABLE.items():
         for gold in {"3", *(said for said in expected if said)}:
-            found = solving.Answered(golds=[gold], texts=[[text]])
+            found = solver.Answered(golds=[gold], texts=[[text]])
             for rule, said in zip(NUMBERS, expected, strict=True):
                 if found.right(rule) != [int(said == gold)]:
                     faults.append(f"{rule}: {text!r} is taken for {gold}")
@@ -78,7 +79,7 @@ def answers() -> list[CheckResult]:
 def rates() -> list[CheckResult]:
     """pass@k and maj@k of a few problems against enumeration of every choice of k samples."""
     texts = [[*["4"] * c, *["5", "6", "no"][: SAMPLES - c], *["5"] * (SAMPLES - c - 3)] for c in range(SAMPLES + 1)]
-    found = solving._rates(solving.Answered(golds=["4"] * len(texts), texts=texts), "flexible")
+    found = solver._rates(solver.Answered(golds=["4"] * len(texts), texts=texts), "flexible")
     faults = []
     for c, own in enumerate(texts):
         right = [text == "4" for text in own]

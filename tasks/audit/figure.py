@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm.result import cell_key, cell_path
-from tasks.evidence import power_curve
+from tasks.audit.evidence import power_curve
 
 if TYPE_CHECKING:
-    from tasks.audit import Audit
-    from tasks.source_checks import Claims
+    from tasks.audit.checks.source import Claims
+    from tasks.audit.run import Audit
 
 
 def draw(found: Audit, *, title: str, key: Mapping[str, Any], output: Path) -> str:

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ltm import registry
-from tasks import asking, cells
-from tasks.asking import Asked, Settings
-from tasks.extraction import LEGACY, NUMBERS, RULES, answer, gold_answer
-from tasks.gsm8k import Problem
-from tasks.pass_at_k import K, majority_at_k, pass_at_k
+from tasks import results
+from tasks.problems import prompts as asking
+from tasks.problems.dataset import Problem
+from tasks.problems.extraction import LEGACY, NUMBERS, RULES, answer, gold_answer
+from tasks.problems.pass_at_k import K, majority_at_k, pass_at_k
+from tasks.problems.prompts import Asked, Settings
 
 if TYPE_CHECKING:
     from ltm.evaluation.rows import Prompt
@@ -197,7 +198,7 @@ def _measured(rows: dict[str, list[float]]) -> list[Metric]:
     from tasks.bootstrap import means
 
     return [
-        cells.metric(
+        results.metric(
             name,
             value,
             likelihood=None,

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ltm.errors import UserError
-from tasks import cells, perplexity_kind
+from tasks import results
 from tasks.kinds import Column, Measurement
+from tasks.likelihood import perplexity_kind
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from ltm.latent.base import LatentModel
     from ltm.latent.posterior import Posterior
     from tasks.catalog import TaskEntry
-    from tasks.diagnostics import Point
+    from tasks.diagnostics.measures import Point
 
 ITEMS = "blocks"
 COLUMNS = (
@@ -87,22 +88,23 @@ def measure(entry: TaskEntry, prepared: Any, model: HarnessModel, options: argpa
     texts say alone, and not by the chance of a fit.
     """
     from ltm.rng import SequenceRng
-    from tasks import diagnostics, diagnostics_figure
+    from tasks.diagnostics import figure as diagnostics_figure
+    from tasks.diagnostics import measures
 
     started = time.perf_counter()
     key = identity(entry, prepared, model, options)
     scoring, inner, size = key["scoring"], checked(model), model.answers.scorer.batch_size
     tokens_NL, indices = _blocks(prepared, model, scoring["blocks"])
     rng = model.noise(entry.name, indices)
-    q = diagnostics.posterior(inner, tokens_NL, SequenceRng(rng.seed, [0] * len(indices)), size)
-    information_N = diagnostics.mutual_information(q, rng, draws=scoring["draws"])
+    q = measures.posterior(inner, tokens_NL, SequenceRng(rng.seed, [0] * len(indices)), size)
+    information_N = measures.mutual_information(q, rng, draws=scoring["draws"])
     kl_N = q.kl().flatten(1).sum(1).cpu()
     metrics = _metrics(q, kl_N, information_N, tokens_NL.shape[1])
 
     few = slice(0, len(tokens_NL), math.ceil(len(tokens_NL) / scoring["curve_blocks"]))
     own = rng.select(range(len(tokens_NL))[few])
     curves = {
-        by: diagnostics.curve(
+        by: measures.curve(
             inner,
             tokens_NL[few],
             own,
@@ -129,7 +131,7 @@ def measure(entry: TaskEntry, prepared: Any, model: HarnessModel, options: argpa
     return Measurement(
         metrics=metrics,
         records=records,
-        data=cells.data(prepared.split),
+        data=results.data(prepared.split),
         seconds=time.perf_counter() - started,
         tokens=scoring["tokens"],
         complete=model.limit_blocks is None or model.limit_blocks >= entry.settings["metadata"]["blocks"],
@@ -158,21 +160,22 @@ def _steps(model: Any) -> list[int]:
 
 
 def _latents(model: Any) -> list[int]:
-    from tasks.diagnostics import doublings
+    from tasks.diagnostics.measures import doublings
 
     return doublings(model.config.latents)
 
 
 def _metrics(q: Posterior, kl_N: torch.Tensor, information_N: torch.Tensor, length: int) -> tuple[Any, ...]:
     from ltm.result import Interval, Metric
-    from tasks import diagnostics, stats
+    from tasks import stats
+    from tasks.diagnostics import measures
 
     n = len(kl_N)
     kl = stats.cost((-kl_N).numpy(), [length] * n).per_token()
     error = float(information_N.std()) / math.sqrt(n)
     common: dict[str, Any] = {"likelihood": None, "headline": False, "n": n}
     units = q.mean[0].numel()
-    active = diagnostics.active_units(q.mean)
+    active = measures.active_units(q.mean)
     return (
         Metric(
             name="mutual_information",
@@ -213,7 +216,7 @@ def _curve_record(by: str, p: Point, indices: Sequence[int]) -> dict[str, Any]:
 def _between(model: LatentModel, q: Posterior, harness: HarnessModel, indices: Sequence[int]) -> list[dict[str, Any]]:
     import torch
 
-    from tasks.diagnostics import interpolation
+    from tasks.diagnostics.measures import interpolation
 
     points = 5
     ends, tokens = torch.stack([q.mean[0], q.mean[-1]]), min(32, model.block_length)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ltm.api import LanguageModel, LikelihoodEstimate
 from ltm.rng import SequenceRng
-from tasks.evidence import STANDARD_ERRORS, CheckResult
+from tasks.audit.evidence import STANDARD_ERRORS, CheckResult
 
 ROUGH, AVERAGED_ERRORS, MOST_ERRORS = 0.05, 4.0, 5.0
 """Half a variance of averaged claims beyond which exponentials say little; the standard errors that such claims may be

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm.errors import UserError
 from ltm.result import Metric
-from tasks import cells
+from tasks import results
 from tasks.kinds import Column, Measurement
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def identity(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options:
     if model.limit_blocks is not None and model.limit_blocks < blocks:
         blocks, tokens = model.limit_blocks, model.limit_blocks * model.block_length
     _, draws = next(iter(model.offered.values()))
-    return cells.identity(
+    return results.identity(
         entry,
         prepared.split,
         model,
@@ -95,7 +95,7 @@ def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: 
     return Measurement(
         metrics=tuple(metrics),
         records=_records(value),
-        data=cells.data(split),
+        data=results.data(split),
         seconds=value.seconds,
         tokens=value.tokens,
         complete=value.complete,
@@ -114,11 +114,11 @@ def _metrics(name: str, value: LikelihoodFloat, text: Split) -> list[Metric]:
         "kind": part.kind,
         "n": len(part.nats_N),
     }
-    found = [cells.metric("token_perplexity", cost.perplexity(), unit="token", **common)]
+    found = [results.metric("token_perplexity", cost.perplexity(), unit="token", **common)]
     # The text's bytes and words are those of all of it.
     if value.complete:
-        found.append(cells.metric("word_perplexity", cost.perplexity(units=text.words), unit="word", **common))
-        found.append(cells.metric("bits_per_byte", cost.bits_per_byte(text.bytes), unit="byte", **common))
+        found.append(results.metric("word_perplexity", cost.perplexity(units=text.words), unit="word", **common))
+        found.append(results.metric("bits_per_byte", cost.bits_per_byte(text.bytes), unit="byte", **common))
     mean_of_exp = stats.mean_of_exp(part.nats_N, part.tokens_N)
     if name == value.headline and value.complete and math.isfinite(mean_of_exp):
         # A legacy of published scripts, never what a model is ranked by.

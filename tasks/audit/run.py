@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks import bookkeeping_checks, latent_checks, mass_checks, next_token_checks, noise_checks, source_checks, twins
-from tasks.evidence import CheckResult
-from tasks.source_checks import Claims
+from tasks.audit import twins
+from tasks.audit.checks import bookkeeping, enumeration, estimator, next_token, noise
+from tasks.audit.checks import source as source_checks
+from tasks.audit.checks.source import Claims
+from tasks.audit.evidence import CheckResult
 
 if TYPE_CHECKING:
     from ltm.api import LoadedModel
@@ -105,20 +107,20 @@ def audit(
         name = f"known_source_{steps}_steps"
         made(name, lambda: source_checks.known_source(more_steps[0], name=name))
 
-    mini = mass_checks.miniature(reader.model, twins.trained_config(reader))
-    made("total_mass", lambda: mass_checks.total_mass(mini))
-    made("continuation_mass", lambda: mass_checks.continuation_mass(mini))
-    made("prequential_mass", lambda: mass_checks.prequential_mass(mini))
-    made("blank_mass", lambda: mass_checks.blank_mass(mini))
+    mini = enumeration.miniature(reader.model, twins.trained_config(reader))
+    made("total_mass", lambda: enumeration.total_mass(mini))
+    made("continuation_mass", lambda: enumeration.continuation_mass(mini))
+    made("prequential_mass", lambda: enumeration.prequential_mass(mini))
+    made("blank_mass", lambda: enumeration.blank_mass(mini))
 
     piece = _blocks_of(model, text, 3.5)
     tokens = reader.tokenizer.encode(piece).tolist()
-    made("next_token_mass", lambda: next_token_checks.next_token_mass(model, tokens))
-    made("decoder_mass", lambda: next_token_checks.decoder_mass(model, tokens))
-    made("recomputed_elbo", lambda: latent_checks.recomputed_elbo(model, tokens))
-    made("stated_error", lambda: noise_checks.stated_error(model, tokens))
-    made("accounting", lambda: bookkeeping_checks.accounting(model, piece))
-    made("depends_on_weights", lambda: bookkeeping_checks.depends_on_weights(model, _blocks_of(model, text, 1.5)))
+    made("next_token_mass", lambda: next_token.next_token_mass(model, tokens))
+    made("decoder_mass", lambda: next_token.decoder_mass(model, tokens))
+    made("recomputed_elbo", lambda: estimator.recomputed_elbo(model, tokens))
+    made("stated_error", lambda: noise.stated_error(model, tokens))
+    made("accounting", lambda: bookkeeping.accounting(model, piece))
+    made("depends_on_weights", lambda: bookkeeping.depends_on_weights(model, _blocks_of(model, text, 1.5)))
     if proposal is not None:
         made("proposal_mass", lambda: source_checks.proposal_mass(model, proposal))
     return Audit(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ltm.errors import UserError
-from tasks import cells
+from tasks import results
 from tasks.kinds import Column, Measurement
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Prepared:
 
     def passages(self, model: HarnessModel) -> np.ndarray:
         """Human passages as long as a prompt and a sample of this model together, (N, length)."""
-        from tasks.generation import passages
+        from tasks.generation.passages import passages
 
         tokenizer = model.loaded.tokenizer
         if tokenizer.fingerprint not in self.streams:
@@ -92,7 +92,8 @@ def prepare(entry: TaskEntry, options: argparse.Namespace) -> Prepared:
     from ltm.api import LanguageModel, Sampling
     from ltm.config import whole_number
     from ltm.data import corpora
-    from tasks import judge, mauve_score
+    from tasks import judge
+    from tasks.generation import mauve
 
     settings = entry.settings["metadata"]
     if settings.get("scorer") == "required" and options.scorer is None:
@@ -112,8 +113,8 @@ def prepare(entry: TaskEntry, options: argparse.Namespace) -> Prepared:
         raise UserError(f"--temperature, --top-p: {error}") from error
     featuriser = None
     if options.mauve is not None:
-        mauve_score.check_available()
-        mauve_score.check_size(samples)
+        mauve.check_available()
+        mauve.check_size(samples)
         featuriser = judge.find("--mauve", options.mauve)
         if featuriser.family.features is LanguageModel.features:
             raise UserError(
@@ -146,7 +147,7 @@ def identity(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options:
             f"{model.block_length}; fewer --prompt-tokens"
         )
     judges = {"scorer": prepared.scorer, "featuriser": prepared.featuriser}
-    return cells.identity(
+    return results.identity(
         entry,
         prepared.split,
         model,
@@ -179,7 +180,8 @@ def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: 
     Raises:
         UserError: the corpus has too few passages; prompt and new tokens do not fit the model.
     """
-    from tasks import generation_metrics, judge
+    from tasks import judge
+    from tasks.generation import metrics as generation_metrics
 
     tokenizer, human = model.loaded.tokenizer, prepared.passages(model)
     wanted = prepared.samples * (1 if prepared.featuriser is None else 2)
@@ -222,7 +224,7 @@ def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: 
     return Measurement(
         metrics=tuple(metrics),
         records=records,
-        data=cells.data(prepared.split),
+        data=results.data(prepared.split),
         seconds=sum(record["seconds"] for record in made),
         tokens=sum(len(record["tokens"]) for record in made),
         notes=tuple(notes),

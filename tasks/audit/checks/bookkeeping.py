@@ -17,7 +17,7 @@ import torch
 
 from ltm.errors import UserError
 from ltm.rng import SequenceRng, seed_of
-from tasks.evidence import CheckResult
+from tasks.audit.evidence import CheckResult
 
 if TYPE_CHECKING:
     from ltm.api import LoadedModel
@@ -66,8 +66,8 @@ def accounting(model: HarnessModel, text: str) -> list[CheckResult]:
 def _check_report(model: HarnessModel, text: str, faults: Mapping[str, list[str]]) -> None:
     """The metrics that a perplexity task would report of text with other bytes than it is scored by, against totals."""
     from ltm.data.split import Split
-    from tasks import perplexity_kind
     from tasks.catalog import TaskEntry
+    from tasks.likelihood import perplexity_kind
 
     raw = (WORD_SPLIT, text)
     split = Split.of("audit", "text", raw, unit="document", source={"kind": "audit"}, detokenizer="ptb")

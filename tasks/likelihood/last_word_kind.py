@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ltm.errors import UserError
-from tasks import cells
+from tasks import results
 from tasks.kinds import Column, Measurement
-from tasks.last_word import cut
+from tasks.likelihood.last_word import cut
 
 if TYPE_CHECKING:
     from ltm.data.split import Split
@@ -49,7 +49,7 @@ def prepare(entry: TaskEntry, options: argparse.Namespace) -> Prepared:
 def identity(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: argparse.Namespace) -> dict[str, Any]:
     """What a cell's key is made of."""
     _, draws = next(iter(model.offered.values()))
-    return cells.identity(entry, prepared.split, model, blocks=len(prepared.pairs), draws=draws)
+    return results.identity(entry, prepared.split, model, blocks=len(prepared.pairs), draws=draws)
 
 
 def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: argparse.Namespace) -> Measurement:
@@ -69,7 +69,7 @@ def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: 
     return Measurement(
         metrics=_metrics([value for value, _ in found], [same for _, same in found]),
         records=records,
-        data=cells.data(split),
+        data=results.data(split),
         # Greedy decoding is in no answer's own time.
         seconds=max(time.perf_counter() - started, sum(value.seconds for value, _ in found)),
         tokens=sum(value.tokens for value, _ in found),
@@ -90,6 +90,6 @@ def _metrics(values: list[LikelihoodFloat], greedy: list[bool]) -> tuple[Metric,
     common: dict[str, Any] = {"headline": True, "unit": "text", "n": len(values)}
     likelihood = {"likelihood": weakest.headline, "kind": weakest.kind}
     return (
-        cells.metric("accuracy", accuracy, likelihood=None, kind="exact", direction="higher", **common),
-        cells.metric("last_word_perplexity", cost.perplexity(), **likelihood, **common),
+        results.metric("accuracy", accuracy, likelihood=None, kind="exact", direction="higher", **common),
+        results.metric("last_word_perplexity", cost.perplexity(), **likelihood, **common),
     )

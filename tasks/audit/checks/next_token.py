@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from ltm.api import LikelihoodEstimate
 from ltm.latent.base import LatentModel
 from ltm.rng import SequenceRng, seed_of
-from tasks.evidence import STANDARD_ERRORS, CheckResult
-from tasks.mass import averages, beyond, joined, summed
+from tasks.audit.checks.mass import averages, beyond, joined, summed
+from tasks.audit.evidence import STANDARD_ERRORS, CheckResult
 
 if TYPE_CHECKING:
     from ltm.harness import HarnessModel

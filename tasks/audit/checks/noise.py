@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ltm.rng import SequenceRng
-from tasks.evidence import CheckResult
+from tasks.audit.evidence import CheckResult
 
 if TYPE_CHECKING:
     from ltm.harness import HarnessModel

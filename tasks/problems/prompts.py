@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ltm.errors import UserError, did_you_mean
-from tasks.gsm8k import EXEMPLAR_SEEDS, Problem, asked, check_style, exemplar, exemplars
-from tasks.pass_at_k import check_samples
+from tasks.problems.dataset import EXEMPLAR_SEEDS, Problem, asked, check_style, exemplar, exemplars
+from tasks.problems.pass_at_k import check_samples
 
 if TYPE_CHECKING:
     from ltm.evaluation.rows import Prompt
@@ -29,7 +29,7 @@ class Settings:
 
     Attributes:
         shots: exemplars before the question.
-        style: how they answer; see `tasks.gsm8k.STYLES`.
+        style: how they answer; see `tasks.problems.dataset.STYLES`.
         samples: of each problem.
         tokens: the most that an answer may have.
         stop: strings that end an answer, besides EOS.

@@ -12,7 +12,7 @@ from ltm.result import cell_key, cell_path
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from tasks.diagnostics import Point
+    from tasks.diagnostics.measures import Point
 
 
 def draw(

@@ -7,8 +7,8 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from ltm.errors import UserError
-from tasks import perplexity_kind
 from tasks.kinds import Column, Measurement
+from tasks.likelihood import perplexity_kind
 
 if TYPE_CHECKING:
     from ltm.harness import HarnessModel

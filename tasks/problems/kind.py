@@ -8,23 +8,24 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ltm.errors import UserError
-from tasks import asking, cells, solving
-from tasks.gsm8k import Problem, Problems, find
+from tasks import results
 from tasks.kinds import Column, Measurement
-from tasks.pass_at_k import K
+from tasks.problems import prompts, solver
+from tasks.problems.dataset import Problem, Problems, find
+from tasks.problems.pass_at_k import K
 
 if TYPE_CHECKING:
     from ltm.harness import HarnessModel
     from ltm.result import Cell, Metric
-    from tasks.asking import Settings
     from tasks.catalog import TaskEntry
+    from tasks.problems.prompts import Settings
 
 ITEMS = "problems"
 COLUMNS = (
     Column(metric=f"pass@{K}", header=f"Pass@{K} [95%]", form=".1%", interval=True),
     Column(metric="pass@1", header="Pass@1", form=".1%"),
     Column(metric=f"maj@{K}", header=f"Maj@{K}", form=".1%"),
-    Column(metric=solving.ABOVE_CHANCE, header="Above chance [95%]", form="+.1%", interval=True),
+    Column(metric=solver.ABOVE_CHANCE, header="Above chance [95%]", form="+.1%", interval=True),
 )
 
 
@@ -36,7 +37,7 @@ class Prepared:
     problems: list[Problem]
     train: list[Problem]
     how: Settings
-    chance: dict[int, solving.Rows] = field(default_factory=dict)
+    chance: dict[int, solver.Rows] = field(default_factory=dict)
 
 
 def prepare(entry: TaskEntry, options: argparse.Namespace) -> Prepared:
@@ -45,7 +46,7 @@ def prepare(entry: TaskEntry, options: argparse.Namespace) -> Prepared:
     Raises:
         UserError: they are not there, or an option does not fit.
     """
-    how = asking.settings(entry, options)
+    how = prompts.settings(entry, options)
     splits = find(entry.corpus, entry.split, data_dir=options.data_dir)
     problems, train = splits.parsed()
     if how.shots > len(train):
@@ -55,7 +56,7 @@ def prepare(entry: TaskEntry, options: argparse.Namespace) -> Prepared:
 
 def identity(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: argparse.Namespace) -> dict[str, Any]:
     """What a cell's key is made of."""
-    return cells.identity(
+    return results.identity(
         entry,
         prepared.splits.asked,
         model,
@@ -63,7 +64,7 @@ def identity(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options:
         draws=prepared.how.samples,
         **prepared.how.in_key(),
         train=prepared.splits.train.fingerprint[:16],
-        chance=solving.chance_names(),
+        chance=solver.chance_names(),
     )
 
 
@@ -71,15 +72,15 @@ def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: 
     """Ask the model, and blind guessing, every problem."""
     seed = model.answers.seed
     if seed not in prepared.chance:
-        prepared.chance[seed] = solving.chance_rows(prepared.problems, prepared.train, seed=seed)
-    answers = solving.Solver(model, entry.name, prepared.how).all_answers(prepared.problems, prepared.train)
+        prepared.chance[seed] = solver.chance_rows(prepared.problems, prepared.train, seed=seed)
+    answers = solver.Solver(model, entry.name, prepared.how).all_answers(prepared.problems, prepared.train)
     chance, split = prepared.chance[seed], prepared.splits.asked
-    metrics = solving.metrics(answers, chance, prepared.how)
+    metrics = solver.metrics(answers, chance, prepared.how)
     complete = len(prepared.problems) == len(split.documents)
     return Measurement(
         metrics=metrics,
-        records=solving.records(prepared.problems, answers, chance),
-        data=cells.data(split),
+        records=solver.records(prepared.problems, answers, chance),
+        data=results.data(split),
         seconds=answers.seconds,
         tokens=answers.tokens,
         complete=complete,
@@ -87,11 +88,11 @@ def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: 
     )
 
 
-def notes(metrics: Sequence[Metric], answers: solving.Answered, how: Settings) -> tuple[str, ...]:
+def notes(metrics: Sequence[Metric], answers: solver.Answered, how: Settings) -> tuple[str, ...]:
     """The verdict against chance, and what did not fit the window."""
     value = {metric.name: metric for metric in metrics}
     name, best = max(chance_metrics(value).items(), key=lambda row: row[1].value)
-    gap = value[solving.ABOVE_CHANCE].ci95
+    gap = value[solver.ABOVE_CHANCE].ci95
     verdict = "above chance" if gap and gap.low > 0 else "not above chance"
     said = [
         f"{verdict}: pass@{K} {value[f'pass@{K}'].value:.1%} ({how.rule}), the best blind guess, {name}, "
@@ -118,9 +119,9 @@ def chance_metrics(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
     """The chance rows under the rule of the headline, by the name of the chance model."""
     ending = f"_pass@{K}"
     return {
-        name.removeprefix(solving.CHANCE).removesuffix(ending): metric
+        name.removeprefix(solver.CHANCE).removesuffix(ending): metric
         for name, metric in metrics.items()
-        if name.startswith(solving.CHANCE) and name.endswith(ending)
+        if name.startswith(solver.CHANCE) and name.endswith(ending)
     }
 
 

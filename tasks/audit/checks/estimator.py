@@ -13,7 +13,7 @@ import torch
 
 from ltm.errors import UserError
 from ltm.rng import SequenceRng, seed_of
-from tasks.evidence import CheckResult
+from tasks.audit.evidence import CheckResult
 
 if TYPE_CHECKING:
     from ltm.harness import HarnessModel
@@ -34,7 +34,7 @@ def recomputed_elbo(model: HarnessModel, tokens: Sequence[int]) -> list[CheckRes
     Args:
         tokens: of real text, at least one.
     """
-    from tasks.diagnostics_kind import checked
+    from tasks.diagnostics.kind import checked
 
     try:
         reader = checked(model)

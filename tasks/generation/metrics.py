@@ -13,10 +13,10 @@ import numpy as np
 
 from ltm.errors import UserError
 from ltm.result import Metric
-from tasks import bootstrap, cells, stats
-from tasks import text_statistics as counted
-from tasks.gen_perplexity import ScoredTexts, mean_of_exp
-from tasks.mauve_score import KMEANS_SEEDS, Mauve
+from tasks import bootstrap, results, stats
+from tasks.generation import text_statistics as counted
+from tasks.generation.gen_perplexity import ScoredTexts, mean_of_exp
+from tasks.generation.mauve import KMEANS_SEEDS, Mauve
 
 REPEATED_ORDER = 4
 _NORMAL_95 = 1.959964
@@ -116,6 +116,6 @@ def _metric(
     kind: Literal["exact", "lower_bound", "estimate"] = "exact",
     headline: bool = False,
 ) -> Metric:
-    return cells.metric(
+    return results.metric(
         name, measured, likelihood=None, headline=headline, unit=unit, kind=kind, direction=direction, n=n
     )

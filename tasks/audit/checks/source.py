@@ -15,7 +15,7 @@ import torch
 
 from ltm.data import corpora
 from ltm.rng import SequenceRng, seed_of
-from tasks.evidence import ALPHA, STANDARD_ERRORS, CheckResult, Evidence, Floats, evidence, mean_lower_bound
+from tasks.audit.evidence import ALPHA, STANDARD_ERRORS, CheckResult, Evidence, Floats, evidence, mean_lower_bound
 
 if TYPE_CHECKING:
     from ltm.api import Kind

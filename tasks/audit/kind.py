@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from ltm.data import corpora
 from ltm.result import Metric
-from tasks import cells
+from tasks import results
 from tasks.kinds import Column, Measurement
 
 if TYPE_CHECKING:
     from ltm.harness import HarnessModel
     from ltm.known_sources.base import KnownSource
     from ltm.result import Cell
-    from tasks.audit import Audit
+    from tasks.audit.run import Audit
     from tasks.catalog import TaskEntry
     from tasks.judge import Judge
 
@@ -72,14 +72,14 @@ def identity(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options:
     Raises:
         UserError: the model can have no twin.
     """
-    from tasks import twins
+    from tasks.audit import twins
 
     source = twins.source_for(model.loaded, prepared.source)
     texts = min(entry.settings["metadata"]["texts"], model.limit_blocks or 10**9)
     proposal = {}
     if prepared.proposal is not None:
         proposal["proposal"] = prepared.proposal.model(options).loaded.info["weights_digest"]
-    return cells.identity(
+    return results.identity(
         entry,
         corpora.split_of(source, entry.split),
         model,
@@ -95,8 +95,9 @@ def identity(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options:
 
 def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: argparse.Namespace) -> Measurement:
     """Make the audit, its figure, and what is said of it."""
-    from tasks import audit_figure, audit_report
-    from tasks.audit import audit
+    from tasks.audit import figure as audit_figure
+    from tasks.audit import report
+    from tasks.audit.run import audit
 
     started, key = time.perf_counter(), identity(entry, prepared, model, options)
     proposal = None if prepared.proposal is None else prepared.proposal.model(options)
@@ -106,11 +107,11 @@ def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: 
     return Measurement(
         metrics=tuple(_metrics(found, model.loaded.model.headline())),
         records=[*_texts(found), *_checks(found)],
-        data=cells.data(corpora.split_of(found.source, entry.split)),
+        data=results.data(corpora.split_of(found.source, entry.split)),
         seconds=time.perf_counter() - started,
         tokens=found.claims.tokens,
         complete=key["scoring"]["blocks"] == entry.settings["metadata"]["texts"],
-        notes=(audit_report.write(found), figure),
+        notes=(report.write(found), figure),
     )
 
 

@@ -7,10 +7,10 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tasks.evidence import Evidence, power_curve
+from tasks.audit.evidence import Evidence, power_curve
 
 if TYPE_CHECKING:
-    from tasks.audit import Audit
+    from tasks.audit.run import Audit
 
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 24
