@@ -48,6 +48,64 @@ def test_arrows_point_one_way(package: str) -> None:
         assert not wrong, f"{source.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
 
 
+def modules() -> dict[str, Path]:
+    """Every module of the four packages, by its dotted name."""
+    paths = [path for package in PACKAGES for path in sources(package)]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+
+
+def arrows() -> dict[str, set[str]]:
+    """What each module imports of ours, at its head, inside functions, or for a type alone."""
+    known = modules()
+    found: dict[str, set[str]] = {}
+    for name, path in known.items():
+        targets = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                targets |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+            elif isinstance(node, ast.Import):
+                targets |= {alias.name for alias in node.names}
+        # `from ltm.data import corpora` is an arrow to the module, and to its package only where that holds something.
+        found[name] = {target for target in targets if target in known and known[target].name != "__init__.py"} - {name}
+    return found
+
+
+def circles(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that can be reached from themselves."""
+    found = []
+    for start in graph:
+        seen, todo = set(), list(graph[start])
+        while todo:
+            if (at := todo.pop()) not in seen:
+                seen.add(at)
+                todo += graph[at]
+        found += [start] * (start in seen)
+    return found
+
+
+def test_no_module_leads_back_to_itself() -> None:
+    assert circles(arrows()) == []
+    # The test can fail: one arrow back, and all on the way are named.
+    graph = arrows()
+    graph["ltm.api"].add("ltm.training.loop")
+    assert {"ltm.api", "ltm.training.loop"} <= set(circles(graph))
+
+
+def test_no_family_imports_another() -> None:
+    families = {point.module for point in entry_points(group="ltm.models") if point.module.startswith("baselines.")}
+    assert len(families) > 5
+    for name, targets in arrows().items():
+        if name in families:
+            assert not targets & families, f"{name} imports {', '.join(targets & families)}"
+
+
+def test_folders_are_small_enough_to_see_at_once() -> None:
+    for package in PACKAGES:
+        for folder in {path.parent for path in sources(package)}:
+            files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+            assert len(files) <= (20 if folder == ROOT / "ltm" else 15), f"{folder.relative_to(ROOT)} has {len(files)}"
+
+
 def test_what_lm_eval_loads_by_path_does_not_need_a_package_called_tasks() -> None:
     definitions = "".join(
         path.read_text() for path in (ROOT / "tasks").iterdir() if path.suffix != ".py" and path.is_file()
