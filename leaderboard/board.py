@@ -3,50 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ltm.config import MACHINE_SETTINGS, canonical_json
-from ltm.errors import UserError
-from ltm.result import Cell, cell_path, find_cells, read_cell
+from leaderboard.entries import PERPLEXITY, Entry, _audited, _is_audit
+from leaderboard.labels import _identity, legible, tell_apart
+from ltm.config import canonical_json
+from ltm.result import Cell
 
 TRACKS = {"tiny": 1e16, "small": 1e20}
 """Training FLOPs (as counted) below which a model is of the track; above, or where not known: reference."""
 
-PERPLEXITY = "token_perplexity"
-"""The headline of what sections compare; results without one are of other tasks."""
 
 CORPORA = {
     **{"ltm_ptb": "PTB", "ltm_wikitext": "WikiText", "ltm_lm1b": "LM1B", "ltm_lambada": "LAMBADA"},
     **{"ltm_ag_news": "AG News", "ltm_pubmed": "PubMed", "ltm_arxiv": "Arxiv"},
 }
 """The tasks of the papers' tables, in the order of these, by what they are called there; other columns follow."""
-
-AUDIT = "audit_passed"
-"""The metric that has the verdict on a likelihood: 1 passed, 0 failed."""
-
-# What a section or a column already says, what a repetition varies, or what stands beside the headline and does not
-# move it: the rest of `scoring` tells rows apart.
-_NOT_OF_THE_ROW = {"block_length", "blocks", "tokens", "eos_between_documents", "seed", "likelihoods"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Entry:
-    """A cell, the file that it was read from, and what audits said of its likelihoods, by name.
-
-    A likelihood that failed its audit has lost its kind: its metrics are estimates here, whatever the file says.
-    """
-
-    path: Path
-    cell: Cell
-    audit: Mapping[str, bool] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """The file below the results directory: MODEL/TASK/KEY.json."""
-        return "/".join(self.path.parts[-3:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,34 +78,6 @@ class Board:
     not_shown: Mapping[str, int]
 
 
-def load(results_dir: Path) -> list[Entry]:
-    """Read and verify every cell of a results directory.
-
-    Raises:
-        UserError: there are none, with the command that makes some; or one is damaged or not where it belongs.
-    """
-    entries = [read(path, results_dir) for path in find_cells(results_dir)]
-    if not entries:
-        raise UserError(
-            f"no results in {results_dir}; make some with: "
-            f"ltm-eval --model ltm-tiny,ar-tiny --tasks pydocs --output {results_dir}"
-        )
-    return entries
-
-
-def read(path: Path, results_dir: Path) -> Entry:
-    """One verified cell of a results directory.
-
-    Raises:
-        UserError: it is damaged, or not where it belongs.
-    """
-    cell = read_cell(path)
-    expected = cell_path(results_dir, model=cell.model["name"], task=cell.task["name"], key=cell.key)
-    if path != expected:
-        raise UserError(f"{path}: its content belongs at {expected}; was it copied or renamed? Move it there")
-    return Entry(path=path, cell=cell)
-
-
 def board(entries: Iterable[Entry]) -> Board:
     """Arrange cells; only complete ones get a place. The order of `entries` does not matter."""
     entries = sorted(entries, key=lambda entry: entry.path)
@@ -153,29 +100,6 @@ def board(entries: Iterable[Entry]) -> Board:
         files=len(entries),
         not_shown=dict(sorted(not_shown.items())),
     )
-
-
-def _is_audit(cell: Cell) -> bool:
-    return any(metric.name == AUDIT for metric in cell.metrics)
-
-
-def _audited(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries with what audits say of models of the same configuration; one failure outweighs any pass."""
-    verdicts: dict[str, dict[str, bool]] = defaultdict(dict)
-    for entry in entries:
-        known = verdicts[entry.cell.model["config_digest"]] if _is_audit(entry.cell) else {}
-        for metric in entry.cell.metrics:
-            if metric.name == AUDIT and metric.likelihood is not None:
-                known[metric.likelihood] = known.get(metric.likelihood, True) and metric.value == 1
-    return [_with_audit(entry, verdicts.get(entry.cell.model["config_digest"], {})) for entry in entries]
-
-
-def _with_audit(entry: Entry, verdicts: Mapping[str, bool]) -> Entry:
-    failed = {name for name, passed in verdicts.items() if not passed}
-    if _is_audit(entry.cell) or not failed & {metric.likelihood for metric in entry.cell.metrics}:
-        return replace(entry, audit=verdicts)
-    metrics = [replace(m, kind="estimate") if m.likelihood in failed else m for m in entry.cell.metrics]
-    return replace(entry, cell=replace(entry.cell, metrics=tuple(metrics)), audit=verdicts)
 
 
 def track(cell: Cell) -> str:
@@ -244,37 +168,6 @@ def _columns(entries: list[Entry]) -> dict[tuple[Any, ...], Column]:
     }
 
 
-def _identity(cell: Cell) -> dict[str, Any]:
-    """What makes two cells results of one row, but for the training seed."""
-    training, headline = cell.training, cell.metric(PERPLEXITY)
-    return {
-        "model": cell.model["name"],
-        "config": cell.model["config_digest"],
-        "corpus": training["corpus"],
-        "training text": (training["data_fingerprint"] or "")[:8],
-        "training tokens": training["tokens"],
-        "training finished": training["complete"],
-        "likelihood": headline and headline.likelihood,
-        **{name: value for name, value in cell.scoring.items() if name not in _NOT_OF_THE_ROW},
-    }
-
-
-def legible(cell: Cell) -> dict[str, Any]:
-    """The identity with the settings of the config, `posterior.steps`, in place of its digest."""
-    identity = _identity(cell)
-    del identity["config"]
-    settings = _leaves(cell.model["config"])
-    chosen = [name for name in settings if name.rpartition(".")[2] in MACHINE_SETTINGS]
-    return {**{name: value for name, value in settings.items() if name not in chosen}, **identity}
-
-
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for name, value in config.items():
-        leaves |= _leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return leaves
-
-
 def _one_training_a_seed(group: list[Entry]) -> list[tuple[list[Entry], dict[str, str]]]:
     """The group itself; or, where one training seed has led to two sets of weights, a part for each set."""
     weights: dict[Any, set[str]] = defaultdict(set)
@@ -305,19 +198,3 @@ def _one_scoring_a_training(entries: list[Entry], not_shown: Counter[str]) -> tu
             same = shown.cell.scoring["seed"] == entry.cell.scoring["seed"]
             not_shown["scored again by fewer likelihoods" if same else "scored again with another seed"] += 1
     return tuple(kept.values())
-
-
-def tell_apart(names: Sequence[str], identities: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Each name, followed by what tells it apart from others of the same name, if there are any."""
-    alike: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
-    for name, identity in zip(names, identities, strict=True):
-        alike[name].append(identity)
-    different: dict[str, list[str]] = {}
-    for name, same in alike.items():
-        keys = dict.fromkeys(key for other in same for key in other) if len(same) > 1 else ()
-        different[name] = [key for key in keys if len({repr(other.get(key)) for other in same}) > 1]
-    labels = []
-    for name, identity in zip(names, identities, strict=True):
-        said = ", ".join(f"{key} {identity.get(key)}" for key in different[name])
-        labels.append(f"{name} ({said})" if said else name)
-    return labels

@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from leaderboard.board import PERPLEXITY, Board, Entry
+from leaderboard.board import Board
 from leaderboard.content import notation
 from leaderboard.content.document import Table
-from leaderboard.content.task_results import judged_by
-from leaderboard.ranking import blocks, paired_difference
+from leaderboard.entries import PERPLEXITY, Entry
+from leaderboard.ranking import blocks, judged_by, paired_difference
 from leaderboard.render.terminal import print_table
 from ltm.config import canonical_json
 from ltm.errors import UserError, did_you_mean

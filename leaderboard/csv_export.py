@@ -7,8 +7,9 @@ import io
 from collections.abc import Iterable
 from typing import Any
 
-from leaderboard.board import PERPLEXITY, Board, Entry, track
+from leaderboard.board import Board, track
 from leaderboard.content import notation, reported
+from leaderboard.entries import PERPLEXITY, Entry
 from leaderboard.ranking import ranked
 
 HEADER = (

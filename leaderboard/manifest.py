@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from leaderboard.board import Entry
+from leaderboard.entries import Entry
 from ltm.config import digest
 from ltm.errors import UserError
 from ltm.result import to_dict

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from leaderboard.board import PERPLEXITY, Column, Entry, Row
+from leaderboard.board import Column, Row
+from leaderboard.entries import PERPLEXITY, Entry
 from ltm.errors import UserError
-from ltm.result import Metric, read_records
+from ltm.result import Cell, Metric, read_records
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -163,3 +164,8 @@ def blocks(entry: Entry, metric: Metric) -> Blocks | None:
             f"found {metric.value!r}"
         )
     return Blocks(path=entry.path, nats=nats, tokens=tokens)
+
+
+def judged_by(cell: Cell) -> Metric:
+    """The first headline metric, or the first of all."""
+    return sorted(cell.metrics, key=lambda metric: not metric.headline)[0]

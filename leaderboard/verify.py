@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leaderboard.board import Entry, read
+from leaderboard.entries import Entry, read
 from ltm.config import config_digest, digest
 from ltm.errors import UserError
 from ltm.result import Cell, Metric, find_cells, read_records, to_bytes

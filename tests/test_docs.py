@@ -90,7 +90,7 @@ def test_every_dependency_has_an_exact_version() -> None:
 
 
 def test_the_readme_has_a_place_for_the_table() -> None:
-    from leaderboard.cli import BEGIN, END
+    from leaderboard.build import BEGIN, END
 
     text = (ROOT / "README.md").read_text()
     assert text.count(BEGIN) == text.count(END) == 1 and text.index(BEGIN) < text.index(END)

@@ -145,7 +145,8 @@ def test_separators_are_another_protocol(place):
     assert separated.scoring["tokens"] == plain.scoring["tokens"] + len(corpora.load("ptb", "validation").documents) - 1
     assert separated.scoring["eos_between_documents"] and not plain.scoring["eos_between_documents"]
     assert plain.data == separated.data and plain.key != separated.key
-    from leaderboard.board import board, load
+    from leaderboard.board import board
+    from leaderboard.entries import load
 
     assert len(board(load(place / "results")).sections) == 2
 

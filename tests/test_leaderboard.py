@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 
 from leaderboard import cli
-from leaderboard.board import Board, board, load, track
+from leaderboard.board import Board, board, track
+from leaderboard.build import BEGIN, END
 from leaderboard.content import notation, page, sections
+from leaderboard.entries import load
 from leaderboard.ranking import Blocks, Claim, claim, paired_difference, ranked, ranks, separated
 from leaderboard.render import terminal
 from leaderboard.render.markdown import markdown
@@ -352,12 +354,12 @@ def test_build_writes_the_same_bytes_again_and_check_agrees(
 ) -> None:
     write_cell(make_cell(), tmp_path / "results")
     readme = tmp_path / "README.md"
-    readme.write_text(f"# Title\n\n{cli.BEGIN}\nold\n{cli.END}\n\nThe end.\n")
+    readme.write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\nThe end.\n")
     assert run("build", "--readme", "README.md") == 0
     first = (tmp_path / "LEADERBOARD.md").read_bytes(), readme.read_bytes()
     assert "≤ 24.53" in first[0].decode() and "≤ 24.53" in first[1].decode()
-    assert readme.read_text().startswith(f"# Title\n\n{cli.BEGIN}\n") and "old" not in readme.read_text()
-    assert readme.read_text().endswith(f"{cli.END}\n\nThe end.\n")
+    assert readme.read_text().startswith(f"# Title\n\n{BEGIN}\n") and "old" not in readme.read_text()
+    assert readme.read_text().endswith(f"{END}\n\nThe end.\n")
     assert run("build", "--readme", "README.md") == 0
     assert first == ((tmp_path / "LEADERBOARD.md").read_bytes(), readme.read_bytes())
     assert "unchanged: LEADERBOARD.md" in capsys.readouterr().out
@@ -383,7 +385,7 @@ def test_mistakes_are_told_with_their_remedy(run: Run, tmp_path: Path, capsys: p
     path = write_cell(make_cell(), tmp_path / "results")
     (tmp_path / "README.md").write_text("no markers")
     assert run("build", "--readme", "README.md") == 2
-    assert cli.BEGIN in capsys.readouterr().err
+    assert BEGIN in capsys.readouterr().err
     assert not (tmp_path / "LEADERBOARD.md").exists()
     assert run("check", "--readme", "ABSENT.md") == 2
     assert "cannot read ABSENT.md" in capsys.readouterr().err

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard import cli, manifest
-from leaderboard.board import Entry, load
+from leaderboard import build, cli, manifest
+from leaderboard.entries import Entry, load
 from leaderboard.verify import edited_digit, recomputed, verify
 from ltm.result import Metric, find_cells, read_cell, read_records, to_bytes, write_cell
 from tests.result_factory import make_cell
@@ -212,7 +212,7 @@ def test_edited_records_are_found(run: Run, tmp_path: Path, capsys: pytest.Captu
 def test_every_edited_page_fails_with_a_diff(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str
 ) -> None:
-    (tmp_path / "README.md").write_text(f"# Title\n\n{cli.BEGIN}\n{cli.END}\n\nThe end.\n")
+    (tmp_path / "README.md").write_text(f"# Title\n\n{build.BEGIN}\n{build.END}\n\nThe end.\n")
     assert run("build", "--readme", "README.md") == 0 and run("check", "--readme", "README.md") == 0
     path = next(tmp_path.rglob(file))
     text = path.read_text()

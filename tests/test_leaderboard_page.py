@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard.board import board, load
-from leaderboard.content import page as pages
+from leaderboard import build
+from leaderboard.board import board
+from leaderboard.entries import load
 from ltm.result import Cell, Metric, find_cells, read_cell, read_records, write_cell
 from tests.chromium import Chromium, executable
 from tests.result_factory import make_cell
@@ -40,7 +41,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_cell(cell, results)
         write_cell(audited(cell), results)
     out = root / "LEADERBOARD.md"
-    for path, content in pages.files(board(load(results)), out).items():
+    for path, content in build.files(board(load(results)), out).items():
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
     return root / "leaderboard.html"

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from leaderboard.board import board, load
+from leaderboard.board import board
 from leaderboard.content import notation, page, reported
 from leaderboard.content import sections as table
 from leaderboard.content.document import Table
 from leaderboard.csv_export import csv_table
+from leaderboard.entries import load
 from leaderboard.ranking import ranked
 from leaderboard.render.markdown import markdown_table
 from ltm.registry import preset

@@ -19,11 +19,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from leaderboard import cli
-from leaderboard.board import Board, board, load
+from leaderboard import cli, labels
+from leaderboard.board import Board, board
+from leaderboard.build import files
 from leaderboard.content import audits, cost_views, page, sections, task_results
 from leaderboard.content.document import Axis, Figure, Part, Point, Series, Value
 from leaderboard.csv_export import csv_table
+from leaderboard.entries import load
 from leaderboard.ranking import ranked
 from leaderboard.render import svg, terminal
 from ltm.result import Cell, Metric, write_cell
@@ -213,7 +215,7 @@ def test_the_pareto_view_marks_who_is_dominated_and_counts_who_is_left_out(tmp_p
 
 def test_diagnostics_give_curves_and_generation_gives_entropy() -> None:
     built = board(load(GOLDEN))
-    names = task_results.titles(built.others)
+    names = labels.titles(built.others)
     found = [task_results.parts(entries, name) for entries, name in zip(built.others, names, strict=True)]
     parts = {part.title: part for group in found for part in group}
     (curve,) = parts["Bounds by fast steps"].figures
@@ -238,7 +240,7 @@ def test_two_texts_of_one_task_have_two_names(tmp_path: Path) -> None:
         dataclasses.replace(make_cell(task_name="ltm_sums", fingerprint=f * 64), metrics=(metric, chance)) for f in "ab"
     ]
     built = build(tmp_path, *cells)
-    assert task_results.titles(built.others) == ["sums (text aaaaaaaa)", "sums (text bbbbbbbb)"]
+    assert labels.titles(built.others) == ["sums (text aaaaaaaa)", "sums (text bbbbbbbb)"]
     shown = task_results.table(built.others[0])
     assert shown.header[:2] == ("Model", "pass@5 ↓") and [str(row[0]) for row in shown.rows] == [
         "ltm-tiny",
@@ -398,7 +400,7 @@ def test_two_thousand_results_build_in_seconds(tmp_path: Path, monkeypatch: pyte
             write_cell(cell, tmp_path, records=[{"block": i, "tokens": 255, "exact": -255 * nats} for i in range(20)])
     # Processor time, so that other programs on the machine do not count.
     started = time.process_time()
-    made = page.files(board(load(tmp_path)), tmp_path / "LEADERBOARD.md")
+    made = files(board(load(tmp_path)), tmp_path / "LEADERBOARD.md")
     assert time.process_time() - started < 10
     assert len(made) == 3 + 16
     shutil.rmtree(tmp_path)

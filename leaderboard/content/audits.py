@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from leaderboard.board import AUDIT, Entry
 from leaderboard.content import notation
 from leaderboard.content.document import Part, Table, Value
 from leaderboard.content.notation import NOTHING
-from leaderboard.content.task_results import labels
+from leaderboard.entries import AUDIT, Entry
+from leaderboard.labels import labels
 from ltm.result import Cell, Metric, read_records
 
 THRESHOLD = math.log(100)

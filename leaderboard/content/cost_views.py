@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from leaderboard.board import Column, Row, Section
 from leaderboard.content import notation
-from leaderboard.content.document import Axis, Figure, Part, Point, Series, Table, Value
+from leaderboard.content.document import Axis, Figure, Part, Point, Series, Table, Value, slug
 from leaderboard.content.sections import by_perplexity, perplexity, rank
 from leaderboard.ranking import claim, ranked
 
@@ -134,11 +133,6 @@ def _pareto(section: Section, column: Column, name: str) -> Part | None:
     return Part(
         title=f"{column.title} against compute", level=3, text=(words + more,), figures=tuple(figures), table=table
     )
-
-
-def slug(text: str) -> str:
-    """The text as part of a file's name."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:

@@ -6,8 +6,8 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from leaderboard.board import Entry
 from leaderboard.content.document import Value
+from leaderboard.entries import Entry
 from ltm.result import Metric
 
 SIGNS = {"exact": "", "lower_bound": "≤ ", "estimate": "~ "}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from leaderboard.board import PERPLEXITY, Board, Column, Entry, Row, Section
+from leaderboard.board import Board, Column, Row, Section
 from leaderboard.content import notation, reported
 from leaderboard.content.document import Table, Value
 from leaderboard.content.notation import NOTHING
+from leaderboard.entries import PERPLEXITY, Entry
 from leaderboard.ranking import headline, ranked
 
 

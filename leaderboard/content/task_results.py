@@ -7,10 +7,12 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from leaderboard.board import Entry, legible, tell_apart
 from leaderboard.content import notation, reported
-from leaderboard.content.cost_views import mean_and_error, slug
-from leaderboard.content.document import Axis, Figure, Part, Point, Series, Table, Value
+from leaderboard.content.cost_views import mean_and_error
+from leaderboard.content.document import Axis, Figure, Part, Point, Series, Table, Value, slug
+from leaderboard.entries import Entry
+from leaderboard.labels import labels
+from leaderboard.ranking import judged_by
 from ltm.result import Cell, Metric, read_records
 
 _BOUNDS = ("elbo", "importance_bound")
@@ -28,13 +30,6 @@ def parts(entries: Sequence[Entry], title: str) -> list[Part]:
     )
     curves = (_curve(entries, "steps", "Fast steps"), _curve(entries, "latents", "Latent vectors"))
     return [whole, *(curve for curve in curves if curve is not None)]
-
-
-def titles(groups: Sequence[Sequence[Entry]]) -> list[str]:
-    """The tasks, with what tells two of one name apart."""
-    cells = [entries[0].cell for entries in groups]
-    identities = [{**cell.task, "text": cell.data["fingerprint"][:8]} for cell in cells]
-    return tell_apart([cell.task["name"].removeprefix("ltm_") for cell in cells], identities)
 
 
 def caption(entries: Sequence[Entry]) -> str:
@@ -156,11 +151,6 @@ def _chance_rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
     return sorted(found, key=lambda row: (found[row], row))
 
 
-def judged_by(cell: Cell) -> Metric:
-    """The first headline metric, or the first of all."""
-    return sorted(cell.metrics, key=lambda metric: not metric.headline)[0]
-
-
 def in_order(entries: Sequence[Entry]) -> list[Entry]:
     """The best first, by what they are judged by; where nothing is the headline, and in ties, by file."""
 
@@ -170,14 +160,6 @@ def in_order(entries: Sequence[Entry]) -> list[Entry]:
         return metric.name, worth if metric.headline else 0.0, str(entry.path)
 
     return sorted(entries, key=order)
-
-
-def labels(entries: Sequence[Entry]) -> list[str]:
-    """The models' names, with what tells results of the same name apart."""
-    identities = [
-        {**legible(e.cell), "training seed": e.cell.training["seed"], "seed": e.cell.scoring["seed"]} for e in entries
-    ]
-    return tell_apart([entry.cell.model["name"] for entry in entries], identities)
 
 
 def _file(entries: Sequence[Entry]) -> str:

@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from leaderboard.content import notation
-from leaderboard.content.cost_views import slug
-from leaderboard.content.document import Part, Table, Value, printable
+from leaderboard.content.document import Part, Table, Value, printable, slug
 from leaderboard.render.svg import STYLE, svg
 
 FOLDER = Path(__file__).parent

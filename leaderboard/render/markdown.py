@@ -6,10 +6,8 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
-from leaderboard.board import Board
 from leaderboard.content import notation
 from leaderboard.content.document import Figure, Part, Table, Value, printable
-from leaderboard.content.sections import overview, title
 
 
 def markdown(parts: Sequence[Part], end: str, *, plots: str) -> str:
@@ -26,14 +24,6 @@ def markdown(parts: Sequence[Part], end: str, *, plots: str) -> str:
                 table = ["<details><summary>Show</summary>", "", *table, "", "</details>"]
             lines += ["", *table]
     return "\n".join([*lines, "", escape(end), ""])
-
-
-def markdown_block(board: Board) -> str:
-    """The overview of each section, to stand inside another page."""
-    parts = []
-    for section in board.sections:
-        parts += [f"**{escape(title(section))}**", "", *markdown_table(overview(section)), ""]
-    return "\n".join(parts)
 
 
 def markdown_table(table: Table) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from leaderboard import labels
 from leaderboard.board import Board
 from leaderboard.content import audits, notation, task_results
 from leaderboard.content.document import Table
@@ -24,7 +25,7 @@ def print_board(board: Board, console: Console) -> None:
         for column in section.columns:
             print_table(brief_table(section, column), caption(section, column), console)
     groups = (*board.others, *board.audits)
-    for entries, name in zip(groups, task_results.titles(groups), strict=True):
+    for entries, name in zip(groups, labels.titles(groups), strict=True):
         console.print(_text(name, console), style="bold")
         brief = audits.brief_table if entries in board.audits else task_results.brief_table
         print_table(brief(entries), task_results.caption(entries), console)

@@ -1,0 +1,77 @@
+"""What rows and tables are called, and what tells those of one name apart."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from leaderboard.entries import PERPLEXITY, Entry
+from ltm.config import MACHINE_SETTINGS
+from ltm.result import Cell
+
+# What a section or a column already says, what a repetition varies, or what stands beside the headline and does not
+# move it: the rest of `scoring` tells rows apart.
+_NOT_OF_THE_ROW = {"block_length", "blocks", "tokens", "eos_between_documents", "seed", "likelihoods"}
+
+
+def _identity(cell: Cell) -> dict[str, Any]:
+    """What makes two cells results of one row, but for the training seed."""
+    training, headline = cell.training, cell.metric(PERPLEXITY)
+    return {
+        "model": cell.model["name"],
+        "config": cell.model["config_digest"],
+        "corpus": training["corpus"],
+        "training text": (training["data_fingerprint"] or "")[:8],
+        "training tokens": training["tokens"],
+        "training finished": training["complete"],
+        "likelihood": headline and headline.likelihood,
+        **{name: value for name, value in cell.scoring.items() if name not in _NOT_OF_THE_ROW},
+    }
+
+
+def legible(cell: Cell) -> dict[str, Any]:
+    """The identity with the settings of the config, `posterior.steps`, in place of its digest."""
+    identity = _identity(cell)
+    del identity["config"]
+    settings = _leaves(cell.model["config"])
+    chosen = [name for name in settings if name.rpartition(".")[2] in MACHINE_SETTINGS]
+    return {**{name: value for name, value in settings.items() if name not in chosen}, **identity}
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, value in config.items():
+        leaves |= _leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return leaves
+
+
+def tell_apart(names: Sequence[str], identities: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Each name, followed by what tells it apart from others of the same name, if there are any."""
+    alike: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for name, identity in zip(names, identities, strict=True):
+        alike[name].append(identity)
+    different: dict[str, list[str]] = {}
+    for name, same in alike.items():
+        keys = dict.fromkeys(key for other in same for key in other) if len(same) > 1 else ()
+        different[name] = [key for key in keys if len({repr(other.get(key)) for other in same}) > 1]
+    labels = []
+    for name, identity in zip(names, identities, strict=True):
+        said = ", ".join(f"{key} {identity.get(key)}" for key in different[name])
+        labels.append(f"{name} ({said})" if said else name)
+    return labels
+
+
+def titles(groups: Sequence[Sequence[Entry]]) -> list[str]:
+    """The tasks, with what tells two of one name apart."""
+    cells = [entries[0].cell for entries in groups]
+    identities = [{**cell.task, "text": cell.data["fingerprint"][:8]} for cell in cells]
+    return tell_apart([cell.task["name"].removeprefix("ltm_") for cell in cells], identities)
+
+
+def labels(entries: Sequence[Entry]) -> list[str]:
+    """The models' names, with what tells results of the same name apart."""
+    identities = [
+        {**legible(e.cell), "training seed": e.cell.training["seed"], "seed": e.cell.scoring["seed"]} for e in entries
+    ]
+    return tell_apart([entry.cell.model["name"] for entry in entries], identities)
