@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm.errors import UserError, run_command
+from ltm.progress import say
 
 if TYPE_CHECKING:
     from ltm.harness import HarnessModel
@@ -156,7 +157,7 @@ def _main(options: argparse.Namespace, arguments: Sequence[str] | None) -> int:
     for name, place in located.items():
         model = opening.open_model(name, place, options)
         if model.loaded.info["training"].get("complete") is False:
-            _say(f"{name}: warning: its training was not finished, as its results will say")
+            say(f"{name}: warning: its training was not finished, as its results will say")
         for entry, found in zip(entries, prepared, strict=True):
             cells.setdefault(entry.kind, []).append(_evaluate(model, entry, found, options, command))
     report.show(cells)
@@ -198,10 +199,10 @@ def _evaluate(model: HarnessModel, entry: TaskEntry, prepared: Any, options: arg
     path = cell_path(options.output, model=name, task=entry.name, key=cell_key(**identity))
     if path.exists():
         cell = read_cell(path)
-        _say(f"{name} on {entry.name}: {cell.status}, nothing to do ({path})")
+        say(f"{name} on {entry.name}: {cell.status}, nothing to do ({path})")
         return cell
     tokens, items = identity["scoring"]["tokens"], f"{identity['scoring']['blocks']:,} {module.ITEMS}"
-    _say(f"{name} on {entry.name}: {f'{tokens:,} tokens in {items}' if tokens else items}")
+    say(f"{name} on {entry.name}: {f'{tokens:,} tokens in {items}' if tokens else items}")
     measurement = _measure(entry, prepared, model, options)
     record = provenance(
         command,
@@ -212,11 +213,11 @@ def _evaluate(model: HarnessModel, entry: TaskEntry, prepared: Any, options: arg
     )
     cell = cells.build(identity, measurement, model, record)
     path = write_cell(cell, options.output, records=measurement.records)
-    _say(f"{name} on {entry.name}: written to {path}")
+    say(f"{name} on {entry.name}: written to {path}")
     for note in measurement.notes:
-        _say(f"{name} on {entry.name}: {note}")
+        say(f"{name} on {entry.name}: {note}")
     if warning := cells.too_good(cell):
-        _say(f"warning: {warning}")
+        say(f"warning: {warning}")
     return cell
 
 
@@ -232,10 +233,6 @@ def _quieten() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
+
+from ltm.progress import say
 
 if TYPE_CHECKING:
     from ltm.harness import HarnessModel
@@ -17,11 +18,7 @@ def open_model(name: str, found: str | None, options: argparse.Namespace) -> Har
     if found is None:
         from ltm.training.run import train_preset
 
-        print(
-            f"{name}: no finished weights yet; training it first, as ltm-train {name} would",
-            file=sys.stderr,
-            flush=True,
-        )
+        say(f"{name}: no finished weights yet; training it first, as ltm-train {name} would")
         found = str(train_preset(name))
     return HarnessModel(
         pretrained=found,
