@@ -9,11 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leaderboard.board import Board
-from leaderboard.content import page
-from leaderboard.content.sections import overview, remainder, title
-from leaderboard.render.markdown import escape, markdown, markdown_table
-from leaderboard.render.svg import svg
 from ltm.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,6 +27,9 @@ SHOWN_LINES, SHOWN_PROBLEMS = 40, 40
 
 def markdown_block(board: Board) -> str:
     """The overview of each section, to stand inside another page."""
+    from leaderboard.content.sections import overview, title
+    from leaderboard.render.markdown import escape, markdown_table
+
     parts = []
     for section in board.sections:
         parts += [f"**{escape(title(section))}**", "", *markdown_table(overview(section)), ""]
@@ -40,8 +38,12 @@ def markdown_block(board: Board) -> str:
 
 def files(board: Board, out: Path) -> Mapping[Path, bytes]:
     """What stands where: the Markdown at `out`, and beside it the page, the table of numbers, and a folder of plots."""
+    from leaderboard.content import page
+    from leaderboard.content.sections import remainder
     from leaderboard.csv_export import csv_table
     from leaderboard.render.html_page import html_page
+    from leaderboard.render.markdown import markdown
+    from leaderboard.render.svg import svg
 
     found, end = page.parts(board), remainder(board)
     plots = plots_folder(out)

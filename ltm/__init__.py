@@ -6,8 +6,21 @@ imports this package in every interpreter: `import ltm` itself loads nothing.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+TYPE_CHECKING = False  # what type checkers take for typing's, whose import is not free
+if TYPE_CHECKING:
+    from ltm.api import Cost as Cost
+    from ltm.api import Generations as Generations
+    from ltm.api import LanguageModel as LanguageModel
+    from ltm.api import LikelihoodEstimate as LikelihoodEstimate
+    from ltm.api import LoadedModel as LoadedModel
+    from ltm.api import Loss as Loss
+    from ltm.api import Preset as Preset
+    from ltm.api import Sampling as Sampling
+    from ltm.data.split import Split as Split
+    from ltm.errors import UserError as UserError
+    from ltm.known_sources.base import KnownSource as KnownSource
+    from ltm.latent.base import LatentModel as LatentModel
+    from ltm.nn.left_to_right import ExactModel as ExactModel
 
 _HOME = {
     **dict.fromkeys(
@@ -24,9 +37,11 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOME:
         raise AttributeError(f"module 'ltm' has no attribute {name!r}; public names: {', '.join(__all__)}")
+    from importlib import import_module
+
     return getattr(import_module(_HOME[name]), name)
 
 

@@ -263,7 +263,7 @@ def test_broken_weights_give_no_result(place, capsys):
 def test_a_preset_that_trains_itself_does_so_and_goes_on_when_unfinished(place, monkeypatch, capsys):
     import shutil
 
-    from ltm import train_cli
+    from ltm.training import run
 
     asked = []
 
@@ -271,7 +271,7 @@ def test_a_preset_that_trains_itself_does_so_and_goes_on_when_unfinished(place, 
         asked.append(name)
         return save_small(place / "home", name)
 
-    monkeypatch.setattr(train_cli, "train_preset", train_preset)
+    monkeypatch.setattr(run, "train_preset", train_preset)
     shutil.rmtree(place / "home" / "models" / "ar-tiny")
     assert cli.main(["--model", "ar-tiny", "--tasks", "ptb"]) == 0
     assert asked == ["ar-tiny"] and "training it first, as ltm-train ar-tiny would" in capsys.readouterr().err

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltm.api import LoadedModel
 from ltm.config import canonical_json, config_digest, digest, from_dict, to_dict, unsettled, with_settings
 from ltm.errors import UserError
 from ltm.files import sha256_file, sync
@@ -25,7 +24,7 @@ from ltm.registry import model_family
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ltm.api import LanguageModel
+    from ltm.api import LanguageModel, LoadedModel
     from ltm.tokenizer import Tokenizer
 
 SCHEMA = 1
@@ -210,6 +209,7 @@ def load(directory: Path, *, device: str = "cpu", settings: Iterable[str] = ()) 
         settings: `field=value` overrides of what does not change the weights, such as posterior.steps=32. What the
             machine that trained it chose for itself, such as posterior.matmul, this one chooses anew.
     """
+    from ltm.api import LoadedModel
     from ltm.tokenizer import Tokenizer
 
     folder, info = read_info(Path(directory))

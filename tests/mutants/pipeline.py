@@ -8,9 +8,9 @@ from unittest import mock
 import torch
 
 from baselines.diffusion import unmasking
-from ltm import harness, harness_requests
+from ltm import harness
 from ltm.evaluation.runner import Answers
-from ltm.nn import sampling
+from ltm.nn import left_to_right
 from ltm.tokenizer import Tokenizer
 from tasks import stats
 from tasks.problems import dataset, solver
@@ -62,7 +62,7 @@ def last_block_dropped() -> Patch:
     def make(sound):
         return lambda ids, size, **named: sound(ids[: max(1, len(ids) // size) * size], size, **named)
 
-    return instead(harness_requests, "blocks", make)
+    return instead(harness, "blocks", make)
 
 
 @mutant("ar", "answers kept without the model's name: another's are given")
@@ -72,7 +72,7 @@ def answers_of_another_model() -> Patch:
 
 @mutant("ar", "answers kept by the number of the document: another text's are given")
 def answers_of_another_text() -> Patch:
-    return mock.patch.object(harness_requests, "digest_of", lambda *texts: "text")
+    return mock.patch.object(harness, "digest_of", lambda *texts: "text")
 
 
 # Problems and draws.
@@ -123,4 +123,4 @@ def float32_gumbel() -> Patch:
 
 @mutant("ar", "samples drawn at temperature 0.8 without saying so")
 def cooler_draws() -> Patch:
-    return instead(sampling, "draw", lambda sound: lambda logits_BV, *rest: sound(logits_BV / 0.8, *rest))
+    return instead(left_to_right, "draw", lambda sound: lambda logits_BV, *rest: sound(logits_BV / 0.8, *rest))
