@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leaderboard.entries import PERPLEXITY, Entry, _audited, _is_audit
-from leaderboard.labels import _identity, legible, tell_apart
+from leaderboard.entries import PERPLEXITY, Entry, audited, is_audit
+from leaderboard.labels import legible, row_identity, tell_apart
 from ltm.config import canonical_json
 from ltm.result import Cell
 
@@ -82,7 +82,7 @@ def board(entries: Iterable[Entry]) -> Board:
     """Arrange cells; only complete ones get a place. The order of `entries` does not matter."""
     entries = sorted(entries, key=lambda entry: entry.path)
     not_shown: Counter[str] = Counter(entry.cell.status for entry in entries if entry.cell.status != "complete")
-    complete = _audited([entry for entry in entries if entry.cell.status == "complete"])
+    complete = audited([entry for entry in entries if entry.cell.status == "complete"])
     groups: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
     others: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
     audits: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
@@ -91,7 +91,7 @@ def board(entries: Iterable[Entry]) -> Board:
             groups[_section_key(entry.cell)].append(entry)
         else:
             key = _column_key(entry.cell)
-            (audits[key[:3]] if _is_audit(entry.cell) else others[key]).append(entry)
+            (audits[key[:3]] if is_audit(entry.cell) else others[key]).append(entry)
     return Board(
         sections=tuple(_section(key, groups[key], not_shown) for key in sorted(groups)),
         others=tuple(tuple(others[key]) for key in sorted(others)),
@@ -124,7 +124,7 @@ def _section(key: tuple[Any, ...], entries: list[Entry], not_shown: Counter[str]
     columns = _columns(entries)
     groups: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
-        groups[canonical_json(_identity(entry.cell))].append(entry)
+        groups[canonical_json(row_identity(entry.cell))].append(entry)
     parts = [part for group in groups.values() for part in _one_training_a_seed(group)]
     names = [part[0][0].cell.model["name"] for part in parts]
     labels = tell_apart(names, [{**legible(part[0].cell), **extra} for part, extra in parts])

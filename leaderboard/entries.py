@@ -63,15 +63,16 @@ def read(path: Path, results_dir: Path) -> Entry:
     return Entry(path=path, cell=cell)
 
 
-def _is_audit(cell: Cell) -> bool:
+def is_audit(cell: Cell) -> bool:
+    """Whether a result is an audit's."""
     return any(metric.name == AUDIT for metric in cell.metrics)
 
 
-def _audited(entries: Sequence[Entry]) -> list[Entry]:
+def audited(entries: Sequence[Entry]) -> list[Entry]:
     """The entries with what audits say of models of the same configuration; one failure outweighs any pass."""
     verdicts: dict[str, dict[str, bool]] = defaultdict(dict)
     for entry in entries:
-        known = verdicts[entry.cell.model["config_digest"]] if _is_audit(entry.cell) else {}
+        known = verdicts[entry.cell.model["config_digest"]] if is_audit(entry.cell) else {}
         for metric in entry.cell.metrics:
             if metric.name == AUDIT and metric.likelihood is not None:
                 known[metric.likelihood] = known.get(metric.likelihood, True) and metric.value == 1
@@ -80,7 +81,7 @@ def _audited(entries: Sequence[Entry]) -> list[Entry]:
 
 def _with_audit(entry: Entry, verdicts: Mapping[str, bool]) -> Entry:
     failed = {name for name, passed in verdicts.items() if not passed}
-    if _is_audit(entry.cell) or not failed & {metric.likelihood for metric in entry.cell.metrics}:
+    if is_audit(entry.cell) or not failed & {metric.likelihood for metric in entry.cell.metrics}:
         return replace(entry, audit=verdicts)
     metrics = [replace(m, kind="estimate") if m.likelihood in failed else m for m in entry.cell.metrics]
     return replace(entry, cell=replace(entry.cell, metrics=tuple(metrics)), audit=verdicts)

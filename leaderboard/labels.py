@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leaderboard.entries import PERPLEXITY, Entry
-from ltm.config import MACHINE_SETTINGS
+from ltm.config import MACHINE_SETTINGS, leaves
 from ltm.result import Cell
 
 # What a section or a column already says, what a repetition varies, or what stands beside the headline and does not
@@ -15,7 +15,7 @@ from ltm.result import Cell
 _NOT_OF_THE_ROW = {"block_length", "blocks", "tokens", "eos_between_documents", "seed", "likelihoods"}
 
 
-def _identity(cell: Cell) -> dict[str, Any]:
+def row_identity(cell: Cell) -> dict[str, Any]:
     """What makes two cells results of one row, but for the training seed."""
     training, headline = cell.training, cell.metric(PERPLEXITY)
     return {
@@ -32,18 +32,11 @@ def _identity(cell: Cell) -> dict[str, Any]:
 
 def legible(cell: Cell) -> dict[str, Any]:
     """The identity with the settings of the config, `posterior.steps`, in place of its digest."""
-    identity = _identity(cell)
+    identity = row_identity(cell)
     del identity["config"]
-    settings = _leaves(cell.model["config"])
+    settings = leaves(cell.model["config"])
     chosen = [name for name in settings if name.rpartition(".")[2] in MACHINE_SETTINGS]
     return {**{name: value for name, value in settings.items() if name not in chosen}, **identity}
-
-
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for name, value in config.items():
-        leaves |= _leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return leaves
 
 
 def tell_apart(names: Sequence[str], identities: Sequence[Mapping[str, Any]]) -> list[str]:

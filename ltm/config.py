@@ -70,6 +70,14 @@ def _each_machine_setting(
     return changed
 
 
+def leaves(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every value of nested plain data by its dotted path, such as `posterior.steps`."""
+    found: dict[str, Any] = {}
+    for name, value in data.items():
+        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return found
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A config as plain nested data, ready for JSON, each value in its field's type: 1 in a float field is 1.0.
 

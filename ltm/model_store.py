@@ -38,7 +38,6 @@ def find(name_or_path: str, checkpoint: str | None = None) -> Path:
     if "/" not in name_or_path:
         if stored.is_dir() and steps(stored):
             return step_folder(stored)
-
         raise UserError(f"{name_or_path} has no weights in {stored}. {training_advice(name_or_path)}")
     return _from_hub(name_or_path)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ltm.errors import run_command
-from ltm.training.run import _lead, train_preset
+from ltm.training.run import is_lead, train_preset
 
 EPILOG = """examples:
   ltm-train ltm-tiny --corpus pydocs
@@ -70,7 +70,7 @@ def _main(options: argparse.Namespace) -> int:
         settings=options.set,
         fresh=options.fresh,
     )
-    if _lead():
+    if is_lead():
         command = ["ltm-eval", "--model", options.name, "--tasks", _task_for(options.corpus)]
         for option, value in (("--checkpoint", options.output), ("--data-dir", options.data_dir)):
             command += [option, str(value)] if value else []

@@ -24,11 +24,18 @@ def rotations(positions: Tensor, channels: int, dtype: torch.dtype, base: float 
     )
 
 
-def rotate(x_BHLC: Tensor, rotations_LC: Tensor) -> Tensor:
-    """Apply RoPE to interleaved pairs of channels, at no less than float32."""
+def rotate(x_BHLC: Tensor, rotations_LC: Tensor, *, contiguous: bool = False) -> Tensor:
+    """Apply RoPE to interleaved pairs of channels, at no less than float32.
+
+    Args:
+        contiguous: lay the result out anew in the same pass, whatever the layout of `x_BHLC`; not differentiable.
+    """
     wide = x_BHLC if x_BHLC.dtype == torch.float64 else x_BHLC.float()
+    if wide.stride(-1) != 1:  # gradients may come expanded or transposed
+        wide = wide.contiguous()
     pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * rotations_LC).flatten(-2).to(x_BHLC.dtype)
+    out = torch.empty(pairs.shape, dtype=pairs.dtype, device=pairs.device) if contiguous else None
+    return torch.view_as_real(torch.mul(pairs, rotations_LC, out=out)).flatten(-2).to(x_BHLC.dtype)
 
 
 FEW_KEYS = 128

@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from ltm.nn.attention import rotate
+
 EPSILON = 1e-5
 
 
@@ -110,7 +112,7 @@ class _RotatedHeads(torch.autograd.Function):
         ctx.shape, ctx.rotated = x_BLX.shape, rotated
         parts = x_BLX.shape[-1] // (heads * 2 * rotations_LC.shape[-1])
         split = x_BLX.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4)
-        turned = _turned(split[:rotated], rotations_LC)
+        turned = rotate(split[:rotated], rotations_LC, contiguous=True)
         return *turned.unbind(0), *split[rotated:].contiguous().unbind(0)
 
     @staticmethod
@@ -121,17 +123,8 @@ class _RotatedHeads(torch.autograd.Function):
         parts = gradient.unflatten(-1, (len(upstream), upstream[0].shape[1], -1)).permute(2, 0, 3, 1, 4)
         backwards = rotations_LC.conj().resolve_conj()
         for number, (part, given) in enumerate(zip(parts, upstream, strict=True)):
-            part.copy_(_turned(given, backwards) if number < ctx.rotated else given)
+            part.copy_(rotate(given, backwards, contiguous=True) if number < ctx.rotated else given)
         return gradient, None, None, None
-
-
-def _turned(x: Tensor, rotations_LC: Tensor) -> Tensor:
-    wide = x if x.dtype == torch.float64 else x.float()
-    if wide.stride(-1) != 1:  # gradients may come expanded or transposed
-        wide = wide.contiguous()
-    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
-    out = torch.empty(pairs.shape, dtype=pairs.dtype, device=pairs.device)
-    return torch.view_as_real(torch.mul(pairs, rotations_LC, out=out)).flatten(-2).to(x.dtype)
 
 
 def rotated_heads(x_BLX: Tensor, rotations_LC: Tensor, heads: int, *, rotated: int) -> tuple[Tensor, ...]:

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ltm.api import LanguageModel
-from ltm.config import AUTO, settled, to_dict
+from ltm.config import AUTO, leaves, settled, to_dict
 from ltm.devices import device_name, threads_for
 from ltm.errors import UserError
 from ltm.nn.transformer import Stack, set_matmul_dtype
@@ -298,18 +298,11 @@ def _stack(model: LanguageModel) -> Stack | None:
 def refuse_other_run(directory: Path, info: Mapping[str, Any], model: LanguageModel, recipe: Mapping[str, Any]) -> None:
     """Raise UserError unless the checkpoint in `directory` was made by this very model config and recipe."""
     recorded = {k: v for k, v in info["training"]["recipe"].items() if k not in NO_EFFECT}
-    theirs = _leaves({**recorded, "model": info["config"]})
-    ours = _leaves({**recipe, "model": to_dict(model.config)})
+    theirs = leaves({**recorded, "model": info["config"]})
+    ours = leaves({**recipe, "model": to_dict(model.config)})
     for key in sorted(theirs.keys() | ours.keys()):
         if theirs.get(key) != ours.get(key):
             raise UserError(
                 f"{directory} holds another run: its {key} is {theirs.get(key)!r}, this command's {ours.get(key)!r}. "
                 "Add --fresh to replace it, or --output to write elsewhere"
             )
-
-
-def _leaves(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves: dict[str, Any] = {}
-    for key, value in data.items():
-        leaves |= _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return leaves

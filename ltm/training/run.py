@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from ltm.training.config import TrainConfig
 
 
-def _lead() -> bool:
+def is_lead() -> bool:
+    """Whether this is the first of torchrun's processes, or the only one: the one that speaks and writes."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -107,7 +108,7 @@ def train_model(
         torch.manual_seed(recipe.seed)
         model: LanguageModel = cls(model_config)
     separate = text.unit == "document"
-    if text.unit == "sequence" and _lead() and (said := _misfit(text, tokenizer.name, model.block_length)):
+    if text.unit == "sequence" and is_lead() and (said := _misfit(text, tokenizer.name, model.block_length)):
         say(said)
     data = TokenDataset.build(
         text,
@@ -129,7 +130,7 @@ def train_model(
     tokens_a_step = recipe.batch * recipe.accumulation * model.block_length
     # One process owns the directory; the others meet it when it has made it ready.
     with _owned(output, fresh=fresh), _processes(device):
-        if _lead():
+        if is_lead():
             size, amount = f"{cost.parameters:,} parameters", f"{updates:,} updates" if updates else recipe.budget
             if cls.learns_by_counting:  # what is counted becomes the parameters
                 size, amount = "counts", recipe.budget
@@ -138,10 +139,10 @@ def train_model(
                 f"{data.blocks:,} blocks of {model.block_length}; {amount}"
             )
         place = f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and world > 1 else device
-        with training_progress(name, quiet=not _lead(), tokens_per_step=tokens_a_step) as report:
+        with training_progress(name, quiet=not is_lead(), tokens_per_step=tokens_a_step) as report:
             run = train_by_counting if cls.learns_by_counting else train
             folder = run(name, model.to(place), data, tokenizer, recipe, output, provenance=provenance, report=report)
-    if _lead():
+    if is_lead():
         say(f"{name}: trained; weights in {folder}")
     return folder
 
@@ -161,7 +162,7 @@ def _misfit(text: Split, tokenizer: str, block_length: int) -> str | None:
 @contextmanager
 def _owned(output: Path, *, fresh: bool) -> Iterator[None]:
     """Keep other commands out of `output` meanwhile; with `fresh`, first delete the run that it holds."""
-    if not _lead():
+    if not is_lead():
         yield
         return
     from ltm.files import locked
