@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ltm.api import Cost, Loss, Preset, Rng
-from ltm.nn.flops import StackCost
+from ltm.nn.flops import StackFlops
 from ltm.nn.left_to_right import ExactModel
 from ltm.nn.output_head import mean_nll, token_nats
 from ltm.nn.transformer import Transformer, TransformerConfig
@@ -93,7 +93,7 @@ class Autoregressive(ExactModel):
     def cost(self, length: int) -> Cost:
         """The published AR rows' convention, 6P + 12LdN, and what this code executes."""
         P, c = sum(p.numel() for p in self.parameters()), self.config.decoder
-        forward = StackCost.of(c, self.vocab_size - 1, length).forward
+        forward = StackFlops.of(c, self.vocab_size - 1, length).forward
         return Cost(
             parameters=P,
             paper_train_flops_per_token=6 * P + 12 * c.layers * c.width * (length + 1),

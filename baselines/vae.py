@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from baselines.vq import Codebook, VQConfig
 from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng
-from ltm.latent.base import DRAWS, LatentConfig, LatentModel, Opened
+from ltm.latent.base import DRAWS, LatentConfig, LatentModel, ScoringBatch
 from ltm.latent.posterior import Posterior
-from ltm.nn.flops import StackCost
+from ltm.nn.flops import StackFlops
 from ltm.nn.output_head import mean_nll
 from ltm.nn.transformer import Linear, Stack, TransformerConfig
 from ltm.recipes import published_recipe, tiny_recipe
@@ -177,12 +177,12 @@ class VAE(LatentModel):
         only: str | None = None,
     ) -> dict[str, LikelihoodEstimate]:
         """Gaussian: as `LatentModel`. Codes: `elbo` and `predictive_bound`, neither with Monte Carlo error."""
-        whole, batch = self.headline(context) == "elbo", self.opened(tokens_BL, context, lengths, rng)
+        whole, batch = self.headline(context) == "elbo", self.scoring_batch(tokens_BL, context, lengths, rng)
         if self.config.bottleneck == "vq":
             return self.code_bounds(batch, whole=whole, only=only)
         return self.gaussian_bounds(batch, whole=whole, draws=DRAWS if draws is None else draws, only=only)
 
-    def code_bounds(self, batch: Opened, *, whole: bool, only: str | None) -> dict[str, LikelihoodEstimate]:
+    def code_bounds(self, batch: ScoringBatch, *, whole: bool, only: str | None) -> dict[str, LikelihoodEstimate]:
         """log p(x|c) + log p(c), one term of the sum that is p(x); or log p(y|c), c the codes of the context alone."""
         codes_BN = self.codes(batch.tokens_BL, batch.scored_BL if whole else batch.given_BL)
         reconstruction_B = batch.log_likelihood(self.code_vectors(codes_BN))
@@ -227,7 +227,7 @@ class VAE(LatentModel):
         if not length:
             return 0.0 if gaussian else draws * self.codebook.flops_per_text(N)[1], draws
         positions = length + 1 + N
-        encoder = StackCost.of(self.config.encoder, 0, positions).forward * positions
+        encoder = StackFlops.of(self.config.encoder, 0, positions).forward * positions
         if gaussian:
             return encoder + 4 * D * D * N, draws
         return encoder + self.codebook.flops_per_text(N)[0], 1
@@ -239,8 +239,8 @@ class VAE(LatentModel):
         """
         P, c, N = sum(p.numel() for p in self.parameters()), self.config.decoder, self.config.latents
         D, positions = c.width, length + 1 + N
-        decoder = StackCost.of(c, self.vocab_size - 1, length, self.latent_shape[1])
-        encoder = StackCost.of(self.config.encoder, 0, positions).forward * positions / length
+        decoder = StackFlops.of(c, self.vocab_size - 1, length, self.latent_shape[1])
+        encoder = StackFlops.of(self.config.encoder, 0, positions).forward * positions / length
         if self.config.bottleneck == "gaussian":
             encoder, search, prior, draws = encoder + 4 * D * D * N / length, 0.0, 0.0, DRAWS
         else:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltm.api import Sampling
-from ltm.nn.flops import StackCost
+from ltm.nn.flops import StackFlops
 from ltm.nn.output_head import token_nats, weighted_nll
 from ltm.nn.sampling import draw
 from ltm.nn.transformer import KeysValues, Linear, Transformer, TransformerConfig
@@ -145,7 +145,7 @@ class Codebook(nn.Module):
 
     def flops_per_text(self, latents: int) -> tuple[float, float]:
         """Forward FLOPs of comparing with all codes, and of the maps to and from codes and p(c)."""
-        prior = StackCost.of(self.prior.config, self.config.codes, latents).forward * latents
+        prior = StackFlops.of(self.prior.config, self.config.codes, latents).forward * latents
         maps = 2 * latents * (self.to_code.weight.numel() + self.from_code.weight.numel())
         return 2.0 * latents * self.vectors.numel(), maps + prior
 

@@ -25,7 +25,7 @@ from ltm import model_store
 from ltm.data import corpora
 from ltm.errors import UserError, run_command
 from ltm.nn.output_head import token_nats
-from ltm.nn.spans import opened
+from ltm.nn.spans import prepare_batch
 from ltm.rng import SequenceRng, seed_of
 from ltm.training import checkpoint
 
@@ -79,7 +79,7 @@ ESTIMATORS: dict[str, Callable[[Tensor, SequenceRng, int], MasksAndWeights]] = {
 @torch.no_grad()
 def estimates(model: MDLM, tokens_BL: Tensor, lengths_B: Tensor, drawn: MasksAndWeights) -> Tensor:
     """The bound's estimate of each sequence from each draw of masks, nats, (K, B)."""
-    tokens_BL, _, real_BL = opened(tokens_BL, 0, lengths_B, model.vocab_size)
+    tokens_BL, _, real_BL = prepare_batch(tokens_BL, 0, lengths_B, model.vocab_size)
     visible, found = visible_keys(real_BL), []
     for masked_BL, weight_BL in drawn:
         h_ND = model.hidden_states(tokens_BL.masked_fill(masked_BL, model.mask_id), masked_BL, visible)

@@ -11,7 +11,7 @@ from typing import Any
 from leaderboard.entries import PERPLEXITY, Entry, audited, is_audit
 from leaderboard.labels import legible, row_identity, tell_apart
 from ltm.config import canonical_json
-from ltm.result import Cell
+from ltm.result import Result
 
 TRACKS = {"tiny": 1e16, "small": 1e20}
 """Training FLOPs (as counted) below which a model is of the track; above, or where not known: reference."""
@@ -43,9 +43,9 @@ class Row:
     entries: Mapping[Column, tuple[Entry, ...]]
 
     @property
-    def first(self) -> Cell:
-        """A cell to read from what is the same in all."""
-        return next(iter(self.entries.values()))[0].cell
+    def first(self) -> Result:
+        """A result to read from what is the same in all."""
+        return next(iter(self.entries.values()))[0].result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -79,19 +79,19 @@ class Board:
 
 
 def board(entries: Iterable[Entry]) -> Board:
-    """Arrange cells; only complete ones get a place. The order of `entries` does not matter."""
+    """Arrange results; only complete ones get a place. The order of `entries` does not matter."""
     entries = sorted(entries, key=lambda entry: entry.path)
-    not_shown: Counter[str] = Counter(entry.cell.status for entry in entries if entry.cell.status != "complete")
-    complete = audited([entry for entry in entries if entry.cell.status == "complete"])
+    not_shown: Counter[str] = Counter(entry.result.status for entry in entries if entry.result.status != "complete")
+    complete = audited([entry for entry in entries if entry.result.status == "complete"])
     groups: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
     others: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
     audits: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
     for entry in complete:
-        if entry.cell.metric(PERPLEXITY):
-            groups[_section_key(entry.cell)].append(entry)
+        if entry.result.metric(PERPLEXITY):
+            groups[_section_key(entry.result)].append(entry)
         else:
-            key = _column_key(entry.cell)
-            (audits[key[:3]] if is_audit(entry.cell) else others[key]).append(entry)
+            key = _column_key(entry.result)
+            (audits[key[:3]] if is_audit(entry.result) else others[key]).append(entry)
     return Board(
         sections=tuple(_section(key, groups[key], not_shown) for key in sorted(groups)),
         others=tuple(tuple(others[key]) for key in sorted(others)),
@@ -102,15 +102,15 @@ def board(entries: Iterable[Entry]) -> Board:
     )
 
 
-def track(cell: Cell) -> str:
+def track(result: Result) -> str:
     """`tiny`, `small` or `reference`, by the FLOPs that training took."""
-    flops = cell.training["flops"]
+    flops = result.training["flops"]
     return next((name for name, limit in TRACKS.items() if flops is not None and flops < limit), "reference")
 
 
-def _section_key(cell: Cell) -> tuple[Any, ...]:
-    order = [*TRACKS, "reference"].index(track(cell))
-    scoring, tokenizer = cell.scoring, cell.tokenizer
+def _section_key(result: Result) -> tuple[Any, ...]:
+    order = [*TRACKS, "reference"].index(track(result))
+    scoring, tokenizer = result.scoring, result.tokenizer
     return (
         order,
         tokenizer["name"],
@@ -124,19 +124,19 @@ def _section(key: tuple[Any, ...], entries: list[Entry], not_shown: Counter[str]
     columns = _columns(entries)
     groups: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
-        groups[canonical_json(row_identity(entry.cell))].append(entry)
+        groups[canonical_json(row_identity(entry.result))].append(entry)
     parts = [part for group in groups.values() for part in _one_training_a_seed(group)]
-    names = [part[0][0].cell.model["name"] for part in parts]
-    labels = tell_apart(names, [{**legible(part[0].cell), **extra} for part, extra in parts])
+    names = [part[0][0].result.model["name"] for part in parts]
+    labels = tell_apart(names, [{**legible(part[0].result), **extra} for part, extra in parts])
     rows = []
     for label, (part, _) in zip(labels, parts, strict=True):
-        cells: dict[Column, list[Entry]] = defaultdict(list)
+        results: dict[Column, list[Entry]] = defaultdict(list)
         for entry in part:
-            cells[columns[_column_key(entry.cell)]].append(entry)
+            results[columns[_column_key(entry.result)]].append(entry)
         rows.append(
             Row(
                 label=label,
-                entries={c: _one_scoring_a_training(cells[c], not_shown) for c in columns.values() if c in cells},
+                entries={c: _one_scoring_a_training(results[c], not_shown) for c in columns.values() if c in results},
             )
         )
     return Section(
@@ -150,20 +150,20 @@ def _section(key: tuple[Any, ...], entries: list[Entry], not_shown: Counter[str]
     )
 
 
-def _column_key(cell: Cell) -> tuple[Any, ...]:
-    return cell.task["name"], str(cell.task["version"]), cell.task["split"], cell.data["fingerprint"]
+def _column_key(result: Result) -> tuple[Any, ...]:
+    return result.task["name"], str(result.task["version"]), result.task["split"], result.data["fingerprint"]
 
 
 def _columns(entries: list[Entry]) -> dict[tuple[Any, ...], Column]:
-    cells = {_column_key(entry.cell): entry.cell for entry in entries}
+    results = {_column_key(entry.result): entry.result for entry in entries}
     order = [*CORPORA]
-    keys = sorted(cells, key=lambda key: (order.index(key[0]) if key[0] in CORPORA else len(order), key))
+    keys = sorted(results, key=lambda key: (order.index(key[0]) if key[0] in CORPORA else len(order), key))
     titles = tell_apart(
         [key[0].removeprefix("ltm_") for key in keys],
         [{"version": key[1], "split": key[2], "text": key[3][:8]} for key in keys],
     )
     return {
-        key: Column(title=title, task=key[0], version=cells[key].task["version"], split=key[2], fingerprint=key[3])
+        key: Column(title=title, task=key[0], version=results[key].task["version"], split=key[2], fingerprint=key[3])
         for key, title in zip(keys, titles, strict=True)
     }
 
@@ -172,11 +172,11 @@ def _one_training_a_seed(group: list[Entry]) -> list[tuple[list[Entry], dict[str
     """The group itself; or, where one training seed has led to two sets of weights, a part for each set."""
     weights: dict[Any, set[str]] = defaultdict(set)
     for entry in group:
-        weights[entry.cell.training["seed"]].add(entry.cell.model["weights_digest"])
+        weights[entry.result.training["seed"]].add(entry.result.model["weights_digest"])
     if all(len(digests) == 1 for digests in weights.values()):
         return [(group, {})]
     return [
-        ([entry for entry in group if entry.cell.model["weights_digest"] == digest], {"weights": digest[:8]})
+        ([entry for entry in group if entry.result.model["weights_digest"] == digest], {"weights": digest[:8]})
         for digest in sorted(set().union(*weights.values()))
     ]
 
@@ -188,13 +188,13 @@ def _one_scoring_a_training(entries: list[Entry], not_shown: Counter[str]) -> tu
     """
 
     def order(entry: Entry) -> tuple[int, int, int, Path]:
-        scoring = entry.cell.scoring
-        return entry.cell.training["seed"] or 0, scoring["seed"], -len(scoring.get("likelihoods", ())), entry.path
+        scoring = entry.result.scoring
+        return entry.result.training["seed"] or 0, scoring["seed"], -len(scoring.get("likelihoods", ())), entry.path
 
     kept: dict[str, Entry] = {}
     for entry in sorted(entries, key=order):
-        shown = kept.setdefault(entry.cell.model["weights_digest"], entry)
+        shown = kept.setdefault(entry.result.model["weights_digest"], entry)
         if shown is not entry:
-            same = shown.cell.scoring["seed"] == entry.cell.scoring["seed"]
+            same = shown.result.scoring["seed"] == entry.result.scoring["seed"]
             not_shown["scored again by fewer likelihoods" if same else "scored again with another seed"] += 1
     return tuple(kept.values())

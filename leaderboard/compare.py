@@ -14,7 +14,7 @@ from leaderboard.ranking import blocks, judged_by, paired_difference
 from leaderboard.render.terminal import print_table
 from ltm.config import canonical_json
 from ltm.errors import UserError, did_you_mean
-from ltm.result import Cell, Metric
+from ltm.result import Metric, Result
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,7 +66,7 @@ def _sides(board: Board, a: str, b: str) -> tuple[bool, tuple[list[Entry], list[
     commits = tuple([e for e in board.entries if _made_at(e, commit)] for commit in (a, b))
     if all(commits):
         return True, (commits[0], commits[1])
-    known = {entry.cell.provenance["commit"] or "" for entry in board.entries} - {""}
+    known = {entry.result.provenance["commit"] or "" for entry in board.entries} - {""}
     unknown = a if a not in names and not commits[0] else b
     raise did_you_mean("model or commit", unknown, [*names, *(commit[:12] for commit in known)])
 
@@ -79,39 +79,39 @@ def _by_name(board: Board) -> dict[str, list[Entry]]:
             found.setdefault(row.label, []).extend(entry for entries in row.entries.values() for entry in entries)
     shown = {id(entry) for entries in found.values() for entry in entries}
     for entry in board.entries:
-        name = entry.cell.model["name"]
+        name = entry.result.model["name"]
         if name not in found:
-            found[name] = [e for e in board.entries if e.cell.model["name"] == name]
+            found[name] = [e for e in board.entries if e.result.model["name"] == name]
         elif id(entry) not in shown:
             found[name].append(entry)
     return found
 
 
 def _made_at(entry: Entry, commit: str) -> bool:
-    return len(commit) >= SHORTEST_COMMIT and (entry.cell.provenance["commit"] or "").startswith(commit.lower())
+    return len(commit) >= SHORTEST_COMMIT and (entry.result.provenance["commit"] or "").startswith(commit.lower())
 
 
 def _key(entry: Entry, by_commit: bool) -> tuple[str, ...]:
     """What two results must have in common to be compared."""
-    cell = entry.cell
-    common = (cell.task["name"], str(cell.task["version"]), cell.task["split"], cell.data["fingerprint"])
-    protocol = (cell.tokenizer["fingerprint"], str(cell.scoring["block_length"]), str(cell.scoring["seed"]))
-    own = (cell.model["name"], canonical_json(dict(cell.scoring))) if by_commit else ()
-    return (*common, *protocol, str(cell.scoring["eos_between_documents"]), str(cell.training["seed"]), *own)
+    result = entry.result
+    common = (result.task["name"], str(result.task["version"]), result.task["split"], result.data["fingerprint"])
+    protocol = (result.tokenizer["fingerprint"], str(result.scoring["block_length"]), str(result.scoring["seed"]))
+    own = (result.model["name"], canonical_json(dict(result.scoring))) if by_commit else ()
+    return (*common, *protocol, str(result.scoring["eos_between_documents"]), str(result.training["seed"]), *own)
 
 
 def _row(a: Entry, b: Entry, by_commit: bool) -> tuple[str, ...]:
-    first, second = (_metric(entry.cell) for entry in (a, b))
-    seed = a.cell.training["seed"]
-    task = a.cell.task["name"].removeprefix("ltm_")
+    first, second = (_metric(entry.result) for entry in (a, b))
+    seed = a.result.training["seed"]
+    task = a.result.task["name"].removeprefix("ltm_")
     task += "" if first.name == PERPLEXITY else f", {first.name}"
     task += f", seed {seed}" if seed else ""
     values = (notation.value([first]), notation.value([second]))
-    return (task, *([a.cell.model["name"]] if by_commit else []), *values, *_difference(a, b, first, second))
+    return (task, *([a.result.model["name"]] if by_commit else []), *values, *_difference(a, b, first, second))
 
 
-def _metric(cell: Cell) -> Metric:
-    return cell.metric(PERPLEXITY) or judged_by(cell)
+def _metric(result: Result) -> Metric:
+    return result.metric(PERPLEXITY) or judged_by(result)
 
 
 def _difference(a: Entry, b: Entry, first: Metric, second: Metric) -> Sequence[str]:

@@ -34,36 +34,36 @@ def csv_table(board: Board) -> str:
     writer = csv.DictWriter(file, HEADER, restval="", lineterminator="\n")
     writer.writeheader()
     for entry in board.entries:
-        for line in _rows(entry, *places.get(entry, (entry.cell.model["name"], ""))):
+        for line in _rows(entry, *places.get(entry, (entry.result.model["name"], ""))):
             writer.writerow({name: _safe(value) for name, value in line.items()})
     writer.writerows(_reported())
     return file.getvalue()
 
 
 def _rows(entry: Entry, label: str, rank: str) -> Iterable[dict[str, Any]]:
-    cell = entry.cell
+    result = entry.result
     common = {
         "source": "measured",
-        "track": track(cell),
-        "tokenizer": cell.tokenizer["name"],
-        "block_length": cell.scoring["block_length"],
-        "eos_between_documents": cell.scoring["eos_between_documents"],
-        "task": cell.task["name"],
-        "version": cell.task["version"],
-        "split": cell.task["split"],
-        "text": cell.data["fingerprint"][:8],
-        "model": cell.model["name"],
+        "track": track(result),
+        "tokenizer": result.tokenizer["name"],
+        "block_length": result.scoring["block_length"],
+        "eos_between_documents": result.scoring["eos_between_documents"],
+        "task": result.task["name"],
+        "version": result.task["version"],
+        "split": result.task["split"],
+        "text": result.data["fingerprint"][:8],
+        "model": result.model["name"],
         "row": label,
-        "config": cell.model["config_digest"][:12],
-        "training_seed": cell.training["seed"],
-        "training_tokens": cell.training["tokens"],
-        "training_flops": cell.training["flops"],
-        "parameters": cell.cost["parameters"],
-        "draws": cell.scoring["draws"],
-        "commit": cell.provenance["commit"],
+        "config": result.model["config_digest"][:12],
+        "training_seed": result.training["seed"],
+        "training_tokens": result.training["tokens"],
+        "training_flops": result.training["flops"],
+        "parameters": result.cost["parameters"],
+        "draws": result.scoring["draws"],
+        "commit": result.provenance["commit"],
         "result": entry.name,
     }
-    for metric in cell.metrics:
+    for metric in result.metrics:
         yield common | {
             "metric": metric.name,
             "likelihood": metric.likelihood,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ltm.errors import UserError
-from ltm.result import Cell, cell_path, find_cells, read_cell
+from ltm.result import Result, find_results, read_result, result_path
 
 PERPLEXITY = "token_perplexity"
 """The headline of what sections compare; results without one are of other tasks."""
@@ -20,13 +20,13 @@ AUDIT = "audit_passed"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Entry:
-    """A cell, the file that it was read from, and what audits said of its likelihoods, by name.
+    """A result, the file that it was read from, and what audits said of its likelihoods, by name.
 
     A likelihood that failed its audit has lost its kind: its metrics are estimates here, whatever the file says.
     """
 
     path: Path
-    cell: Cell
+    result: Result
     audit: Mapping[str, bool] = field(default_factory=dict)
 
     @property
@@ -36,12 +36,12 @@ class Entry:
 
 
 def load(results_dir: Path) -> list[Entry]:
-    """Read and verify every cell of a results directory.
+    """Read and verify every result of a results directory.
 
     Raises:
         UserError: there are none, with the command that makes some; or one is damaged or not where it belongs.
     """
-    entries = [read(path, results_dir) for path in find_cells(results_dir)]
+    entries = [read(path, results_dir) for path in find_results(results_dir)]
     if not entries:
         raise UserError(
             f"no results in {results_dir}; make some with: "
@@ -51,37 +51,37 @@ def load(results_dir: Path) -> list[Entry]:
 
 
 def read(path: Path, results_dir: Path) -> Entry:
-    """One verified cell of a results directory.
+    """One verified result of a results directory.
 
     Raises:
         UserError: it is damaged, or not where it belongs.
     """
-    cell = read_cell(path)
-    expected = cell_path(results_dir, model=cell.model["name"], task=cell.task["name"], key=cell.key)
+    result = read_result(path)
+    expected = result_path(results_dir, model=result.model["name"], task=result.task["name"], key=result.key)
     if path != expected:
         raise UserError(f"{path}: its content belongs at {expected}; was it copied or renamed? Move it there")
-    return Entry(path=path, cell=cell)
+    return Entry(path=path, result=result)
 
 
-def is_audit(cell: Cell) -> bool:
+def is_audit(result: Result) -> bool:
     """Whether a result is an audit's."""
-    return any(metric.name == AUDIT for metric in cell.metrics)
+    return any(metric.name == AUDIT for metric in result.metrics)
 
 
 def audited(entries: Sequence[Entry]) -> list[Entry]:
     """The entries with what audits say of models of the same configuration; one failure outweighs any pass."""
     verdicts: dict[str, dict[str, bool]] = defaultdict(dict)
     for entry in entries:
-        known = verdicts[entry.cell.model["config_digest"]] if is_audit(entry.cell) else {}
-        for metric in entry.cell.metrics:
+        known = verdicts[entry.result.model["config_digest"]] if is_audit(entry.result) else {}
+        for metric in entry.result.metrics:
             if metric.name == AUDIT and metric.likelihood is not None:
                 known[metric.likelihood] = known.get(metric.likelihood, True) and metric.value == 1
-    return [_with_audit(entry, verdicts.get(entry.cell.model["config_digest"], {})) for entry in entries]
+    return [_with_audit(entry, verdicts.get(entry.result.model["config_digest"], {})) for entry in entries]
 
 
 def _with_audit(entry: Entry, verdicts: Mapping[str, bool]) -> Entry:
     failed = {name for name, passed in verdicts.items() if not passed}
-    if is_audit(entry.cell) or not failed & {metric.likelihood for metric in entry.cell.metrics}:
+    if is_audit(entry.result) or not failed & {metric.likelihood for metric in entry.result.metrics}:
         return replace(entry, audit=verdicts)
-    metrics = [replace(m, kind="estimate") if m.likelihood in failed else m for m in entry.cell.metrics]
-    return replace(entry, cell=replace(entry.cell, metrics=tuple(metrics)), audit=verdicts)
+    metrics = [replace(m, kind="estimate") if m.likelihood in failed else m for m in entry.result.metrics]
+    return replace(entry, result=replace(entry.result, metrics=tuple(metrics)), audit=verdicts)

@@ -8,33 +8,33 @@ from typing import Any
 
 from leaderboard.entries import PERPLEXITY, Entry
 from ltm.config import MACHINE_SETTINGS, leaves
-from ltm.result import Cell
+from ltm.result import Result
 
 # What a section or a column already says, what a repetition varies, or what stands beside the headline and does not
 # move it: the rest of `scoring` tells rows apart.
 _NOT_OF_THE_ROW = {"block_length", "blocks", "tokens", "eos_between_documents", "seed", "likelihoods"}
 
 
-def row_identity(cell: Cell) -> dict[str, Any]:
-    """What makes two cells results of one row, but for the training seed."""
-    training, headline = cell.training, cell.metric(PERPLEXITY)
+def row_identity(result: Result) -> dict[str, Any]:
+    """What makes two results results of one row, but for the training seed."""
+    training, headline = result.training, result.metric(PERPLEXITY)
     return {
-        "model": cell.model["name"],
-        "config": cell.model["config_digest"],
+        "model": result.model["name"],
+        "config": result.model["config_digest"],
         "corpus": training["corpus"],
         "training text": (training["data_fingerprint"] or "")[:8],
         "training tokens": training["tokens"],
         "training finished": training["complete"],
         "likelihood": headline and headline.likelihood,
-        **{name: value for name, value in cell.scoring.items() if name not in _NOT_OF_THE_ROW},
+        **{name: value for name, value in result.scoring.items() if name not in _NOT_OF_THE_ROW},
     }
 
 
-def legible(cell: Cell) -> dict[str, Any]:
+def legible(result: Result) -> dict[str, Any]:
     """The identity with the settings of the config, `posterior.steps`, in place of its digest."""
-    identity = row_identity(cell)
+    identity = row_identity(result)
     del identity["config"]
-    settings = leaves(cell.model["config"])
+    settings = leaves(result.model["config"])
     chosen = [name for name in settings if name.rpartition(".")[2] in MACHINE_SETTINGS]
     return {**{name: value for name, value in settings.items() if name not in chosen}, **identity}
 
@@ -57,14 +57,15 @@ def tell_apart(names: Sequence[str], identities: Sequence[Mapping[str, Any]]) ->
 
 def titles(groups: Sequence[Sequence[Entry]]) -> list[str]:
     """The tasks, with what tells two of one name apart."""
-    cells = [entries[0].cell for entries in groups]
-    identities = [{**cell.task, "text": cell.data["fingerprint"][:8]} for cell in cells]
-    return tell_apart([cell.task["name"].removeprefix("ltm_") for cell in cells], identities)
+    results = [entries[0].result for entries in groups]
+    identities = [{**result.task, "text": result.data["fingerprint"][:8]} for result in results]
+    return tell_apart([result.task["name"].removeprefix("ltm_") for result in results], identities)
 
 
 def labels(entries: Sequence[Entry]) -> list[str]:
     """The models' names, with what tells results of the same name apart."""
     identities = [
-        {**legible(e.cell), "training seed": e.cell.training["seed"], "seed": e.cell.scoring["seed"]} for e in entries
+        {**legible(e.result), "training seed": e.result.training["seed"], "seed": e.result.scoring["seed"]}
+        for e in entries
     ]
-    return tell_apart([entry.cell.model["name"] for entry in entries], identities)
+    return tell_apart([entry.result.model["name"] for entry in entries], identities)

@@ -41,7 +41,7 @@ def read(results_dir: Path) -> dict[str, str]:
 
 def of(entries: Iterable[Entry]) -> dict[str, str]:
     """What the results at hand would have in it."""
-    return {entry.name.removesuffix(".json"): digest(to_dict(entry.cell)["metrics"])[:12] for entry in entries}
+    return {entry.name.removesuffix(".json"): digest(to_dict(entry.result)["metrics"])[:12] for entry in entries}
 
 
 def gone(listed: Mapping[str, str], now: Mapping[str, str], changelog: str) -> dict[str, str]:

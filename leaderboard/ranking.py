@@ -13,7 +13,7 @@ import numpy as np
 from leaderboard.board import Column, Row
 from leaderboard.entries import PERPLEXITY, Entry
 from ltm.errors import UserError
-from ltm.result import Cell, Metric, read_records
+from ltm.result import Metric, Result, read_records
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -139,17 +139,17 @@ def ranked(rows: Sequence[Row], column: Column) -> dict[str, tuple[int, bool]]:
 
 
 def headline(entry: Entry) -> Metric | None:
-    """The perplexity that the model of a cell is ranked by."""
-    return entry.cell.metric(PERPLEXITY)
+    """The perplexity that the model of a result is ranked by."""
+    return entry.result.metric(PERPLEXITY)
 
 
 def blocks(entry: Entry, metric: Metric) -> Blocks | None:
-    """The per-block values of a likelihood, or None when the cell has no records.
+    """The per-block values of a likelihood, or None when the result has no records.
 
     Raises:
-        UserError: the records are not the cell's own, lack the likelihood, or do not give the perplexity it states.
+        UserError: the records are not the result's own, lack the likelihood, or do not give the perplexity it states.
     """
-    records = read_records(entry.path, entry.cell)
+    records = read_records(entry.path, entry.result)
     if records is None:
         return None
     name = str(metric.likelihood)
@@ -166,6 +166,6 @@ def blocks(entry: Entry, metric: Metric) -> Blocks | None:
     return Blocks(path=entry.path, nats=nats, tokens=tokens)
 
 
-def judged_by(cell: Cell) -> Metric:
+def judged_by(result: Result) -> Metric:
     """The first headline metric, or the first of all."""
-    return sorted(cell.metrics, key=lambda metric: not metric.headline)[0]
+    return sorted(result.metrics, key=lambda metric: not metric.headline)[0]

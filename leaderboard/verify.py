@@ -12,7 +12,7 @@ from typing import Any
 from leaderboard.entries import Entry, read
 from ltm.config import config_digest, digest
 from ltm.errors import UserError
-from ltm.result import Cell, Metric, find_cells, read_records, to_bytes
+from ltm.result import Metric, Result, find_results, read_records, to_bytes
 
 RELATIVE = 1e-9
 """How far a number may be from what the records give: sums in another order, no more."""
@@ -23,7 +23,7 @@ Records = Sequence[Mapping[str, Any]]
 def verify(results_dir: Path) -> tuple[list[Entry], list[str]]:
     """The sound results, and what is wrong with the others: file, field, expected, found."""
     entries, problems = [], []
-    for path in find_cells(results_dir):
+    for path in find_results(results_dir):
         try:
             entry = read(path, results_dir)
             found = [f"{path}: {problem}" for problem in differences(entry)]
@@ -38,27 +38,27 @@ def verify(results_dir: Path) -> tuple[list[Entry], list[str]]:
 
 
 def differences(entry: Entry) -> Iterator[str]:
-    """What a cell says otherwise than its own config and records do.
+    """What a result says otherwise than its own config and records do.
 
     Raises:
-        UserError: the records are missing or are not those that the cell was written with.
+        UserError: the records are missing or are not those that the result was written with.
     """
-    cell = entry.cell
-    if entry.path.read_bytes() != to_bytes(cell):
+    result = entry.result
+    if entry.path.read_bytes() != to_bytes(result):
         yield "expected the one spelling that results have, found another; was it formatted by hand?"
-    expected, before = config_digest(cell.model["config"]), digest(cell.model["config"])
-    if cell.model["config_digest"] not in (expected, before):  # the latter from before machines could choose
-        yield f"field model.config_digest: expected {expected}, found {cell.model['config_digest']}"
-    records = read_records(entry.path, cell)
+    expected, before = config_digest(result.model["config"]), digest(result.model["config"])
+    if result.model["config_digest"] not in (expected, before):  # the latter from before machines could choose
+        yield f"field model.config_digest: expected {expected}, found {result.model['config_digest']}"
+    records = read_records(entry.path, result)
     if not records:
         return
     if "block" in records[0] and "tokens" in records[0] and "part" not in records[0]:
         tokens = sum(record["tokens"] for record in records)
         for field, found in (("blocks", len(records)), ("tokens", tokens)):
-            if cell.scoring[field] != found:
-                yield f"field scoring.{field}: expected {found}, which the records give, found {cell.scoring[field]}"
-    for i, metric in enumerate(cell.metrics):
-        value = recomputed(metric, cell, records)
+            if result.scoring[field] != found:
+                yield f"field scoring.{field}: expected {found}, which the records give, found {result.scoring[field]}"
+    for i, metric in enumerate(result.metrics):
+        value = recomputed(metric, result, records)
         if value is not None and not math.isclose(value, metric.value, rel_tol=RELATIVE, abs_tol=1e-12):
             yield (
                 f"field metrics[{i}].value ({metric.name}, {metric.likelihood}): expected {value!r}, which the records "
@@ -66,36 +66,36 @@ def differences(entry: Entry) -> Iterator[str]:
             )
 
 
-def recomputed(metric: Metric, cell: Cell, records: Records) -> float | None:
+def recomputed(metric: Metric, result: Result, records: Records) -> float | None:
     """A metric from the records; None for those that need more than is in them, such as samples' n-grams."""
     find = _FORMULAS.get(metric.name.partition("[")[0])
-    return find(metric, cell, records) if find else _answers(metric, cell, records)
+    return find(metric, result, records) if find else _answers(metric, result, records)
 
 
-def _perplexity(units: Callable[[Cell, Records], float]) -> Callable[[Metric, Cell, Records], float | None]:
-    def find(metric: Metric, cell: Cell, records: Records) -> float | None:
+def _perplexity(units: Callable[[Result, Records], float]) -> Callable[[Metric, Result, Records], float | None]:
+    def find(metric: Metric, result: Result, records: Records) -> float | None:
         if not all(metric.likelihood in record and "tokens" in record for record in records):
             return None
-        return math.exp(-math.fsum(record[str(metric.likelihood)] for record in records) / units(cell, records))
+        return math.exp(-math.fsum(record[str(metric.likelihood)] for record in records) / units(result, records))
 
     return find
 
 
-def _bits_per_byte(metric: Metric, cell: Cell, records: Records) -> float | None:
-    found = _perplexity(lambda cell, _: cell.data["bytes"] * math.log(2))(metric, cell, records)
+def _bits_per_byte(metric: Metric, result: Result, records: Records) -> float | None:
+    found = _perplexity(lambda result, _: result.data["bytes"] * math.log(2))(metric, result, records)
     return None if found is None else math.log(found)
 
 
-def _mean_of_exp(metric: Metric, cell: Cell, records: Records) -> float | None:
+def _mean_of_exp(metric: Metric, result: Result, records: Records) -> float | None:
     if not all(metric.likelihood in record and "tokens" in record for record in records):
         return None
     return _mean(math.exp(-record[str(metric.likelihood)] / record["tokens"]) for record in records)
 
 
-def _posterior(name: str) -> Callable[[Metric, Cell, Records], float | None]:
+def _posterior(name: str) -> Callable[[Metric, Result, Records], float | None]:
     """Of diagnostics: a mean over texts, of the KL a token."""
 
-    def find(metric: Metric, cell: Cell, records: Records) -> float | None:
+    def find(metric: Metric, result: Result, records: Records) -> float | None:
         own = [record for record in records if record.get("part") == "posterior"]
         if not own:
             return None
@@ -105,21 +105,21 @@ def _posterior(name: str) -> Callable[[Metric, Cell, Records], float | None]:
     return find
 
 
-def _gen_ppl(metric: Metric, cell: Cell, records: Records) -> float | None:
+def _gen_ppl(metric: Metric, result: Result, records: Records) -> float | None:
     if not all("scorer_nats" in record for record in records):
         return None
     tokens = sum(record["scorer_tokens"] for record in records)
     return math.exp(-math.fsum(record["scorer_nats"] for record in records) / tokens) if tokens else None
 
 
-def _accuracy(metric: Metric, cell: Cell, records: Records) -> float | None:
+def _accuracy(metric: Metric, result: Result, records: Records) -> float | None:
     return _mean(record["greedy"] for record in records) if all("greedy" in record for record in records) else None
 
 
-def _claimed(name: str | None) -> Callable[[Metric, Cell, Records], float | None]:
+def _claimed(name: str | None) -> Callable[[Metric, Result, Records], float | None]:
     """Of audits: nats a token of the source's texts, claimed by the metric's likelihood or by the one named."""
 
-    def find(metric: Metric, cell: Cell, records: Records) -> float | None:
+    def find(metric: Metric, result: Result, records: Records) -> float | None:
         texts = [record for record in records if record.get("part") == "text"]
         key = name or str(metric.likelihood)
         if not texts or any(key not in text for text in texts):
@@ -129,7 +129,7 @@ def _claimed(name: str | None) -> Callable[[Metric, Cell, Records], float | None
     return find
 
 
-def _log_e_value(metric: Metric, cell: Cell, records: Records) -> float | None:
+def _log_e_value(metric: Metric, result: Result, records: Records) -> float | None:
     """Of audits: claimed less true nats. Averaged claims enter three standard errors lower, and either is right."""
     texts, key = [record for record in records if record.get("part") == "text"], str(metric.likelihood)
     if not texts or any(key not in text for text in texts):
@@ -142,19 +142,19 @@ def _log_e_value(metric: Metric, cell: Cell, records: Records) -> float | None:
     return min(total, total - 3 * math.sqrt(variance), key=lambda value: abs(value - metric.value))
 
 
-def _verdict(metric: Metric, cell: Cell, records: Records) -> float | None:
+def _verdict(metric: Metric, result: Result, records: Records) -> float | None:
     """Of audits: a likelihood has passed when no check refutes it, or all that the model has."""
     checks = [record for record in records if record.get("part") == "check"]
     refuted = [c for c in checks if c["passed"] is False and c["likelihood"] in (metric.likelihood, None)]
     return float(not refuted) if checks else None
 
 
-def _answers(metric: Metric, cell: Cell, records: Records) -> float | None:
+def _answers(metric: Metric, result: Result, records: Records) -> float | None:
     """Of problems: the unbiased pass@k, and its chance rows, under the rule that the name ends in."""
     found = re.fullmatch(r"(?:chance_([^_]+)_)?pass@(\d+)(?:_(?:legacy_)?([a-z]+))?", metric.name)
     if found is None or not all("answers" in record for record in records):
         return None
-    guesser, k, rule = found[1], int(found[2]), found[3] or cell.scoring["rule"]
+    guesser, k, rule = found[1], int(found[2]), found[3] or result.scoring["rule"]
     if guesser:
         return _mean(record["chance"][guesser][rule] for record in records)
     return _mean(_pass(record["answers"][rule], record["gold"], k) for record in records)
@@ -170,9 +170,9 @@ def _mean(values: Iterable[float]) -> float:
     return math.fsum(found) / len(found)
 
 
-_FORMULAS: dict[str, Callable[[Metric, Cell, Records], float | None]] = {
+_FORMULAS: dict[str, Callable[[Metric, Result, Records], float | None]] = {
     "token_perplexity": _perplexity(lambda _, records: sum(record["tokens"] for record in records)),
-    "word_perplexity": _perplexity(lambda cell, _: cell.data["words"]),
+    "word_perplexity": _perplexity(lambda result, _: result.data["words"]),
     "last_word_perplexity": _perplexity(lambda _, records: len(records)),
     "token_perplexity_mean_of_exp": _mean_of_exp,
     "bits_per_byte": _bits_per_byte,

@@ -28,7 +28,7 @@ from ltm.devices import check_dtype, choose_device
 from ltm.errors import UserError, did_you_mean
 from ltm.evaluation.likelihoods import LikelihoodFloat, gather
 from ltm.evaluation.rows import Row, blocks, continuation, digest_of, greedy, joined
-from ltm.evaluation.runner import Answers
+from ltm.evaluation.runner import Runner
 from ltm.latent.base import LatentModel
 from ltm.rng import SequenceRng
 
@@ -98,7 +98,7 @@ class HarnessModel(LM):
         model = loaded.model.to(device=target, dtype=getattr(torch, dtype)).eval()
         self.loaded = dataclasses.replace(loaded, model=model)
         chunk = None if prequential is None else whole_number("prequential", prequential, least=1)
-        self.answers = Answers(
+        self.runner = Runner(
             self.loaded,
             seed=seed,
             draws=draws,
@@ -108,7 +108,7 @@ class HarnessModel(LM):
         )
         self._device = torch.device(target)
         self._shortened: Counter[str] = Counter()
-        if chunk is not None and self.answers.chunk is None:
+        if chunk is not None and self.runner.chunk is None:
             self._check_exact()
 
     @classmethod
@@ -146,18 +146,18 @@ class HarnessModel(LM):
 
     def noise(self, task: str, indices: Sequence[int]) -> SequenceRng:
         """The noise of a task's sequences: block i of document d of a whole text has index d * 2**32 + i."""
-        return self.answers.noise(task, indices)
+        return self.runner.noise(task, indices)
 
     @cached_property
     def offered(self) -> dict[str, tuple[str, int]]:
         """Kind and draws of every likelihood that whole texts get, headline first; learnt from scoring one token."""
         first = torch.zeros(1, 1, dtype=torch.int64, device=self._device)
-        reader = self.answers.scorer.model
+        reader = self.runner.scorer.model
         headline = reader.headline()
         with torch.no_grad():
             found = reader.log_likelihoods(
                 first,
-                draws=self.answers.scorer.draws,
+                draws=self.runner.scorer.draws,
                 rng=SequenceRng(0, [0]),
                 only=headline if self.headline_only else None,
             )
@@ -183,7 +183,7 @@ class HarnessModel(LM):
             ]
             records = self._score(task, rows, companions=not self.headline_only)
             for n, ids, found in zip(numbers, streams, records, strict=True):
-                results[n] = gather(found, stream_tokens=len(ids), headline=self.answers.scorer.model.headline())
+                results[n] = gather(found, stream_tokens=len(ids), headline=self.runner.scorer.model.headline())
         return results
 
     def _blocks(self, ids: np.ndarray, document: int, text: str) -> list[Row]:
@@ -223,7 +223,7 @@ class HarnessModel(LM):
 
     def _greedy(self, task: str, rows: Sequence[Sequence[Row]]) -> list[bool]:
         prompts = {n: greedy(own[0]) for n, own in enumerate(rows) if len(own) == 1}
-        found = dict(zip(prompts, self.answers.generate(task, list(prompts.values())), strict=True))
+        found = dict(zip(prompts, self.runner.generate(task, list(prompts.values())), strict=True))
         return [n in found and found[n] == own[0].tokens[own[0].context :].tolist() for n, own in enumerate(rows)]
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
@@ -237,13 +237,13 @@ class HarnessModel(LM):
         for task, numbers in asked.by_task(requests).items():
             own = [requests[n] for n in numbers]
             wishes, prompts = asked.generations(own, tokenizer, self.block_length, self._shortened)
-            for n, wish, new in zip(numbers, wishes, self.answers.generate(task, prompts), strict=True):
+            for n, wish, new in zip(numbers, wishes, self.runner.generate(task, prompts), strict=True):
                 results[n] = wish.cut(tokenizer.decode(new))
         self._say_what_was_shortened()
         return results
 
     def _score(self, task: str, rows: Sequence[Sequence[Row]], *, companions: bool) -> list[list[Any]]:
-        records = iter(self.answers.score(task, [row for own in rows for row in own], companions=companions))
+        records = iter(self.runner.score(task, [row for own in rows for row in own], companions=companions))
         return [[next(records) for _ in own] for own in rows]
 
     def _say_what_was_shortened(self) -> None:
@@ -259,7 +259,7 @@ class HarnessModel(LM):
             "model_name": self.loaded.name,
             "model_family": self.loaded.info["family"],
             "model_num_parameters": sum(p.numel() for p in self.loaded.model.parameters()),
-            "model_dtype": self.answers.dtype,
+            "model_dtype": self.runner.dtype,
             **({} if (matmul := self.loaded.model.inference_matmul) is None else {"inference_matmul": matmul}),
             "likelihood": {"name": headline, "kind": kind, "draws": draws},
             "companions": {name: {"kind": kind, "draws": draws} for name, (kind, draws) in companions},
@@ -267,8 +267,8 @@ class HarnessModel(LM):
             "weights_digest": self.loaded.info["weights_digest"],
             "tokenizer_fingerprint": self.loaded.tokenizer.fingerprint,
             "block_length": self.block_length,
-            "noise_seed": self.answers.seed,
-            **({} if self.answers.chunk is None else {"prequential_chunk": self.answers.chunk}),
+            "noise_seed": self.runner.seed,
+            **({} if self.runner.chunk is None else {"prequential_chunk": self.runner.chunk}),
         }
 
     def set_cache_hook(self, cache_hook: Any) -> None:
@@ -276,7 +276,7 @@ class HarnessModel(LM):
         log.warning(
             "--use_cache may give one model's answers to another; leave it out: answers are already kept in %s, "
             "by weights, settings and seed",
-            self.answers.cache_directory,
+            self.runner.cache_directory,
         )
         super().set_cache_hook(cache_hook)
 

@@ -103,7 +103,7 @@ def load(source: Any, checkpoint: Any, settings: str | Sequence[str], device: st
         if settings or checkpoint is not None:
             raise UserError("settings and checkpoint are for models loaded by name or path")
         return source
-    if found := registry.source(str(source)):
+    if found := registry.external_model(str(source)):
         if checkpoint is not None:
             raise UserError(f"checkpoint is for presets; {source} already says where its weights are")
         return found[0].from_source(found[1], settings=settings, device=device)
@@ -117,7 +117,7 @@ def locate(name: str, checkpoint: str | None, settings: Sequence[str]) -> str | 
     Raises:
         UserError: there is no such model, it has no weights, or a setting does not fit it.
     """
-    if found := registry.source(name):
+    if found := registry.external_model(name):
         if checkpoint is not None:
             raise UserError(f"--checkpoint is for presets; {name} already says where its weights are")
         found[0].check_source(found[1], settings)

@@ -48,7 +48,7 @@ def model_family(name: str) -> type[LanguageModel]:
     return load(MODELS, "model family", name)
 
 
-def source(name: str) -> tuple[type[LanguageModel], str] | None:
+def external_model(name: str) -> tuple[type[LanguageModel], str] | None:
     """The family and the source of a name `FAMILY:SOURCE`, such as `pretrained:gpt2`; None for any other name.
 
     Raises:

@@ -1,6 +1,6 @@
-"""One measurement as one JSON file: a cell of the leaderboard, with its provenance, validated and self-digested.
+"""One measurement as one JSON file: a result of the leaderboard, with its provenance, validated and self-digested.
 
-A cell lies at RESULTS/MODEL/TASK/KEY.json, where KEY comes from everything that can change its numbers. Its
+A result lies at RESULTS/MODEL/TASK/KEY.json, where KEY comes from everything that can change its numbers. Its
 per-block values lie beside it as gzip JSONL, one object a block: {"block": 0, "tokens": 255, "<likelihood>": nats}.
 """
 
@@ -35,7 +35,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """One number of a cell.
+    """One number of a result.
 
     Attributes:
         name: such as `token_perplexity`, `word_perplexity`, `bits_per_byte`, `kl_per_token`.
@@ -64,10 +64,10 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
+class Result:
     """One model on one task. Each table holds the fields of schema 1; see docs/protocol.md for their meaning.
 
-    Building a Cell validates it: UserError names the field, what was expected and what was found.
+    Building a Result validates it: UserError names the field, what was expected and what was found.
     """
 
     status: Status
@@ -83,12 +83,12 @@ class Cell:
     records: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        check(to_dict(self), "cell")
+        check(to_dict(self), "result")
 
     @property
     def key(self) -> str:
-        """The identity of the measurement; see `cell_key`."""
-        return cell_key(
+        """The identity of the measurement; see `result_key`."""
+        return result_key(
             config_digest=self.model["config_digest"],
             weights_digest=self.model["weights_digest"],
             task=self.task,
@@ -105,7 +105,7 @@ class Cell:
         return None
 
 
-def cell_key(
+def result_key(
     *,
     config_digest: str,
     weights_digest: str,
@@ -127,32 +127,32 @@ def cell_key(
     )
 
 
-def cell_path(results_dir: Path, *, model: str, task: str, key: str) -> Path:
-    """Where the cell of that key lies; characters of a name that mean something to a file system become `--`."""
+def result_path(results_dir: Path, *, model: str, task: str, key: str) -> Path:
+    """Where the result of that key lies; characters of a name that mean something to a file system become `--`."""
     model, task = (re.sub(r"[^A-Za-z0-9._+-]+", "--", name).lstrip(".") or "--" for name in (model, task))
     return Path(results_dir) / model / task / f"{key[:12]}.json"
 
 
-def write_cell(cell: Cell, results_dir: Path, *, records: Iterable[Mapping[str, Any]] | None = None) -> Path:
-    """Write a cell, and the per-block `records` if given; return the path of the cell.
+def write_result(result: Result, results_dir: Path, *, records: Iterable[Mapping[str, Any]] | None = None) -> Path:
+    """Write a result, and the per-block `records` if given; return the path of the result.
 
-    The records go first and carry their content in their name, so that a cell on disk always has its own.
+    The records go first and carry their content in their name, so that a result on disk always has its own.
 
     Raises:
         UserError: the directory cannot be written to, or a number is not finite.
     """
-    path = cell_path(results_dir, model=cell.model["name"], task=cell.task["name"], key=cell.key)
+    path = result_path(results_dir, model=result.model["name"], task=result.task["name"], key=result.key)
     if records is not None:
         lines = "".join(canonical_json(dict(record)) + "\n" for record in records)
         data = gzip.compress(lines.encode(), mtime=0)
         sha256 = hashlib.sha256(data).hexdigest()
         file = write_atomically(path.with_name(f"{path.stem}-{sha256[:8]}.jsonl.gz"), data)
-        cell = dataclasses.replace(cell, records={"file": file.name, "sha256": sha256})
-    return write_atomically(path, to_bytes(cell))
+        result = dataclasses.replace(result, records={"file": file.name, "sha256": sha256})
+    return write_atomically(path, to_bytes(result))
 
 
-def read_cell(path: Path) -> Cell:
-    """Read and verify one cell.
+def read_result(path: Path) -> Result:
+    """Read and verify one result.
 
     Raises:
         UserError: naming the file and what is wrong with it: not JSON, another schema, a field, or the digest.
@@ -174,37 +174,37 @@ def read_cell(path: Path) -> Cell:
         Metric(**{**metric, "ci95": None if metric["ci95"] is None else Interval(**metric["ci95"])})
         for metric in data["metrics"]
     )
-    return Cell(**{name: value for name, value in data.items() if name not in ("schema", "metrics")}, metrics=metrics)
+    return Result(**{name: value for name, value in data.items() if name not in ("schema", "metrics")}, metrics=metrics)
 
 
-def find_cells(results_dir: Path) -> list[Path]:
-    """The files of all cells below a results directory, sorted; empty when there are none."""
+def find_results(results_dir: Path) -> list[Path]:
+    """The files of all results below a results directory, sorted; empty when there are none."""
     return sorted(path for path in Path(results_dir).glob("*/*/*.json") if not path.name.startswith("."))
 
 
-def read_records(path: Path, cell: Cell) -> list[dict[str, Any]] | None:
-    """The per-block values of the cell read from `path`; None when it has none.
+def read_records(path: Path, result: Result) -> list[dict[str, Any]] | None:
+    """The per-block values of the result read from `path`; None when it has none.
 
     Raises:
-        UserError: the file is missing, or is not the one that the cell was written with.
+        UserError: the file is missing, or is not the one that the result was written with.
     """
-    if cell.records is None:
+    if result.records is None:
         return None
-    file = path.with_name(cell.records["file"])
+    file = path.with_name(result.records["file"])
     try:
         data = file.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: field records.file: cannot read {file}: {error.strerror}") from error
     found = hashlib.sha256(data).hexdigest()
-    if found != cell.records["sha256"]:
-        raise UserError(f"{file}: expected sha256 {cell.records['sha256']} (from {path.name}), found {found}")
+    if found != result.records["sha256"]:
+        raise UserError(f"{file}: expected sha256 {result.records['sha256']} (from {path.name}), found {found}")
     return [json.loads(line) for line in gzip.decompress(data).splitlines()]
 
 
-def to_dict(cell: Cell) -> dict[str, Any]:
-    """The cell as plain data, without its digest."""
-    data = {field.name: getattr(cell, field.name) for field in dataclasses.fields(cell)}
-    return {"schema": SCHEMA, **data, "metrics": [_plain(metric) for metric in cell.metrics]}
+def to_dict(result: Result) -> dict[str, Any]:
+    """The result as plain data, without its digest."""
+    data = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
+    return {"schema": SCHEMA, **data, "metrics": [_plain(metric) for metric in result.metrics]}
 
 
 def _plain(metric: Metric) -> dict[str, Any]:
@@ -215,9 +215,9 @@ def _plain(metric: Metric) -> dict[str, Any]:
     return data
 
 
-def to_bytes(cell: Cell) -> bytes:
-    """The one spelling of a cell: sorted keys, two spaces, shortest floats, its digest, a final newline."""
-    data = to_dict(cell)
+def to_bytes(result: Result) -> bytes:
+    """The one spelling of a result: sorted keys, two spaces, shortest floats, its digest, a final newline."""
+    data = to_dict(result)
     return (
         json.dumps({**data, "digest": digest(data)}, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
         + "\n"

@@ -93,7 +93,7 @@ _CHOICES = {
 
 
 def check(data: Mapping[str, Any], where: str) -> None:
-    """Raise UserError at the first field of a cell's plain data that is missing, unknown, or of another type."""
+    """Raise UserError at the first field of a result's plain data that is missing, unknown, or of another type."""
     for name in sorted(_TOP ^ set(data)):
         known = name in _TOP
         raise _wrong(where, name, "a value" if known else "no such field", "nothing" if known else repr(data[name]))
@@ -103,7 +103,7 @@ def check(data: Mapping[str, Any], where: str) -> None:
     if data["records"] is not None:
         _check_table(data["records"], "records", "records", where)
         if re.search(r"[/\\]|^\.", data["records"]["file"]):
-            raise _wrong(where, "records.file", "the name of a file beside the cell", repr(data["records"]["file"]))
+            raise _wrong(where, "records.file", "the name of a file beside the result", repr(data["records"]["file"]))
     if not isinstance(data["metrics"], list | tuple) or not data["metrics"]:
         raise _wrong(where, "metrics", "a list of at least one metric", repr(data["metrics"]))
     for i, metric in enumerate(data["metrics"]):

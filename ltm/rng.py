@@ -74,7 +74,7 @@ class SequenceRng:
         return Stream(self.generators(purpose))
 
 
-class LatentsApart(SequenceRng):
+class SplitNoise(SequenceRng):
     """Streams whose tokens are drawn by one index and all else, such as latents, by another.
 
     Args:
@@ -86,9 +86,9 @@ class LatentsApart(SequenceRng):
         super().__init__(seed, indices)
         self.others = [int(i) for i in others]
 
-    def select(self, rows: Sequence[int]) -> LatentsApart:
+    def select(self, rows: Sequence[int]) -> SplitNoise:
         """The streams of some rows of the batch."""
-        return LatentsApart(self.seed, [self.indices[r] for r in rows], [self.others[r] for r in rows])
+        return SplitNoise(self.seed, [self.indices[r] for r in rows], [self.others[r] for r in rows])
 
     def generators(self, purpose: str) -> list[torch.Generator]:
         """As `SequenceRng.generators`."""

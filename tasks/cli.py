@@ -19,7 +19,7 @@ from ltm.progress import say
 
 if TYPE_CHECKING:
     from ltm.harness import HarnessModel
-    from ltm.result import Cell
+    from ltm.result import Result
     from tasks.catalog import TaskEntry
     from tasks.kinds import Measurement
 
@@ -153,19 +153,19 @@ def _main(options: argparse.Namespace, arguments: Sequence[str] | None) -> int:
     _quieten()
 
     command = shlex.join(["ltm-eval", *(sys.argv[1:] if arguments is None else arguments)])
-    cells: dict[str, list[Cell]] = {}
+    results: dict[str, list[Result]] = {}
     for name, place in located.items():
         model = opening.open_model(name, place, options)
         if model.loaded.info["training"].get("complete") is False:
             say(f"{name}: warning: its training was not finished, as its results will say")
         for entry, found in zip(entries, prepared, strict=True):
-            cells.setdefault(entry.kind, []).append(_evaluate(model, entry, found, options, command))
-    report.show(cells)
-    paired.show(cells.get("perplexity", ()), options.output)
+            results.setdefault(entry.kind, []).append(_evaluate(model, entry, found, options, command))
+    report.show(results)
+    paired.show(results.get("perplexity", ()), options.output)
     if options.show_samples:
         from tasks import samples
 
-        samples.show((cell for found in cells.values() for cell in found), options.output, options.show_samples)
+        samples.show((result for found in results.values() for result in found), options.output, options.show_samples)
     print(f"\nnext: ltm-leaderboard build --results {shlex.quote(str(options.output))}")
     return 0
 
@@ -188,19 +188,21 @@ def _check_numbers(options: argparse.Namespace) -> None:
             whole_number(f"--{name.replace('_', '-')}", value, least=1)
 
 
-def _evaluate(model: HarnessModel, entry: TaskEntry, prepared: Any, options: argparse.Namespace, command: str) -> Cell:
-    from ltm.result import cell_key, cell_path, read_cell, write_cell
-    from tasks import results as cells
+def _evaluate(
+    model: HarnessModel, entry: TaskEntry, prepared: Any, options: argparse.Namespace, command: str
+) -> Result:
+    from ltm.result import read_result, result_key, result_path, write_result
+    from tasks import results
     from tasks.kinds import kind
     from tasks.provenance import provenance
 
     name, module = model.loaded.name, kind(entry.kind)
     identity = module.identity(entry, prepared, model, options)
-    path = cell_path(options.output, model=name, task=entry.name, key=cell_key(**identity))
+    path = result_path(options.output, model=name, task=entry.name, key=result_key(**identity))
     if path.exists():
-        cell = read_cell(path)
-        say(f"{name} on {entry.name}: {cell.status}, nothing to do ({path})")
-        return cell
+        result = read_result(path)
+        say(f"{name} on {entry.name}: {result.status}, nothing to do ({path})")
+        return result
     tokens, items = identity["scoring"]["tokens"], f"{identity['scoring']['blocks']:,} {module.ITEMS}"
     say(f"{name} on {entry.name}: {f'{tokens:,} tokens in {items}' if tokens else items}")
     measurement = _measure(entry, prepared, model, options)
@@ -211,14 +213,14 @@ def _evaluate(model: HarnessModel, entry: TaskEntry, prepared: Any, options: arg
         tokens=measurement.tokens,
         matmul=model.loaded.model.inference_matmul,
     )
-    cell = cells.build(identity, measurement, model, record)
-    path = write_cell(cell, options.output, records=measurement.records)
+    result = results.build(identity, measurement, model, record)
+    path = write_result(result, options.output, records=measurement.records)
     say(f"{name} on {entry.name}: written to {path}")
     for note in measurement.notes:
         say(f"{name} on {entry.name}: {note}")
-    if warning := cells.too_good(cell):
+    if warning := results.too_good(result):
         say(f"warning: {warning}")
-    return cell
+    return result
 
 
 def _measure(entry: TaskEntry, prepared: Any, model: HarnessModel, options: argparse.Namespace) -> Measurement:

@@ -62,7 +62,7 @@ def find(option: str, name: str) -> Judge:
 
     try:
         place = model_store.locate(name, None, ())
-        if source := registry.source(name):
+        if source := registry.external_model(name):
             family = source[0]
         elif place is None:
             family = registry.preset(name)[0]

@@ -36,12 +36,12 @@ class Measurement:
     Attributes:
         metrics: at least one; of each name one is the headline at most.
         records: one plain dict an item, with all that is needed to compute the metrics again or to pair models.
-        data: the cell's table of that name: corpus, fingerprint, bytes, words, documents, source.
+        data: the result's table of that name: corpus, fingerprint, bytes, words, documents, source.
         seconds: of computing, over all runs that had a part in it.
         tokens: scored or generated in that time.
         complete: False when part of the task was left out on request.
         found: fields of `scoring` as they came out, such as blocks and draws; others than the identity's are an error.
-        cost: fields of the cell's table of that name that this task has otherwise than blocks scored by themselves.
+        cost: fields of the result's table of that name that this task has otherwise than blocks scored by themselves.
         notes: what the user must know, such as how many items could not be scored; printed.
     """
 
@@ -78,7 +78,7 @@ class Kind(Protocol):
         ITEMS: what its items are called: blocks, problems, samples.
         COLUMNS: of its summary.
 
-    A module may have `beside(cell)` too: labels, and metrics by name, of rows below those of the models.
+    A module may have `beside(result)` too: labels, and metrics by name, of rows below those of the models.
     """
 
     ITEMS: str
@@ -94,7 +94,7 @@ class Kind(Protocol):
     def identity(
         self, entry: TaskEntry, prepared: Any, model: HarnessModel, options: argparse.Namespace
     ) -> dict[str, Any]:
-        """The arguments of `ltm.result.cell_key`; `scoring` has everything that can change a number."""
+        """The arguments of `ltm.result.result_key`; `scoring` has everything that can change a number."""
 
     def measure(self, entry: TaskEntry, prepared: Any, model: HarnessModel, options: argparse.Namespace) -> Measurement:
         """Measure the model.

@@ -10,66 +10,66 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ltm.result import Cell
+    from ltm.result import Result
     from tasks.stats import Measured
 
 PERPLEXITY = "token_perplexity"
 
 
-def show(cells: Sequence[Cell], output: Path) -> None:
+def show(results: Sequence[Result], output: Path) -> None:
     """Print, for each text, how every further model differs from the first one that was named.
 
     Models with other tokens or other blocks cannot be paired, and are named below the table.
     """
     from tasks import report
 
-    groups: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
-    for cell in cells:
-        if cell.metric(PERPLEXITY):
-            groups[report.typed(cell), cell.data["fingerprint"]].append(cell)
+    groups: dict[tuple[Any, ...], list[Result]] = defaultdict(list)
+    for result in results:
+        if result.metric(PERPLEXITY):
+            groups[report.typed(result), result.data["fingerprint"]].append(result)
     rows, apart = [], []
     for (task, _), (first, *others) in groups.items():
-        for cell in others:
-            names = f"{cell.model['name']} − {first.model['name']}"
-            if (found := difference(cell, first, output)) is None:
+        for result in others:
+            names = f"{result.model['name']} − {first.model['name']}"
+            if (found := difference(result, first, output)) is None:
                 apart.append(f"{task}: {names}")
             else:
-                rows.append((task, names, *_words(found, cell, first)))
+                rows.append((task, names, *_words(found, result, first)))
     if rows:
         _print(rows)
     if apart:
         print(textwrap.fill(f"Not paired, since tokens or blocks differ: {'; '.join(apart)}.", report.WIDTH))
 
 
-def difference(cell: Cell, first: Cell, output: Path) -> Measured | None:
-    """Nats a token that the headline likelihood of `cell` costs more than that of `first`; None on other blocks."""
+def difference(result: Result, first: Result, output: Path) -> Measured | None:
+    """Nats a token that the headline likelihood of `result` costs more than that of `first`; None on other blocks."""
     from tasks import stats
 
-    if cell.tokenizer["fingerprint"] != first.tokenizer["fingerprint"]:
+    if result.tokenizer["fingerprint"] != first.tokenizer["fingerprint"]:
         return None
-    (nats_A, tokens_A), (nats_B, tokens_B) = (_blocks(one, output) for one in (cell, first))
+    (nats_A, tokens_A), (nats_B, tokens_B) = (_blocks(one, output) for one in (result, first))
     try:
         return stats.paired_difference(nats_A, tokens_A, nats_B, tokens_B)
     except ValueError:
         return None
 
 
-def _blocks(cell: Cell, output: Path) -> tuple[list[float], list[int]]:
-    from ltm.result import cell_path, read_cell, read_records
+def _blocks(result: Result, output: Path) -> tuple[list[float], list[int]]:
+    from ltm.result import read_records, read_result, result_path
 
-    path = cell_path(output, model=cell.model["name"], task=cell.task["name"], key=cell.key)
-    metric = cell.metric(PERPLEXITY)
+    path = result_path(output, model=result.model["name"], task=result.task["name"], key=result.key)
+    metric = result.metric(PERPLEXITY)
     assert metric is not None and metric.likelihood is not None
-    # As written: a cell that was just made does not know its records' file.
-    records = read_records(path, read_cell(path)) or []
+    # As written: a result that was just made does not know its records' file.
+    records = read_records(path, read_result(path)) or []
     return [record[metric.likelihood] for record in records], [record["tokens"] for record in records]
 
 
-def _words(found: Measured, cell: Cell, first: Cell) -> tuple[str, str, str]:
+def _words(found: Measured, result: Result, first: Result) -> tuple[str, str, str]:
     if found.ci95 is None:
         return f"{found.value:+.4f}", f"×{math.exp(found.value):.4f}", "one block: no saying"
     low, high = found.ci95
-    kinds = {metric.kind for one in (cell, first) if (metric := one.metric(PERPLEXITY))}
+    kinds = {metric.kind for one in (result, first) if (metric := one.metric(PERPLEXITY))}
     verdict = "no difference seen" if low <= 0 <= high else "better" if high < 0 else "worse"
     if "estimate" in kinds:
         verdict = "~ an estimate: no saying"

@@ -9,19 +9,19 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from ltm.result import Cell, Metric
+    from ltm.result import Metric, Result
     from tasks.kinds import Column
 
 WIDTH = 100
 
 
-def show(cells: Mapping[str, Sequence[Cell]]) -> None:
-    """Print the cells of each kind."""
+def show(results: Mapping[str, Sequence[Result]]) -> None:
+    """Print the results of each kind."""
     from tasks.kinds import kind
 
     printer = console()
     signs = False
-    for name, found in cells.items():
+    for name, found in results.items():
         columns = kind(name).COLUMNS
         signs |= any(column.sign for column in columns)
         table = plain_table()
@@ -29,18 +29,18 @@ def show(cells: Mapping[str, Sequence[Cell]]) -> None:
         table.add_column("Model", overflow="fold")
         for header in (*(column.header for column in columns), "Tokens/s"):
             table.add_column(header, justify="right", overflow="fold")
-        for cell in found:
-            label = cell.model["name"] + ("" if cell.status == "complete" else f" ({cell.status})")
-            speed = cell.provenance["tokens_per_second"]
+        for result in found:
+            label = result.model["name"] + ("" if result.status == "complete" else f" ({result.status})")
+            speed = result.provenance["tokens_per_second"]
             table.add_row(
-                typed(cell),
+                typed(result),
                 label,
-                *(_value(cell, column) for column in columns),
+                *(_value(result, column) for column in columns),
                 "-" if speed is None else f"{speed:,.0f}",
             )
-        # What stands beside cells is the same for all models of a task, and shown once.
-        beside: Callable[[Cell], Any] = getattr(kind(name), "beside", lambda cell: ())
-        rows = {(typed(cell), label): values for cell in found for label, values in beside(cell)}
+        # What stands beside results is the same for all models of a task, and shown once.
+        beside: Callable[[Result], Any] = getattr(kind(name), "beside", lambda result: ())
+        rows = {(typed(result), label): values for result in found for label, values in beside(result)}
         for (task, label), values in rows.items():
             table.add_row(task, label, *(shown(values.get(column.metric), column) for column in columns), "-")
         printer.print(table)
@@ -64,17 +64,17 @@ def plain_table(title: str | None = None) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
-def typed(cell: Cell) -> str:
+def typed(result: Result) -> str:
     """The task's name as `ltm-eval --tasks` takes it."""
-    return str(cell.task["name"]).removeprefix("ltm_")
+    return str(result.task["name"]).removeprefix("ltm_")
 
 
-def _value(cell: Cell, column: Column) -> str:
-    metric = cell.metric(column.metric)
+def _value(result: Result, column: Column) -> str:
+    metric = result.metric(column.metric)
     if metric is None:
         # A metric of no likelihood, beside the one that models are ranked by.
         names = (column.metric, f"{column.metric}[")  # gen_ppl[ar-tiny]: the name says who judged
-        own = (m for m in cell.metrics if m.likelihood is None)
+        own = (m for m in result.metrics if m.likelihood is None)
         metric = next((m for m in own if m.name == names[0] or m.name.startswith(names[1])), None)
     return shown(metric, column)
 

@@ -1,4 +1,4 @@
-"""Result cells: what is alike in those of all kinds of task, and what is said about numbers too good to be true."""
+"""Result results: what is alike in those of all kinds of task, and what is said about numbers too good to be true."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ltm.errors import UserError
-from ltm.result import Cell, Interval, Metric, cell_key
+from ltm.result import Interval, Metric, Result, result_key
 from tasks.kinds import Measurement
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ SUSPICIOUS_NATS = 2.0
 
 
 def identity(entry: TaskEntry, split: Split, model: HarnessModel, **scoring: Any) -> dict[str, Any]:
-    """The arguments of `ltm.result.cell_key`; `scoring` has `blocks`, `draws` and what else can change a number."""
+    """The arguments of `ltm.result.result_key`; `scoring` has `blocks`, `draws` and what else can change a number."""
     info = model.loaded.info
     return {
         "config_digest": info["config_digest"],
@@ -33,15 +33,15 @@ def identity(entry: TaskEntry, split: Split, model: HarnessModel, **scoring: Any
             "block_length": model.block_length,
             "tokens": 0,
             "eos_between_documents": False,
-            "seed": model.answers.seed,
-            "dtype": model.answers.dtype,
+            "seed": model.runner.seed,
+            "dtype": model.runner.dtype,
             **scoring,
         },
     }
 
 
 def data(split: Split) -> dict[str, Any]:
-    """A cell's table of that name."""
+    """A result's table of that name."""
     return {
         "corpus": split.corpus,
         "fingerprint": split.fingerprint,
@@ -66,17 +66,17 @@ def metric(name: str, measured: Measured, **fields: Any) -> Metric:
 
 def build(
     identity: Mapping[str, Any], measurement: Measurement, model: HarnessModel, provenance: Mapping[str, Any]
-) -> Cell:
-    """The cell of one model on one task.
+) -> Result:
+    """The result of one model on one task.
 
     Raises:
-        UserError: what was measured is not what was to be measured; there is no cell then.
+        UserError: what was measured is not what was to be measured; there is no result then.
     """
     for what, found in measurement.found.items():
         if found != (expected := identity["scoring"][what]):
             raise UserError(f"{identity['task']['name']}: expected {expected} {what}, found {found}; no result")
     info = model.loaded.info
-    cell = Cell(
+    result = Result(
         status="complete" if measurement.complete else "partial",
         model={
             "name": model.loaded.name,
@@ -91,20 +91,20 @@ def build(
         cost={**dataclasses.asdict(model.loaded.model.cost(model.block_length)), **measurement.cost},
         provenance=provenance,
     )
-    assert cell.key == cell_key(**identity)
-    return cell
+    assert result.key == result_key(**identity)
+    return result
 
 
-def too_good(cell: Cell) -> str | None:
+def too_good(result: Result) -> str | None:
     """A warning when what claims to be a likelihood or a bound is lower than text like this has ever allowed."""
-    if cell.tokenizer["name"] != "gpt2":
+    if result.tokenizer["name"] != "gpt2":
         return None
-    for metric in cell.metrics:
+    for metric in result.metrics:
         if metric.name != "token_perplexity" or metric.kind == "estimate":
             continue
         if (nats := math.log(metric.value)) < SUSPICIOUS_NATS:
             return (
-                f"{cell.model['name']} on {cell.task['name']}: {nats:.2f} nats a GPT-2 token ({metric.likelihood}) is "
-                f"below {SUSPICIOUS_NATS}; re-check the estimator, and that the model has not seen this text"
+                f"{result.model['name']} on {result.task['name']}: {nats:.2f} nats per "
+                f"GPT-2 token ({metric.likelihood}) is below {SUSPICIOUS_NATS}; re-check the estimator, and that the model has not seen this text"
             )
     return None

@@ -6,23 +6,23 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltm.result import cell_path, read_cell, read_records
+from ltm.result import read_records, read_result, result_path
 
 if TYPE_CHECKING:
-    from ltm.result import Cell
+    from ltm.result import Result
 
 
-def show(cells: Iterable[Cell], results: Path, count: int) -> None:
-    """Print the first `count` texts of each cell that has texts, what was asked before them in brackets.
+def show(results: Iterable[Result], output: Path, count: int) -> None:
+    """Print the first `count` texts of each result that has texts, what was asked before them in brackets.
 
     The first are as good as any: samples are independent, and were not chosen. Of a problem the first one is shown,
     with the right answer.
     """
-    for cell in cells:
-        title = f"{cell.model['name']} on {cell.task['name']}"
-        path = cell_path(results, model=cell.model["name"], task=cell.task["name"], key=cell.key)
-        # As it was written: a cell just built does not know its records' file.
-        found = [texts for record in read_records(path, read_cell(path)) or () if (texts := _texts(record))]
+    for result in results:
+        title = f"{result.model['name']} on {result.task['name']}"
+        path = result_path(output, model=result.model["name"], task=result.task["name"], key=result.key)
+        # As it was written: a result just built does not know its records' file.
+        found = [texts for record in read_records(path, read_result(path)) or () if (texts := _texts(record))]
         if not found:
             print(f"\n{title}: this task keeps no texts")
         for number, (before, text, after) in enumerate(found[:count], start=1):

@@ -33,7 +33,7 @@ class Measured(NamedTuple):
     method: str
 
 
-class Cost(NamedTuple):
+class NatsTotal(NamedTuple):
     """What a text costs: `nats` in total for `tokens` tokens, with the errors of nats a token as in `Measured`."""
 
     nats: float
@@ -68,7 +68,7 @@ class Cost(NamedTuple):
         )
 
 
-def cost(nats_N: Any, tokens_N: Any, mc_var_N: Any = None) -> Cost:
+def nats_total(nats_N: Any, tokens_N: Any, mc_var_N: Any = None) -> NatsTotal:
     """The cost of a text from its blocks.
 
     Args:
@@ -88,7 +88,9 @@ def cost(nats_N: Any, tokens_N: Any, mc_var_N: Any = None) -> Cost:
         raise ValueError("nats must be finite, and there must be tokens")
     tokens = math.fsum(tokens_N)
     stderr_mc = None if mc_var_N is None else math.sqrt(math.fsum(mc_var_N)) / tokens
-    return Cost(-math.fsum(nats_N), tokens, stderr_mc, *_bootstrap(tuple(nats_N.tolist()), tuple(tokens_N.tolist())))
+    return NatsTotal(
+        -math.fsum(nats_N), tokens, stderr_mc, *_bootstrap(tuple(nats_N.tolist()), tuple(tokens_N.tolist()))
+    )
 
 
 @lru_cache(maxsize=64)
@@ -153,7 +155,7 @@ def paired_difference(nats_A: Any, tokens_A: Any, nats_B: Any, tokens_B: Any) ->
     nats_A, nats_B = np.asarray(nats_A, np.float64), np.asarray(nats_B, np.float64)
     if not np.array_equal(tokens_A, tokens_B):
         raise ValueError("the two models were scored on different blocks: same text, tokenizer and block length needed")
-    return cost(nats_A - nats_B, tokens_A).per_token()
+    return nats_total(nats_A - nats_B, tokens_A).per_token()
 
 
 # Aggregations for lm-eval. An item is (log-likelihood, bytes, words) of a document: tasks/likelihood/yaml_functions.py.
@@ -224,7 +226,7 @@ def _perplexity_of(items: Sequence[Any], likelihood: str | None = None) -> Measu
     tokens_N = np.concatenate([part.tokens_N for part in parts])
     known = all(part.mc_var_N is not None for part in parts)
     mc_var_N = np.concatenate([part.mc_var_N for part in parts]) if known else None
-    return cost(np.concatenate([part.nats_N for part in parts]), tokens_N, mc_var_N).perplexity()
+    return nats_total(np.concatenate([part.nats_N for part in parts]), tokens_N, mc_var_N).perplexity()
 
 
 def _term_of(items: Sequence[Any], term: str) -> float:

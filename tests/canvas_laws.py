@@ -55,11 +55,11 @@ def carry(
 
 
 def p_value(texts: list[list[int]], law: torch.Tensor) -> float:
-    """Chi-square of drawn texts over V tokens against their law, (V^length,); texts too rare for it share a cell."""
+    """Chi-square of drawn texts over V tokens against their law, (V^length,); texts too rare for it share a result."""
     length = round(math.log(len(law), V))
     codes = torch.tensor(texts) @ torch.tensor([V ** (length - 1 - i) for i in range(length)])
     found, expected = torch.bincount(codes, minlength=len(law)).double(), law / law.sum() * len(texts)
     rare = expected < 5
-    cells = [torch.cat([x[~rare], x[rare].sum()[None]]) for x in (found, expected)]
-    keep = cells[1] > 0
-    return float(chisquare(cells[0][keep].numpy(), cells[1][keep].numpy()).pvalue)
+    results = [torch.cat([x[~rare], x[rare].sum()[None]]) for x in (found, expected)]
+    keep = results[1] > 0
+    return float(chisquare(results[0][keep].numpy(), results[1][keep].numpy()).pvalue)

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ltm.config import digest
-from ltm.result import Cell, Interval, Metric
+from ltm.result import Interval, Metric, Result
 
 BYTES_PER_TOKEN, WORDS_PER_TOKEN = 3.5, 0.7
 
@@ -41,7 +41,7 @@ def metrics(
     ]
 
 
-def make_cell(
+def make_result(
     *,
     name: str = "ltm-tiny",
     family: str = "ltm",
@@ -54,8 +54,8 @@ def make_cell(
     status: Any = "complete",
     scoring: dict[str, Any] | None = None,
     **sections: dict[str, Any],
-) -> Cell:
-    """A cell of an LTM (`family="ltm"`) or of an exact model; `sections` replace fields, `training={"tokens": 1}`."""
+) -> Result:
+    """A result of an LTM (`family="ltm"`) or of an exact model; `sections` replace fields, `training={"tokens": 1}`."""
     latent = family == "ltm"
     kind = "lower_bound" if latent else "exact"
     values = metrics(nats, likelihood="elbo" if latent else "exact", kind=kind, headline=True, half_width=half_width)
@@ -127,4 +127,4 @@ def make_cell(
     }
     for section, fields in sections.items():
         data[section] = {**data[section], **fields}
-    return Cell(status=status, metrics=tuple(values), **data)
+    return Result(status=status, metrics=tuple(values), **data)

@@ -1,4 +1,4 @@
-"""The audit from the outside: verdicts in a cell, evidence that can be computed again, and what is said."""
+"""The audit from the outside: verdicts in a result, evidence that can be computed again, and what is said."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from ltm.config import to_dict
 from ltm.data import corpora
 from ltm.harness import HarnessModel
-from ltm.result import find_cells, read_cell, read_records
+from ltm.result import find_results, read_records, read_result
 from tasks import cli
 from tasks.audit import report, twins
 from tasks.audit.checks import enumeration, next_token
@@ -46,16 +46,16 @@ def test_a_cell_has_a_verdict_and_all_that_its_evidence_is_made_of(place, capsys
     printed = capsys.readouterr()
     assert "exact: 8 of 8 checks passed" in printed.err and "passed" in printed.out
     assert all(len(line) <= 100 for line in printed.err.splitlines() if line.startswith("  "))
-    (path,) = find_cells(place / "results")
-    cell = read_cell(path)
-    assert (cell.task["name"], cell.model["name"], cell.status) == ("ltm_audit", "ar-tiny", "partial")
-    found = {m.name: m for m in cell.metrics}
+    (path,) = find_results(place / "results")
+    result = read_result(path)
+    assert (result.task["name"], result.model["name"], result.status) == ("ltm_audit", "ar-tiny", "partial")
+    found = {m.name: m for m in result.metrics}
     verdict = found["audit_passed"]
     assert (verdict.value, verdict.unit, verdict.kind, verdict.direction, verdict.headline) == (
         1.0, "verdict", "exact", "higher", True
     )  # fmt: skip
-    records = [r for r in read_records(path, cell) if r["part"] == "text"]
-    assert len(records) == 12 == cell.scoring["blocks"] and cell.scoring["block_length"] == 128
+    records = [r for r in read_records(path, result) if r["part"] == "text"]
+    assert len(records) == 12 == result.scoring["blocks"] and result.scoring["block_length"] == 128
     again = evidence([r["exact"] for r in records], [r["reference"] for r in records])
     assert found["audit_log_e_value"].value == pytest.approx(again.log_e_value) and again.log_e_value < 0
     tokens = sum(r["tokens"] for r in records)
@@ -63,7 +63,7 @@ def test_a_cell_has_a_verdict_and_all_that_its_evidence_is_made_of(place, capsys
         assert found[name].value == pytest.approx(-math.fsum(r[part] for r in records) / tokens)
     assert found["audit_source_nats_per_token"].likelihood is None
     assert found["audit_total_mass"].value == pytest.approx(1) and found["audit_proposal_mass"].value <= 1
-    assert cell.data["corpus"] == "topics" and cell.data["source"]["kind"] == "known_source"
+    assert result.data["corpus"] == "topics" and result.data["source"]["kind"] == "known_source"
     assert path.with_suffix(".svg").exists() or "no figure" in printed.err
     assert run("ar-tiny", "--proposal", "ar-tiny") == 0
     assert "nothing to do" in capsys.readouterr().err

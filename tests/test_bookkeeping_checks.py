@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ltm.api import LikelihoodEstimate
-from ltm.evaluation.runner import Answers
+from ltm.evaluation.runner import Runner
 from ltm.harness import HarnessModel
 from tasks import stats
 from tasks.audit.checks import bookkeeping
@@ -69,16 +69,18 @@ def test_estimates_that_do_not_keep_their_books_are_named(monkeypatch, change, m
 
 
 def test_a_perplexity_that_is_no_exponential_of_totals_is_named(monkeypatch):
-    sound = stats.Cost.perplexity
+    sound = stats.NatsTotal.perplexity
     monkeypatch.setattr(
-        stats.Cost, "perplexity", lambda self, **units: sound(self, **units)._replace(value=self.nats / self.tokens)
+        stats.NatsTotal,
+        "perplexity",
+        lambda self, **units: sound(self, **units)._replace(value=self.nats / self.tokens),
     )
     assert "token_perplexity is reported as" in faults(bookkeeping.accounting(harness(), TEXT))
 
 
 def test_bytes_that_are_not_the_texts_are_named(monkeypatch):
-    sound = stats.Cost.bits_per_byte
-    monkeypatch.setattr(stats.Cost, "bits_per_byte", lambda self, count: sound(self, count + 1))
+    sound = stats.NatsTotal.bits_per_byte
+    monkeypatch.setattr(stats.NatsTotal, "bits_per_byte", lambda self, count: sound(self, count + 1))
     assert "bits_per_byte is reported as" in faults(bookkeeping.accounting(harness(), TEXT))
 
 
@@ -94,19 +96,19 @@ def test_answers_are_a_models_own():
 
 
 def test_answers_kept_without_regard_to_the_model_are_named(monkeypatch):
-    sound = Answers.circumstances
+    sound = Runner.circumstances
     monkeypatch.setattr(
-        Answers, "circumstances", lambda self, task: {k: v for k, v in sound(self, task).items() if k != "weights"}
+        Runner, "circumstances", lambda self, task: {k: v for k, v in sound(self, task).items() if k != "weights"}
     )
     assert "another model's name" in faults(bookkeeping.depends_on_weights(harness(), TEXT))
 
 
 def test_answers_that_another_model_left_behind_are_named(monkeypatch):
     """Both were asked before, and only the second question finds an answer that is not its own."""
-    sound = Answers.circumstances
+    sound = Runner.circumstances
     kept = ("weights", "config")
     monkeypatch.setattr(
-        Answers, "circumstances", lambda self, task: {k: v for k, v in sound(self, task).items() if k not in kept}
+        Runner, "circumstances", lambda self, task: {k: v for k, v in sound(self, task).items() if k not in kept}
     )
     bookkeeping._nats(harness(seed=1), TEXT)
     assert faults(bookkeeping.depends_on_weights(harness(), TEXT))

@@ -18,7 +18,7 @@ from ltm import api, registry, tokenizer
 from ltm.api import Sampling
 from ltm.config import config_digest, digest, to_dict
 from ltm.harness import HarnessModel
-from ltm.result import read_cell, read_records
+from ltm.result import read_records, read_result
 from ltm.rng import SequenceRng, seed_of
 from tasks import catalog, cli
 from tasks.likelihood import last_word, last_word_kind
@@ -230,11 +230,11 @@ def test_our_last_word_task_is_the_same_through_both_commands(tmp_path, monkeypa
     save_small(tmp_path / "home", "ltm-tiny")
     assert cli.main(["--model", "ltm-tiny", "--tasks", "lambada_last_word", "--draws", "2"]) == 0
     (path,) = (tmp_path / "results" / "ltm-tiny" / "ltm_lambada_last_word").glob("*.json")
-    cell = read_cell(path)
-    accuracy, perplexity = cell.metric("accuracy"), cell.metric("last_word_perplexity")
-    assert cell.status == "complete" and (accuracy.kind, accuracy.direction) == ("exact", "higher")
+    result = read_result(path)
+    accuracy, perplexity = result.metric("accuracy"), result.metric("last_word_perplexity")
+    assert result.status == "complete" and (accuracy.kind, accuracy.direction) == ("exact", "higher")
     assert (perplexity.likelihood, perplexity.kind) == ("predictive_bound", "lower_bound")
-    records = read_records(path, cell)
+    records = read_records(path, result)
     assert [r["word"] for r in records] == ["mat", "dog", "one", "cat"]
     nats = [r["predictive_bound"] for r in records]
     assert perplexity.value == pytest.approx(math.exp(-sum(nats) / 4))

@@ -151,7 +151,7 @@ def test_the_examples_of_the_documents_are_what_the_rules_do() -> None:
     rows = text.split("| | Before | After |\n")[1].split("\n\n")[0].splitlines()[1:]
     shown = []
     for names, before, after in (row.strip("| ").split(" | ") for row in rows):
-        before, after = (cell.strip().strip("`").replace("⏎", "\n") for cell in (before, after))
+        before, after = (result.strip().strip("`").replace("⏎", "\n") for result in (before, after))
         for name in re.findall(r"`(\w+)`", names):
             rules = KNOWN[name].detokenizer
             assert (detokenizer(rules)(before) if rules else "unchanged") == after

@@ -13,7 +13,7 @@ from ltm import tokenizer
 from ltm.config import with_settings
 from ltm.latent.model import LatentThoughtModel
 from ltm.latent.posterior import Posterior, PosteriorConfig
-from ltm.result import read_cell, read_records
+from ltm.result import read_records, read_result
 from ltm.rng import SequenceRng
 from ltm.training import checkpoint
 from tasks import cli
@@ -209,12 +209,12 @@ def test_the_command_writes_a_cell_records_and_a_figure(place, capsys):
     assert "bounds by steps" in printed.err and "between the posterior means" in printed.err
     for name in ("ltm-tiny", "vae-tiny"):
         (path,) = (place / "results" / name / "ltm_diagnostics_ptb").glob("*.json")
-        cell = read_cell(path)
-        assert cell.status == "partial" and cell.scoring["blocks"] == 6
-        metrics = {m.name: m for m in cell.metrics}
+        result = read_result(path)
+        assert result.status == "partial" and result.scoring["blocks"] == 6
+        metrics = {m.name: m for m in result.metrics}
         assert metrics["mutual_information"].kind == "estimate" and metrics["mutual_information"].value <= math.log(6)
         assert 0 <= metrics["active_units"].value <= metrics["units"].value
-        records = read_records(path, cell)
+        records = read_records(path, result)
         posterior = [r for r in records if r["part"] == "posterior"]
         mean = sum(r["mutual_information"] for r in posterior) / 6
         assert mean == pytest.approx(metrics["mutual_information"].value)

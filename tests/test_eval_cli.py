@@ -16,7 +16,7 @@ import torch
 
 from ltm import model_store
 from ltm.data import corpora
-from ltm.result import Interval, Metric, find_cells, read_cell, read_records
+from ltm.result import Interval, Metric, find_results, read_records, read_result
 from ltm.rng import SequenceRng, seed_of
 from ltm.training import checkpoint
 from tasks import cli, paired, results
@@ -44,7 +44,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def found_cells(directory: Path) -> dict[tuple[str, str], object]:
-    return {(c.model["name"], c.task["name"]): c for c in map(read_cell, find_cells(directory))}
+    return {(c.model["name"], c.task["name"]): c for c in map(read_result, find_results(directory))}
 
 
 def test_help_comes_at_once_and_without_heavy_imports():
@@ -129,19 +129,19 @@ def test_any_text_file_is_scored_under_its_own_name(place, capsys):
     arguments = ["--model", "ar-tiny", "--tasks", "text:my notes.txt,ptb"]
     assert cli.main(arguments) == 0
     found = found_cells(place / "results")
-    cell = found["ar-tiny", "text_my-notes"]
+    result = found["ar-tiny", "text_my-notes"]
     # As it stands: not detokenised, and its units are the file's.
-    assert cell.scoring["tokens"] == cell.data["bytes"] == len((PTB * 3).encode())
-    assert cell.data["source"] == {"kind": "file", "file": "my notes.txt"}
+    assert result.scoring["tokens"] == result.data["bytes"] == len((PTB * 3).encode())
+    assert result.data["source"] == {"kind": "file", "file": "my notes.txt"}
     (place / "my notes.txt").write_text(PTB * 4)
     assert cli.main(arguments) == 0
-    assert len(find_cells(place / "results")) == 3
+    assert len(find_results(place / "results")) == 3
 
 
 def test_separators_are_another_protocol(place):
     arguments = ["--model", "ar-tiny", "--tasks", "ptb"]
     assert cli.main(arguments) == 0 and cli.main([*arguments, "--eos-between-documents"]) == 0
-    plain, separated = sorted(map(read_cell, find_cells(place / "results")), key=lambda c: c.scoring["tokens"])
+    plain, separated = sorted(map(read_result, find_results(place / "results")), key=lambda c: c.scoring["tokens"])
     assert separated.scoring["tokens"] == plain.scoring["tokens"] + len(corpora.load("ptb", "validation").documents) - 1
     assert separated.scoring["eos_between_documents"] and not plain.scoring["eos_between_documents"]
     assert plain.data == separated.data and plain.key != separated.key
@@ -157,7 +157,7 @@ def test_several_models_are_paired_on_the_same_blocks(place, capsys):
     assert shown.count("ltm-tiny − ar-tiny") == 2 and "where one is a bound" in shown
     found = found_cells(place / "results")
     first, other = found["ar-tiny", "ltm_ptb"], found["ltm-tiny", "ltm_ptb"]
-    nats = [math.log(cell.metric("token_perplexity").value) for cell in (other, first)]
+    nats = [math.log(result.metric("token_perplexity").value) for result in (other, first)]
     difference = paired.difference(other, first, place / "results")
     assert difference.value == pytest.approx(nats[0] - nats[1], rel=1e-9)
     assert difference.ci95[0] < difference.value < difference.ci95[1]
@@ -177,17 +177,17 @@ def test_two_models_on_two_tasks_and_nothing_twice(place, capsys, monkeypatch):
     found = found_cells(place / "results")
     assert set(found) == {(m, t) for m in ("ltm-tiny", "ar-tiny") for t in ("ltm_ptb", "ltm_wikitext")}
     text = corpora.load("ptb", "validation")
-    cell = found["ltm-tiny", "ltm_ptb"]
-    assert cell.status == "complete" and cell.scoring["draws"] == 2 and cell.scoring["block_length"] == 32
-    assert cell.scoring["tokens"] == len("".join(text.texts()).encode())
-    assert cell.data["bytes"] == text.bytes and cell.data["words"] == text.words
-    assert cell.data["source"] == {"kind": "local", "file": "ptb/validation.txt"}
-    assert str(place) not in json.dumps([cell.data["source"], cell.provenance["versions"]])
-    assert cell.provenance["command"] == "ltm-eval " + " ".join(arguments)
-    assert {m.likelihood for m in cell.metrics} == {"elbo", "importance_bound", "reused_noise_estimate"}
-    parts = [cell.metric(name).value for name in ("kl_per_token", "reconstruction_per_token")]
-    assert math.exp(sum(parts)) == pytest.approx(cell.metric("token_perplexity").value, rel=1e-12)
-    assert cell.metric("token_perplexity", "reused_noise_estimate").kind == "estimate"
+    result = found["ltm-tiny", "ltm_ptb"]
+    assert result.status == "complete" and result.scoring["draws"] == 2 and result.scoring["block_length"] == 32
+    assert result.scoring["tokens"] == len("".join(text.texts()).encode())
+    assert result.data["bytes"] == text.bytes and result.data["words"] == text.words
+    assert result.data["source"] == {"kind": "local", "file": "ptb/validation.txt"}
+    assert str(place) not in json.dumps([result.data["source"], result.provenance["versions"]])
+    assert result.provenance["command"] == "ltm-eval " + " ".join(arguments)
+    assert {m.likelihood for m in result.metrics} == {"elbo", "importance_bound", "reused_noise_estimate"}
+    parts = [result.metric(name).value for name in ("kl_per_token", "reconstruction_per_token")]
+    assert math.exp(sum(parts)) == pytest.approx(result.metric("token_perplexity").value, rel=1e-12)
+    assert result.metric("token_perplexity", "reused_noise_estimate").kind == "estimate"
     kinds = {m.name: m.kind for m in found["ar-tiny", "ltm_ptb"].metrics}
     assert kinds.pop("token_perplexity_mean_of_exp") == "estimate" and set(kinds.values()) == {"exact"}
 
@@ -216,12 +216,12 @@ def test_only_what_is_missing_is_done(place, monkeypatch):
     (place / "data" / "ptb" / "validation.txt").write_text(PTB * 5)
     assert cli.main(["--model", "ar-tiny", "--tasks", "ptb"]) == 0
     assert done == ["ltm_wikitext"] + ["ltm_ptb"] * 5
-    assert len(find_cells(place / "results")) == 7
+    assert len(find_results(place / "results")) == 7
 
 
 def test_the_number_is_that_of_a_plain_loop(place):
     assert cli.main(["--model", "ar-tiny", "--tasks", "ptb", "--dtype", "float64"]) == 0
-    ((path, cell),) = [(p, read_cell(p)) for p in find_cells(place / "results")]
+    ((path, result),) = [(p, read_result(p)) for p in find_results(place / "results")]
     found = checkpoint.load(model_store.find("ar-tiny"))
     model = found.model.double()
     ids = torch.from_numpy(found.tokenizer.encode("".join(corpora.load("ptb", "validation").texts()))).long()
@@ -229,8 +229,8 @@ def test_the_number_is_that_of_a_plain_loop(place):
     for i, block in enumerate(ids.split(model.block_length)):
         rng = SequenceRng(seed_of(0, "ltm_ptb"), [i])
         rows.append(float(model.log_likelihood(block[None], rng=rng).nats_B))
-    assert cell.metric("token_perplexity").value == pytest.approx(math.exp(-math.fsum(rows) / len(ids)), rel=1e-12)
-    records = read_records(path, cell)
+    assert result.metric("token_perplexity").value == pytest.approx(math.exp(-math.fsum(rows) / len(ids)), rel=1e-12)
+    records = read_records(path, result)
     assert [r["block"] for r in records] == list(range(len(rows))) and sum(r["tokens"] for r in records) == len(ids)
     assert [r["exact"] for r in records] == pytest.approx(rows, rel=1e-12)
 
@@ -238,11 +238,11 @@ def test_the_number_is_that_of_a_plain_loop(place):
 def test_a_quick_look_stays_partial_and_is_not_lost_on_the_whole(place):
     arguments = ["--model", "ar-tiny", "--tasks", "ptb"]
     assert cli.main([*arguments, "--limit-blocks", "3"]) == 0
-    (cell,) = map(read_cell, find_cells(place / "results"))
-    assert cell.status == "partial" and cell.scoring["blocks"] == 3
-    assert {m.name for m in cell.metrics} == {"token_perplexity"}
+    (result,) = map(read_result, find_results(place / "results"))
+    assert result.status == "partial" and result.scoring["blocks"] == 3
+    assert {m.name for m in result.metrics} == {"token_perplexity"}
     assert cli.main([*arguments, "--limit-blocks", "10000"]) == 0
-    assert {c.status for c in map(read_cell, find_cells(place / "results"))} == {"partial", "complete"}
+    assert {c.status for c in map(read_result, find_results(place / "results"))} == {"partial", "complete"}
 
 
 def test_broken_weights_give_no_result(place, capsys):
@@ -257,7 +257,7 @@ def test_broken_weights_give_no_result(place, capsys):
     assert cli.main(["--model", "ar-tiny", "--tasks", "ptb"]) == 2
     error = capsys.readouterr().err
     assert "nats of exact is nan" in error and "Traceback" not in error
-    assert find_cells(place / "results") == []
+    assert find_results(place / "results") == []
 
 
 def test_a_preset_that_trains_itself_does_so_and_goes_on_when_unfinished(place, monkeypatch, capsys):
@@ -299,24 +299,24 @@ def test_killed_anywhere_the_same_command_goes_on_to_the_same_file(place, monkey
     kept = file.read_bytes()
     kept = kept[: kept.rindex(b"\n") + 1]
     blocks = math.ceil(len("".join(corpora.load("ptb", "validation").texts()).encode()) / 32)
-    assert 10 < kept.count(b"\n") < blocks and find_cells(place / "results") == []
+    assert 10 < kept.count(b"\n") < blocks and find_results(place / "results") == []
 
     assert cli.main(arguments) == 0
     assert file.read_bytes().startswith(kept)
     assert file.read_bytes().count(b"\n") == blocks + 1
-    (resumed,) = map(read_cell, find_cells(place / "results"))
+    (resumed,) = map(read_result, find_results(place / "results"))
 
     monkeypatch.setenv("LTM_HOME", str(place / "again"))
     save_small(place / "again", "ltm-tiny")
     assert cli.main([*arguments, "--output", "unbroken"]) == 0
-    (unbroken,) = map(read_cell, find_cells(place / "unbroken"))
+    (unbroken,) = map(read_result, find_results(place / "unbroken"))
     assert resumed.metrics == unbroken.metrics and resumed.key == unbroken.key
 
 
 def test_ctrl_c_loses_nothing_and_says_how_to_go_on(place, monkeypatch, capsys):
-    from ltm.evaluation.batches import RowScorer
+    from ltm.evaluation.batches import BatchScorer
 
-    original, calls = RowScorer._batch, []
+    original, calls = BatchScorer._batch, []
 
     def interrupted(self, *arguments):
         calls.append(1)
@@ -324,29 +324,29 @@ def test_ctrl_c_loses_nothing_and_says_how_to_go_on(place, monkeypatch, capsys):
             raise KeyboardInterrupt
         return original(self, *arguments)
 
-    monkeypatch.setattr(RowScorer, "_batch", interrupted)
+    monkeypatch.setattr(BatchScorer, "_batch", interrupted)
     arguments = ["--model", "ar-tiny", "--tasks", "ptb", "--batch-size", "2"]
     assert cli.main(arguments) == 130
     assert "issue the same command again" in capsys.readouterr().err
     assert cli.main(arguments) == 0
-    (cell,) = map(read_cell, find_cells(place / "results"))
-    assert len(calls) == 1 + math.ceil(cell.scoring["blocks"] / 2)
+    (result,) = map(read_result, find_results(place / "results"))
+    assert len(calls) == 1 + math.ceil(result.scoring["blocks"] / 2)
 
 
 def test_numbers_too_good_to_be_true_are_pointed_out(place):
     assert cli.main(["--model", "ar-tiny", "--tasks", "ptb"]) == 0
     import dataclasses
 
-    (cell,) = map(read_cell, find_cells(place / "results"))
+    (result,) = map(read_result, find_results(place / "results"))
     low = Metric(
         name="token_perplexity", likelihood="elbo", headline=True, unit="token", value=math.exp(1.99), n=3,
         kind="lower_bound", ci95=Interval(low=7.0, high=8.0, method="x"),
     )  # fmt: skip
-    gpt2 = {**cell.tokenizer, "name": "gpt2"}
-    suspect = dataclasses.replace(cell, tokenizer=gpt2, metrics=(low,))
+    gpt2 = {**result.tokenizer, "name": "gpt2"}
+    suspect = dataclasses.replace(result, tokenizer=gpt2, metrics=(low,))
     assert "1.99 nats a GPT-2 token (elbo) is below 2.0; re-check the estimator" in str(results.too_good(suspect))
     for fine in (
-        cell,
+        result,
         dataclasses.replace(suspect, metrics=(dataclasses.replace(low, value=math.exp(2.01)),)),
         dataclasses.replace(suspect, metrics=(dataclasses.replace(low, kind="estimate"),)),
     ):
@@ -365,4 +365,4 @@ def test_a_cell_is_not_made_of_other_tokens_than_the_stream_has(place, monkeypat
     monkeypatch.setattr(HarnessModel, "loglikelihood_rolling", shorter)
     assert cli.main(["--model", "ar-tiny", "--tasks", "ptb"]) == 2
     assert "blocks, found 2; no result" in capsys.readouterr().err
-    assert find_cells(place / "results") == []
+    assert find_results(place / "results") == []

@@ -14,9 +14,9 @@ import torch
 from ltm import tokenizer
 from ltm.data import corpora
 from ltm.errors import UserError
-from ltm.evaluation.runner import Answers
+from ltm.evaluation.runner import Runner
 from ltm.harness import HarnessModel
-from ltm.result import find_cells, read_cell, read_records
+from ltm.result import find_results, read_records, read_result
 from tasks import catalog, cli, models
 from tasks.generation import gen_perplexity, kind, mauve
 from tasks.generation import text_statistics as counted
@@ -58,14 +58,14 @@ def _save_mdlm(home):
     )
 
 
-def only_cell(directory):
-    (path,) = find_cells(directory)
-    cell = read_cell(path)
-    return cell, read_records(path, cell)
+def only_result(directory):
+    (path,) = find_results(directory)
+    result = read_result(path)
+    return result, read_records(path, result)
 
 
-def values(cell) -> dict[str, float]:
-    return {metric.name: metric.value for metric in cell.metrics}
+def values(result) -> dict[str, float]:
+    return {metric.name: metric.value for metric in result.metrics}
 
 
 def run(*arguments: str) -> int:
@@ -76,34 +76,34 @@ def test_text_from_nothing_fills_a_block_and_its_statistics_can_be_computed_agai
     assert run("--model", "ar-tiny", "--tasks", "generation", "--samples", "12") == 0
     error = capsys.readouterr().err
     assert "no Gen PPL without a scorer: --scorer NAME" in error and "human text of that length" in error
-    cell, records = only_cell(place / "results")
-    assert cell.status == "complete" and cell.scoring["blocks"] == 12 and cell.scoring["tokens"] == 12 * 32
-    assert (cell.scoring["new_tokens"], cell.scoring["prompt_tokens"]) == (32, 0)
-    assert (cell.scoring["temperature"], cell.scoring["top_p"], cell.scoring["scorer"]) == (1.0, None, None)
-    assert (cell.scoring["dtype"], cell.scoring["precision_of_token_draws"]) == ("float32", "float64")
+    result, records = only_result(place / "results")
+    assert result.status == "complete" and result.scoring["blocks"] == 12 and result.scoring["tokens"] == 12 * 32
+    assert (result.scoring["new_tokens"], result.scoring["prompt_tokens"]) == (32, 0)
+    assert (result.scoring["temperature"], result.scoring["top_p"], result.scoring["scorer"]) == (1.0, None, None)
+    assert (result.scoring["dtype"], result.scoring["precision_of_token_draws"]) == ("float32", "float64")
     assert [record["sample"] for record in records] == list(range(12))
     assert all(len(record["ids"]) == 32 and record["prompt"] == "" for record in records)
     bytes_ = tokenizer.build("bytes")
     assert all(record["text"] == bytes_.decode(record["ids"]) for record in records)
     texts = [[token for token in record["ids"] if token != bytes_.eos_id] for record in records]
-    found = values(cell)
+    found = values(result)
     assert found["unigram_entropy"] == pytest.approx(np.mean([counted.unigram_entropy(text) for text in texts]))
     assert found["distinct_2"] == counted.distinct(texts, 2).value
     assert found["self_bleu"] == counted.self_bleu(texts).value
     assert found["tokens_per_sample"] == np.mean([len(text) for text in texts])
     assert found["network_evaluations"] == 32 and found["empty"] == 0
-    entropy = next(metric for metric in cell.metrics if metric.name == "unigram_entropy")
+    entropy = next(metric for metric in result.metrics if metric.name == "unigram_entropy")
     assert entropy.ci95.low < entropy.value < entropy.ci95.high and "12 samples" in entropy.ci95.method
     assert not any("gen_ppl" in name for name in found)
-    assert not any(metric.headline for metric in cell.metrics)
+    assert not any(metric.headline for metric in result.metrics)
 
 
 def test_continuations_start_from_the_corpus_and_the_same_prompts_for_every_model(place, capsys):
     assert run("--model", "ar-tiny,ltm-tiny,mdlm-tiny", "--tasks", "continuation", *SHORT, "--scorer", "ar-tiny") == 0
     error = capsys.readouterr().err
     assert "ar-tiny scored its own samples" in error and error.count("Gen PPL of human text by ar-tiny") == 3
-    cells = {read_cell(path).model["name"]: path for path in find_cells(place / "results")}
-    kept = {name: read_records(path, read_cell(path)) for name, path in cells.items()}
+    results = {read_result(path).model["name"]: path for path in find_results(place / "results")}
+    kept = {name: read_records(path, read_result(path)) for name, path in results.items()}
     stream = tokenizer.build("bytes").encode("".join(corpora.load("pydocs", "validation").texts()))
     expected = [row[:8].tolist() for row in passages(stream, 20)[:10]]
     for records in kept.values():
@@ -111,25 +111,25 @@ def test_continuations_start_from_the_corpus_and_the_same_prompts_for_every_mode
         assert all(len(record["ids"]) == 12 for record in records)
     assert len({json.dumps([record["ids"] for record in records]) for records in kept.values()}) == 3
     # The scorer's numbers are those of its own conditional likelihood.
-    cell, records = read_cell(cells["ltm-tiny"]), kept["ltm-tiny"]
+    result, records = read_result(results["ltm-tiny"]), kept["ltm-tiny"]
     scorer = HarnessModel(pretrained="ar-tiny")
     again = gen_perplexity.score(scorer, "any", [r["text"] for r in records], [r["prompt"] for r in records])
     assert [r["scorer_nats"] for r in records] == pytest.approx(again.nats_N.tolist(), rel=1e-6)
     total, tokens = sum(r["scorer_nats"] for r in records), sum(r["scorer_tokens"] for r in records)
-    assert values(cell)["gen_ppl[ar-tiny]"] == pytest.approx(math.exp(-total / tokens))
-    assert {"human_gen_ppl[ar-tiny]", "gen_ppl_mean_of_exp[ar-tiny]"} <= set(values(cell))
+    assert values(result)["gen_ppl[ar-tiny]"] == pytest.approx(math.exp(-total / tokens))
+    assert {"human_gen_ppl[ar-tiny]", "gen_ppl_mean_of_exp[ar-tiny]"} <= set(values(result))
     signed = [
         f"weights {scorer.loaded.info['weights_digest'][:12]}",
         f"config {scorer.loaded.info['config_digest'][:12]}",
     ]
-    assert cell.scoring["scorer"].split(", ")[:3] == ["ar-tiny", *signed]
+    assert result.scoring["scorer"].split(", ")[:3] == ["ar-tiny", *signed]
 
 
 def test_nothing_is_done_twice_and_another_scorer_needs_no_new_samples(place, monkeypatch, capsys):
     arguments = ["--model", "ar-tiny", "--tasks", "continuation", *SHORT]
     assert run(*arguments) == 0
-    first, records = only_cell(place / "results")
-    monkeypatch.setattr(Answers, "generations", lambda *a: pytest.fail("generated again"))
+    first, records = only_result(place / "results")
+    monkeypatch.setattr(Runner, "generations", lambda *a: pytest.fail("generated again"))
     assert run(*arguments, "--show-samples", "2") == 0
     captured = capsys.readouterr()
     assert "nothing to do" in captured.err
@@ -143,8 +143,8 @@ def test_nothing_is_done_twice_and_another_scorer_needs_no_new_samples(place, mo
     monkeypatch.setattr(model_class, "generate", lambda *a, **k: generate.append(1))
     assert run(*arguments, "--scorer", "ltm-tiny") == 0
     assert generate == []
-    cells = [read_cell(path) for path in find_cells(place / "results")]
-    scored = next(cell for cell in cells if cell.scoring["scorer"])
+    results = [read_result(path) for path in find_results(place / "results")]
+    scored = next(result for result in results if result.scoring["scorer"])
     metric = next(metric for metric in scored.metrics if metric.name == "gen_ppl[ltm-tiny]")
     assert metric.kind == "lower_bound"
     assert "is not exact, so its Gen PPL is marked: lower_bound" in capsys.readouterr().err
@@ -152,7 +152,7 @@ def test_nothing_is_done_twice_and_another_scorer_needs_no_new_samples(place, mo
     # Another model of that name is another scorer, and another metric.
     shutil.copytree(place / "home" / "models" / "ltm-tiny", place / "elsewhere")
     assert run(*arguments, "--scorer", "elsewhere") == 0
-    names = {metric.name for path in find_cells(place / "results") for metric in read_cell(path).metrics}
+    names = {metric.name for path in find_results(place / "results") for metric in read_result(path).metrics}
     digest = HarnessModel(pretrained="ltm-tiny").loaded.info["weights_digest"]
     assert generate == [] and f"gen_ppl[ltm-tiny@{digest[:8]}]" in names
 
@@ -162,16 +162,16 @@ def test_what_can_change_a_sample_is_in_the_key_and_the_batch_size_is_not(place)
     changes = [[], ["--temperature", "0.5"], ["--top-p", "0.9"], ["--seed", "1"], ["--new-tokens", "11"]]
     for count, change in enumerate(changes, start=1):
         assert run(*arguments, *change) == 0
-        assert len(find_cells(place / "results")) == count
+        assert len(find_results(place / "results")) == count
     for same in (["--batch-size", "3"], ["--top-p", "1"], ["--temperature", "1"], ["--limit-blocks", "2"]):
         assert run(*arguments, *same) == 0
-    assert len(find_cells(place / "results")) == len(changes)
+    assert len(find_results(place / "results")) == len(changes)
 
 
 def test_greedy_is_the_same_for_every_seed_and_samples_are_not(place):
     for seed in ("0", "1"):
         assert run("--model", "ar-tiny", "--tasks", "continuation", *SHORT, "--seed", seed, "--temperature", "0") == 0
-    texts = [[r["ids"] for r in read_records(p, read_cell(p))] for p in find_cells(place / "results")]
+    texts = [[r["ids"] for r in read_records(p, read_result(p))] for p in find_results(place / "results")]
     assert texts[0] == texts[1]
 
 
@@ -204,10 +204,10 @@ def test_what_does_not_fit_a_model_is_refused_and_what_a_model_can_go_beyond_is_
     assert "--prompt-tokens and --new-tokens must sum to at most 32" in capsys.readouterr().err
     assert run("--model", "ar-tiny", "--tasks", "generation", "--samples", "4", "--new-tokens", "33") == 2
     assert "for this model --new-tokens must be at most 32" in capsys.readouterr().err
-    assert find_cells(place / "results") == []
+    assert find_results(place / "results") == []
     assert run("--model", "mdlm-tiny", *long) == 0
-    cell, records = only_cell(place / "results")
-    assert all(len(record["ids"]) == 30 for record in records) and cell.scoring["tokens"] == 120
+    result, records = only_result(place / "results")
+    assert all(len(record["ids"]) == 30 for record in records) and result.scoring["tokens"] == 120
 
 
 def test_a_corpus_with_too_few_passages_is_said(place, capsys):

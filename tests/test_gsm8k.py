@@ -18,7 +18,7 @@ from ltm.api import Generations
 from ltm.data.split import Split
 from ltm.errors import UserError
 from ltm.harness import HarnessModel
-from ltm.result import find_cells, read_cell, read_records
+from ltm.result import find_results, read_records, read_result
 from ltm.rng import SequenceRng
 from tasks import catalog, cli
 from tasks.problems import dataset, kind, solver
@@ -278,14 +278,15 @@ def test_what_does_not_fit_is_counted_and_said(place):
 
 def test_diversity_of_a_latent_model_by_its_sources(place):
     assert cli.main(["--model", "ltm-tiny,ar-tiny", "--tasks", "gsm8k", "--limit-problems", "3"]) == 0
-    cells = {
-        cell.model["name"]: (path, cell) for path, cell in ((p, read_cell(p)) for p in find_cells(place / "results"))
+    results = {
+        result.model["name"]: (path, result)
+        for path, result in ((p, read_result(p)) for p in find_results(place / "results"))
     }
-    path, latent = cells["ltm-tiny"]
+    path, latent = results["ltm-tiny"]
     by_source = ["distinct_answers_by_latents_alone", "distinct_answers_by_tokens_alone"]
     assert latent.status == "partial" and latent.scoring["blocks"] == 3
     assert all(any(m.name == name and 0 <= m.value <= K for m in latent.metrics) for name in by_source)
-    assert not any(m.name in by_source for m in cells["ar-tiny"][1].metrics)
+    assert not any(m.name in by_source for m in results["ar-tiny"][1].metrics)
     record = read_records(path, latent)[0]
     # The first sample has the same latents and the same tokens' noise as with latents fixed to it; later ones do not.
     assert record["diversity"]["tokens"][0] == record["texts"][0]
@@ -299,12 +300,12 @@ def test_the_board_and_a_second_run(place, capsys, monkeypatch):
     assert "chance:" in out.out and "not above chance" in out.err
     assert cli.main([*arguments, "--show-samples", "2"]) == 0
     again = capsys.readouterr()
-    first, *_, last = read_records(path := find_cells(place / "results")[0], read_cell(path))
+    first, *_, last = read_records(path := find_results(place / "results")[0], read_result(path))
     assert "nothing to do" in again.err
     assert f"sample 1 of 12:\n[{first['question']}]" in again.out and f"(right: {first['gold']})" in again.out
     assert "sample 2 of 12" in again.out and "sample 3 of 12" not in again.out and last["question"] not in again.out
     assert cli.main([*arguments, "--temperature", "0.5"]) == 0
-    assert len(find_cells(place / "results")) == 2
+    assert len(find_results(place / "results")) == 2
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", ["ltm-leaderboard", "build", "--out", "board.md"])
     assert board_cli.main() == 0

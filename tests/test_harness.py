@@ -264,11 +264,11 @@ def test_arguments_as_lm_eval_gives_them(caplog):
         model = HarnessModel.create_from_arg_obj(
             {"pretrained": toy, "draws": "16", "batch_size": "auto:4"}, {"batch_size": 1, "device": "cuda:0"}
         )
-    assert model.answers.scorer.draws == 16 and model.answers.scorer.batch_size > 1
+    assert model.runner.scorer.draws == 16 and model.runner.scorer.batch_size > 1
     # lm-eval's default, which nobody has asked for, unlike the model argument.
     for given, argument, rows in [(1, {}, None), (3, {}, 3), (1, {"batch_size": 1}, 1), (None, {}, None)]:
         made = HarnessModel.create_from_arg_obj({"pretrained": toy, **argument}, {"batch_size": given})
-        assert made.answers.scorer.batch_size == (rows or model.answers.scorer.batch_size)
+        assert made.runner.scorer.batch_size == (rows or model.runner.scorer.batch_size)
     assert torch.cuda.is_available() or (str(model.device) == "cpu" and "no GPU here" in caplog.text)
     for bad, words in [
         ({"drawz": 3}, r"unknown model argument 'drawz'; did you mean draws.*allowed: batch_size, checkpoint"),
@@ -301,7 +301,7 @@ def test_all_that_changes_numbers_changes_the_key_and_nothing_else_does(tmp_path
     def key(*, task="t", model=None, name="toy", info=None, **options):
         toy = loaded(model or NoisyBigram(BigramConfig()), name, **(info or {}))
         found = HarnessModel(pretrained=toy, **{"dtype": "float64", **options})
-        return cache_path(tmp_path, found.answers.circumstances(task))
+        return cache_path(tmp_path, found.runner.circumstances(task))
 
     plain = key()
     weights = loaded(NoisyBigram(BigramConfig())).info["weights_digest"]

@@ -24,16 +24,16 @@ from leaderboard.render import terminal
 from leaderboard.render.markdown import markdown
 from ltm.config import config_digest
 from ltm.errors import UserError
-from ltm.result import Cell, Metric, write_cell
-from tests.result_factory import make_cell
+from ltm.result import Metric, Result, write_result
+from tests.result_factory import make_result
 
 Run = Callable[..., int]
 
 
-def build(results: Path, *cells: Cell) -> Board:
-    for cell in cells:
-        write_cell(cell, results)
-    return board(load(results))
+def build(directory: Path, *results: Result) -> Board:
+    for result in results:
+        write_result(result, directory)
+    return board(load(directory))
 
 
 def rendered(built: Board) -> str:
@@ -88,8 +88,8 @@ def test_ranks_are_those_of_the_order_when_everything_is_separated() -> None:
 def test_pairing_separates_what_intervals_cannot(tmp_path: Path) -> None:
     noise = random.Random(0)
     for name, nats in (("ar-a", 3.19), ("ar-b", 3.21)):
-        cell = make_cell(name=name, family="ar", nats=nats)
-        write_cell(cell, tmp_path, records=records(nats, "exact", noise))
+        result = make_result(name=name, family="ar", nats=nats)
+        write_result(result, tmp_path, records=records(nats, "exact", noise))
     (section,) = board(load(tmp_path)).sections
     (column,) = section.columns
     first, second = (claim(row.entries[column]) for row in section.rows)
@@ -125,7 +125,7 @@ def test_pairing_knows_its_limits() -> None:
 
 
 def test_records_that_do_not_give_the_perplexity_are_noticed(tmp_path: Path) -> None:
-    write_cell(make_cell(family="ar", nats=3.2), tmp_path, records=records(3.3, "exact", random.Random(0)))
+    write_result(make_result(family="ar", nats=3.2), tmp_path, records=records(3.3, "exact", random.Random(0)))
     with pytest.raises(UserError, match=r"token_perplexity: expected .* which the records give, found"):
         rendered(board(load(tmp_path)))
 
@@ -144,17 +144,17 @@ def test_records_that_do_not_give_the_perplexity_are_noticed(tmp_path: Path) -> 
     ],
 )
 def test_what_cannot_be_compared_is_in_another_section(tmp_path: Path, other: dict[str, dict[str, object]]) -> None:
-    built = build(tmp_path, make_cell(), make_cell(name="ltm-other", **other))  # type: ignore[arg-type]
+    built = build(tmp_path, make_result(), make_result(name="ltm-other", **other))  # type: ignore[arg-type]
     assert [len(section.rows) for section in built.sections] == [1, 1]
 
 
 def test_tracks_go_by_training_flops() -> None:
-    found = [track(make_cell(training={"flops": flops})) for flops in (1e13, 9e15, 1e16, 1e19, 1e20, None)]
+    found = [track(make_result(training={"flops": flops})) for flops in (1e13, 9e15, 1e16, 1e19, 1e20, None)]
     assert found == ["tiny", "tiny", "small", "small", "reference", "reference"]
 
 
 def test_one_task_on_two_texts_is_two_columns(tmp_path: Path) -> None:
-    built = build(tmp_path, make_cell(), make_cell(fingerprint="e" * 64, nats=3.3))
+    built = build(tmp_path, make_result(), make_result(fingerprint="e" * 64, nats=3.3))
     (section,) = built.sections
     assert [column.title for column in section.columns] == ["pydocs (text dddddddd)", "pydocs (text eeeeeeee)"]
     (row,) = section.rows
@@ -163,7 +163,7 @@ def test_one_task_on_two_texts_is_two_columns(tmp_path: Path) -> None:
 
 def test_training_seeds_are_averaged_with_their_spread(tmp_path: Path) -> None:
     values = (3.18, 3.2, 3.25)
-    built = build(tmp_path, *(make_cell(nats=nats, training_seed=seed) for seed, nats in enumerate(values)))
+    built = build(tmp_path, *(make_result(nats=nats, training_seed=seed) for seed, nats in enumerate(values)))
     ((row,),) = (section.rows for section in built.sections)
     (entries,) = row.entries.values()
     perplexities = [math.exp(nats) for nats in values]
@@ -175,14 +175,18 @@ def test_training_seeds_are_averaged_with_their_spread(tmp_path: Path) -> None:
 
 
 def test_two_trainings_under_one_seed_are_two_rows(tmp_path: Path) -> None:
-    cells = [make_cell(nats=3.0 + i, model={"weights_digest": str(i) * 64}) for i in range(2)]
-    (section,) = build(tmp_path, *cells).sections
+    results = [make_result(nats=3.0 + i, model={"weights_digest": str(i) * 64}) for i in range(2)]
+    (section,) = build(tmp_path, *results).sections
     assert [row.label for row in section.rows] == ["ltm-tiny (weights 00000000)", "ltm-tiny (weights 11111111)"]
 
 
 def test_other_settings_make_other_rows_and_the_label_says_which(tmp_path: Path) -> None:
-    cells = [make_cell(), make_cell(scoring={"draws": 64}), make_cell(scoring={"draws": 64, "posterior": {"steps": 2}})]
-    (section,) = build(tmp_path, *cells, make_cell(name="ar-tiny", family="ar")).sections
+    results = [
+        make_result(),
+        make_result(scoring={"draws": 64}),
+        make_result(scoring={"draws": 64, "posterior": {"steps": 2}}),
+    ]
+    (section,) = build(tmp_path, *results, make_result(name="ar-tiny", family="ar")).sections
     assert [row.label for row in section.rows] == [
         "ar-tiny",
         "ltm-tiny (draws 64, posterior None)",
@@ -195,14 +199,14 @@ def test_configs_of_one_name_are_told_apart_by_what_differs(tmp_path: Path) -> N
     def config(steps: int) -> dict[str, object]:
         return {"config": {"width": 128, "posterior": {"steps": steps}}, "config_digest": str(steps) * 64}
 
-    (section,) = build(tmp_path, make_cell(model=config(8)), make_cell(model=config(9))).sections
+    (section,) = build(tmp_path, make_result(model=config(8)), make_result(model=config(9))).sections
     assert [row.label for row in section.rows] == ["ltm-tiny (posterior.steps 8)", "ltm-tiny (posterior.steps 9)"]
 
 
 def test_dtypes_that_machines_chose_make_no_other_row_and_no_other_key(tmp_path: Path) -> None:
-    def scored(dtype: str, task: str) -> Cell:
+    def scored(dtype: str, task: str) -> Result:
         config = {"width": 128, "posterior": {"steps": 8, "matmul": dtype}}
-        return make_cell(task_name=task, model={"config": config, "config_digest": config_digest(config)})
+        return make_result(task_name=task, model={"config": config, "config_digest": config_digest(config)})
 
     assert scored("float32", "ltm_ptb").key == scored("bfloat16", "ltm_ptb").key
     built = build(tmp_path, scored("float32", "ltm_ptb"), scored("bfloat16", "ltm_pydocs"))
@@ -211,32 +215,32 @@ def test_dtypes_that_machines_chose_make_no_other_row_and_no_other_key(tmp_path:
 
 
 def test_scoring_again_with_another_seed_is_counted_and_not_averaged(tmp_path: Path) -> None:
-    built = build(tmp_path, make_cell(nats=3.0, scoring={"seed": 1}), make_cell(nats=3.2))
+    built = build(tmp_path, make_result(nats=3.0, scoring={"seed": 1}), make_result(nats=3.2))
     ((row,),) = (section.rows for section in built.sections)
     (entries,) = row.entries.values()
-    assert [entry.cell.scoring["seed"] for entry in entries] == [0]
+    assert [entry.result.scoring["seed"] for entry in entries] == [0]
     assert sections.remainder(built) == "2 result files; not shown: 1 scored again with another seed."
 
 
 def test_what_stands_beside_the_headline_makes_no_other_row(tmp_path: Path) -> None:
-    def scored(*likelihoods: str, task_name: str) -> Cell:
-        return make_cell(task_name=task_name, scoring={"likelihoods": list(likelihoods)})
+    def scored(*likelihoods: str, task_name: str) -> Result:
+        return make_result(task_name=task_name, scoring={"likelihoods": list(likelihoods)})
 
     whole = scored("elbo", "importance_bound", task_name="ltm_ptb")
     built = build(tmp_path, whole, scored("elbo", task_name="ltm_ptb"), scored("elbo", task_name="ltm_pydocs"))
     ((row,),) = (section.rows for section in built.sections)
     assert row.label == "ltm-tiny" and {column.title for column in row.entries} == {"ptb", "pydocs"}
     (entries,) = (entries for column, entries in row.entries.items() if column.title == "ptb")
-    assert [entry.cell.scoring["likelihoods"] for entry in entries] == [["elbo", "importance_bound"]]
+    assert [entry.result.scoring["likelihoods"] for entry in entries] == [["elbo", "importance_bound"]]
     assert sections.remainder(built) == "3 result files; not shown: 1 scored again by fewer likelihoods."
 
 
 def test_only_complete_results_are_shown(tmp_path: Path) -> None:
     built = build(
         tmp_path,
-        make_cell(),
-        make_cell(name="ltm-cut", status="partial"),
-        make_cell(name="ltm-bad", status="invalidated"),
+        make_result(),
+        make_result(name="ltm-cut", status="partial"),
+        make_result(name="ltm-bad", status="invalidated"),
     )
     said = rendered(built)
     assert "ltm-cut" not in said and "ltm-bad" not in said
@@ -244,7 +248,7 @@ def test_only_complete_results_are_shown(tmp_path: Path) -> None:
 
 
 def test_a_model_trained_in_part_says_so(tmp_path: Path) -> None:
-    assert "ltm-tiny (training unfinished)" in rendered(build(tmp_path, make_cell(training={"complete": False})))
+    assert "ltm-tiny (training unfinished)" in rendered(build(tmp_path, make_result(training={"complete": False})))
 
 
 # Signs and numbers.
@@ -287,7 +291,7 @@ def test_counts_are_short(value: float | None, text: str) -> None:
 
 
 def test_estimates_have_a_sign_and_no_rank(tmp_path: Path) -> None:
-    (section,) = build(tmp_path, make_cell(name="ar-tiny", family="ar", nats=3.3), make_cell(nats=3.2)).sections
+    (section,) = build(tmp_path, make_result(name="ar-tiny", family="ar", nats=3.3), make_result(nats=3.2)).sections
     shown = sections.task_table(section, section.columns[0])
     rows = {row[0]: dict(zip(shown.header, row, strict=True)) for row in shown.rows}
     assert rows["ltm-tiny"]["Reused noise estimate"] == f"~ {math.exp(2.9):.2f}"
@@ -295,17 +299,17 @@ def test_estimates_have_a_sign_and_no_rank(tmp_path: Path) -> None:
     assert rows["ar-tiny"]["Reused noise estimate"] == "–"
     assert (rows["ltm-tiny"]["Rank"], rows["ar-tiny"]["Rank"]) == ("1", "2")
 
-    cell = make_cell()
-    estimates = [m for m in cell.metrics if m.likelihood == "reused_noise_estimate"]
-    only = dataclasses.replace(cell, metrics=tuple(dataclasses.replace(m, headline=True) for m in estimates))
+    result = make_result()
+    estimates = [m for m in result.metrics if m.likelihood == "reused_noise_estimate"]
+    only = dataclasses.replace(result, metrics=tuple(dataclasses.replace(m, headline=True) for m in estimates))
     (section,) = build(tmp_path / "other", only).sections
     assert ranked(section.rows, section.columns[0]) == {}
     assert sections.task_table(section, section.columns[0]).rows[0][1] == "–"
 
 
 def test_rows_are_in_order_of_rank_and_the_overview_in_order_of_perplexity(tmp_path: Path) -> None:
-    cells = [make_cell(name=f"ar-{i}", family="ar", nats=nats) for i, nats in enumerate((3.4, 3.0, 3.2))]
-    built = build(tmp_path, *cells, make_cell(name="ar-1", family="ar", nats=5.0, task_name="ltm_ptb"))
+    results = [make_result(name=f"ar-{i}", family="ar", nats=nats) for i, nats in enumerate((3.4, 3.0, 3.2))]
+    built = build(tmp_path, *results, make_result(name="ar-1", family="ar", nats=5.0, task_name="ltm_ptb"))
     (section,) = built.sections
     pydocs = next(column for column in section.columns if column.title == "pydocs")
     assert [row[0] for row in sections.task_table(section, pydocs).rows] == ["ar-1", "ar-2", "ar-0"]
@@ -316,15 +320,17 @@ def test_rows_are_in_order_of_rank_and_the_overview_in_order_of_perplexity(tmp_p
 
 
 def test_pages_do_not_depend_on_the_order_of_files(tmp_path: Path) -> None:
-    cells = [make_cell(nats=3.0 + 0.1 * i, training_seed=i) for i in range(3)] + [make_cell(name="ar-x", family="ar")]
-    entries = load(tmp_path) if build(tmp_path, *cells) else []
+    results = [make_result(nats=3.0 + 0.1 * i, training_seed=i) for i in range(3)] + [
+        make_result(name="ar-x", family="ar")
+    ]
+    entries = load(tmp_path) if build(tmp_path, *results) else []
     said = {rendered(board(random.Random(i).sample(entries, len(entries)))) for i in range(5)}
     assert len(said) == 1
 
 
 def test_hostile_names_are_only_text(tmp_path: Path) -> None:
     name = "a|b\n<script>alert(1)</script> [x](http://y) `c` *d* _e_ ~f~ <!-- demo:end -->"
-    built = build(tmp_path, make_cell(name=name))
+    built = build(tmp_path, make_result(name=name))
     said = rendered(built)
     assert "<script>" not in said and "<!--" not in said
     rows = [line for line in said.splitlines() if "alert(1)" in line]
@@ -336,7 +342,7 @@ def test_hostile_names_are_only_text(tmp_path: Path) -> None:
 def test_the_terminal_gets_at_most_100_columns_and_signs_it_can_show(tmp_path: Path) -> None:
     from rich.console import Console
 
-    built = build(tmp_path, make_cell(), make_cell(name="a-model-of-a-very-long-name-" * 3, scoring={"draws": 3}))
+    built = build(tmp_path, make_result(), make_result(name="a-model-of-a-very-long-name-" * 3, scoring={"draws": 3}))
     for encoding, sign in (("utf-8", "≤ 24.53"), ("ascii", "<= 24.53")):
         stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
         terminal.print_board(built, Console(file=stream, width=terminal.TERMINAL_WIDTH))
@@ -352,7 +358,7 @@ def test_the_terminal_gets_at_most_100_columns_and_signs_it_can_show(tmp_path: P
 def test_build_writes_the_same_bytes_again_and_check_agrees(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_cell(make_cell(), tmp_path / "results")
+    write_result(make_result(), tmp_path / "results")
     readme = tmp_path / "README.md"
     readme.write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\nThe end.\n")
     assert run("build", "--readme", "README.md") == 0
@@ -373,7 +379,7 @@ def test_build_writes_the_same_bytes_again_and_check_agrees(
 
 
 def test_show_writes_nothing(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_cell(make_cell(), tmp_path / "results")
+    write_result(make_result(), tmp_path / "results")
     assert run("show") == 0
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
     assert "≤ 24.53 [24.05, 25.03]" in capsys.readouterr().out
@@ -382,7 +388,7 @@ def test_show_writes_nothing(run: Run, tmp_path: Path, capsys: pytest.CaptureFix
 def test_mistakes_are_told_with_their_remedy(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("show", "--results", "none") == 2
     assert "ltm-eval --model ltm-tiny,ar-tiny --tasks pydocs --output none" in capsys.readouterr().err
-    path = write_cell(make_cell(), tmp_path / "results")
+    path = write_result(make_result(), tmp_path / "results")
     (tmp_path / "README.md").write_text("no markers")
     assert run("build", "--readme", "README.md") == 2
     assert BEGIN in capsys.readouterr().err
@@ -397,7 +403,7 @@ def test_mistakes_are_told_with_their_remedy(run: Run, tmp_path: Path, capsys: p
 # Tasks that measure no perplexity.
 
 
-def accuracy(name: str, value: float, **changes) -> Cell:
+def accuracy(name: str, value: float, **changes) -> Result:
     metrics = (
         Metric(name="answered", likelihood=None, headline=False, unit="problem", value=1.0, kind="exact", n=50),
         Metric(
@@ -405,13 +411,13 @@ def accuracy(name: str, value: float, **changes) -> Cell:
             direction="higher", n=50,
         ),
     )  # fmt: skip
-    cell = make_cell(name=name, family="ar", task_name="ltm_sums", **changes)
-    return dataclasses.replace(cell, metrics=metrics)
+    result = make_result(name=name, family="ar", task_name="ltm_sums", **changes)
+    return dataclasses.replace(result, metrics=metrics)
 
 
 def test_results_without_perplexity_have_tables_of_their_own(tmp_path: Path, run: Run, capsys) -> None:
-    cells = [accuracy("ar-tiny", 0.25), accuracy("ar-small", 0.5), accuracy("ar-tiny", 0.125, scoring={"shots": 5})]
-    built = build(tmp_path / "results", make_cell(name="ar-tiny", family="ar"), *cells)
+    results = [accuracy("ar-tiny", 0.25), accuracy("ar-small", 0.5), accuracy("ar-tiny", 0.125, scoring={"shots": 5})]
+    built = build(tmp_path / "results", make_result(name="ar-tiny", family="ar"), *results)
     assert len(built.sections) == 1 and [len(entries) for entries in built.others] == [3]
     assert all(column.task == "ltm_pydocs" for column in built.sections[0].columns)
     said = rendered(built)

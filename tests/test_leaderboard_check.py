@@ -16,8 +16,8 @@ import pytest
 from leaderboard import build, cli, manifest
 from leaderboard.entries import Entry, load
 from leaderboard.verify import edited_digit, recomputed, verify
-from ltm.result import Metric, find_cells, read_cell, read_records, to_bytes, write_cell
-from tests.result_factory import make_cell
+from ltm.result import Metric, find_results, read_records, read_result, to_bytes, write_result
+from tests.result_factory import make_result
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "results"
@@ -58,14 +58,14 @@ def ltm_cell(root: Path) -> Path:
 @pytest.mark.parametrize("name", sorted(SCHEMA_1))
 def test_files_of_schema_1_load_for_ever(name: str) -> None:
     path = GOLDEN / name
-    cell = read_cell(path)
+    result = read_result(path)
     assert json.loads(path.read_bytes())["digest"].startswith(SCHEMA_1[name])
-    assert to_bytes(cell) == path.read_bytes()
-    assert read_records(path, cell)
+    assert to_bytes(result) == path.read_bytes()
+    assert read_records(path, result)
 
 
 def test_all_golden_files_are_known_and_sound() -> None:
-    assert [str(path.relative_to(GOLDEN)) for path in find_cells(GOLDEN)] == sorted(SCHEMA_1)
+    assert [str(path.relative_to(GOLDEN)) for path in find_results(GOLDEN)] == sorted(SCHEMA_1)
     entries, problems = verify(GOLDEN)
     assert len(entries) == len(SCHEMA_1) and problems == []
 
@@ -94,11 +94,11 @@ def test_an_unknown_schema_is_a_problem(run: Run, tmp_path: Path, capsys: pytest
 def test_what_records_give_is_what_the_results_say() -> None:
     """By name of task: how many of the metrics can be had again. All of them agree, as verify() says above."""
     found: dict[str, set[str]] = {}
-    for path in find_cells(GOLDEN):
-        cell = read_cell(path)
-        records = read_records(path, cell) or []
-        again = [metric.name for metric in cell.metrics if recomputed(metric, cell, records) is not None]
-        found.setdefault(cell.task["name"], set()).update(again)
+    for path in find_results(GOLDEN):
+        result = read_result(path)
+        records = read_records(path, result) or []
+        again = [metric.name for metric in result.metrics if recomputed(metric, result, records) is not None]
+        found.setdefault(result.task["name"], set()).update(again)
     assert {"token_perplexity", "word_perplexity", "bits_per_byte", "token_perplexity_mean_of_exp"} <= found[
         "ltm_pydocs"
     ]
@@ -111,13 +111,13 @@ def test_what_records_give_is_what_the_results_say() -> None:
 @pytest.mark.parametrize("name", ["token_perplexity", "word_perplexity", "bits_per_byte"])
 def test_a_wrong_number_with_a_right_digest_is_named(tmp_path: Path, name: str) -> None:
     path = GOLDEN / "mdlm-tiny" / "ltm_pydocs" / "d1b85108abbd.json"
-    cell = read_cell(path)
-    wrong = [dataclasses.replace(m, value=m.value * 0.999) if m.name == name else m for m in cell.metrics]
-    at = [metric.name for metric in cell.metrics].index(name)
-    write_cell(dataclasses.replace(cell, metrics=tuple(wrong)), tmp_path, records=read_records(path, cell))
+    result = read_result(path)
+    wrong = [dataclasses.replace(m, value=m.value * 0.999) if m.name == name else m for m in result.metrics]
+    at = [metric.name for metric in result.metrics].index(name)
+    write_result(dataclasses.replace(result, metrics=tuple(wrong)), tmp_path, records=read_records(path, result))
     entries, (problem,) = verify(tmp_path)
     assert entries == []
-    right, bad = cell.metrics[at].value, wrong[at].value
+    right, bad = result.metrics[at].value, wrong[at].value
     found = re.search(
         rf"field metrics\[{at}\]\.value \({name}, elbo\): expected (\S+), which the records give, found (\S+)", problem
     )
@@ -126,8 +126,10 @@ def test_a_wrong_number_with_a_right_digest_is_named(tmp_path: Path, name: str) 
 
 def test_counts_and_the_digest_of_the_config_are_checked(tmp_path: Path) -> None:
     records = [{"block": i, "tokens": 255, "exact": -816.0} for i in range(20)]
-    cell = make_cell(family="ar", name="ar-tiny", nats=3.2, scoring={"tokens": 5101}, model={"config_digest": "0" * 64})
-    write_cell(cell, tmp_path, records=records)
+    result = make_result(
+        family="ar", name="ar-tiny", nats=3.2, scoring={"tokens": 5101}, model={"config_digest": "0" * 64}
+    )
+    write_result(result, tmp_path, records=records)
     _, problems = verify(tmp_path)
     assert any("field scoring.tokens: expected 5100, which the records give, found 5101" in text for text in problems)
     assert any("field model.config_digest: expected" in text for text in problems)
@@ -146,13 +148,13 @@ def test_audits_are_weighed_again(tmp_path: Path) -> None:
         {"part": "check", "check": name, "likelihood": likelihood, "passed": passed}
         for name, likelihood, passed in (("a", "elbo", True), ("b", "other", False), ("c", None, False))
     ]
-    cell = dataclasses.replace(make_cell(task_name="ltm_audit"), metrics=tuple(metrics))
-    assert [recomputed(m, cell, [*texts, *checks]) for m in metrics] == [2.0, 3.0, 20.0, 0.0]
-    assert recomputed(metrics[-1], cell, [*texts, *checks[:2]]) == 1.0
+    result = dataclasses.replace(make_result(task_name="ltm_audit"), metrics=tuple(metrics))
+    assert [recomputed(m, result, [*texts, *checks]) for m in metrics] == [2.0, 3.0, 20.0, 0.0]
+    assert recomputed(metrics[-1], result, [*texts, *checks[:2]]) == 1.0
     # Claims that are averages enter three standard errors of the total lower.
     spread = [{**text, "elbo": -10.0 + shift} for text, shift in zip(texts, (2, -2, 1, -1), strict=True)]
     lower = dataclasses.replace(metrics[2], value=17.0)
-    assert recomputed(lower, cell, spread) == pytest.approx(20 - 3 * 1.0)
+    assert recomputed(lower, result, spread) == pytest.approx(20 - 3 * 1.0)
 
 
 # One digit.
@@ -185,14 +187,14 @@ def test_one_touched_digit_is_found(
 
 
 def test_more_than_one_digit_is_not_guessed(tmp_path: Path) -> None:
-    path = write_cell(make_cell(), tmp_path)
+    path = write_result(make_result(), tmp_path)
     path.write_text(path.read_text().replace('"parameters": 1234567', '"parameters": 7654321'))
     assert edited_digit(path) is None
     assert edited_digit(tmp_path / "absent.json") is None
 
 
 def test_another_spelling_of_the_same_is_a_problem(tmp_path: Path) -> None:
-    path = write_cell(make_cell(), tmp_path)
+    path = write_result(make_result(), tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text())))
     _, (problem,) = verify(tmp_path)
     assert "expected the one spelling that results have" in problem
@@ -276,19 +278,19 @@ def test_other_numbers_under_the_same_key_need_one_too(
 ) -> None:
     assert run("build") == 0
     path = tmp_path / "results" / "mdlm-tiny" / "ltm_pydocs" / "d1b85108abbd.json"
-    cell = read_cell(path)
-    records = [{**r, "elbo": r["elbo"] + 1} for r in read_records(path, cell) or []]
-    entry = Entry(path=path, cell=cell)
-    values = {m.name: recomputed(m, cell, records) or m.value for m in cell.metrics}
-    better = tuple(dataclasses.replace(m, value=values[m.name]) for m in cell.metrics)
-    write_cell(dataclasses.replace(cell, metrics=better), tmp_path / "results", records=records)
+    result = read_result(path)
+    records = [{**r, "elbo": r["elbo"] + 1} for r in read_records(path, result) or []]
+    entry = Entry(path=path, result=result)
+    values = {m.name: recomputed(m, result, records) or m.value for m in result.metrics}
+    better = tuple(dataclasses.replace(m, value=values[m.name]) for m in result.metrics)
+    write_result(dataclasses.replace(result, metrics=better), tmp_path / "results", records=records)
     assert run("build") == 0
     capsys.readouterr()
     assert run("check") == 1
     assert f"{entry.name.removesuffix('.json')} has other numbers than before" in capsys.readouterr().err
     # The same numbers from another day are no change.
-    later = dataclasses.replace(cell, provenance={**cell.provenance, "date": "2027-01-01T00:00:00+00:00"})
-    assert manifest.gone(manifest.of([entry]), manifest.of([Entry(path=path, cell=later)]), "") == {}
+    later = dataclasses.replace(result, provenance={**result.provenance, "date": "2027-01-01T00:00:00+00:00"})
+    assert manifest.gone(manifest.of([entry]), manifest.of([Entry(path=path, result=later)]), "") == {}
 
 
 def test_an_edited_list_is_noticed(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

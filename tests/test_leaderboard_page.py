@@ -13,9 +13,9 @@ import pytest
 from leaderboard import build
 from leaderboard.board import board
 from leaderboard.entries import load
-from ltm.result import Cell, Metric, find_cells, read_cell, read_records, write_cell
+from ltm.result import Metric, Result, find_results, read_records, read_result, write_result
 from tests.chromium import Chromium, executable
-from tests.result_factory import make_cell
+from tests.result_factory import make_result
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden" / "results"
@@ -31,15 +31,17 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page with every view: golden results, an audit, models of GPT-2's tokens, and a name that means harm."""
     root = tmp_path_factory.mktemp("board")
     results = root / "results"
-    for path in find_cells(GOLDEN):
-        cell = read_cell(path)
-        write_cell(cell, results, records=read_records(path, cell))
+    for path in find_results(GOLDEN):
+        result = read_result(path)
+        write_result(result, results, records=read_records(path, result))
     gpt2 = {"name": "gpt2", "fingerprint": "9" * 64}
     for i, name in enumerate((HOSTILE, "ar-small", "ar-medium", "ar-large")):
         flops = {"flops": 1e17 * (i + 1)}
-        cell = make_cell(name=name, family="ar", nats=3.9 - i / 10, task_name="ltm_ptb", tokenizer=gpt2, training=flops)
-        write_cell(cell, results)
-        write_cell(audited(cell), results)
+        result = make_result(
+            name=name, family="ar", nats=3.9 - i / 10, task_name="ltm_ptb", tokenizer=gpt2, training=flops
+        )
+        write_result(result, results)
+        write_result(audited(result), results)
     out = root / "LEADERBOARD.md"
     for path, content in build.files(board(load(results)), out).items():
         path.parent.mkdir(exist_ok=True)
@@ -47,7 +49,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "leaderboard.html"
 
 
-def audited(cell: Cell) -> Cell:
+def audited(result: Result) -> Result:
     metric = Metric(
         name="audit_passed", likelihood="exact", headline=True, unit="verdict", value=1.0, kind="exact",
         direction="higher", n=256,
@@ -55,7 +57,7 @@ def audited(cell: Cell) -> Cell:
     claimed = dataclasses.replace(metric, name="audit_claimed_nats_per_token", headline=False, value=2.4)
     entropy = dataclasses.replace(claimed, name="audit_source_entropy_per_token", likelihood=None, value=2.3)
     return dataclasses.replace(
-        cell, task={"name": "ltm_audit", "version": 1.0, "split": "test"}, metrics=(metric, claimed, entropy)
+        result, task={"name": "ltm_audit", "version": 1.0, "split": "test"}, metrics=(metric, claimed, entropy)
     )
 
 

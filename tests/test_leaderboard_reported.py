@@ -20,8 +20,8 @@ from leaderboard.entries import load
 from leaderboard.ranking import ranked
 from leaderboard.render.markdown import markdown_table
 from ltm.registry import preset
-from ltm.result import write_cell
-from tests.result_factory import make_cell
+from ltm.result import write_result
+from tests.result_factory import make_result
 
 # ruff: noqa: E501  The table as it was published.
 SEED_TABLE = """
@@ -90,8 +90,8 @@ def test_they_stand_in_italics_below_what_is_measured_and_take_no_rank(tmp_path:
     gpt2 = {"name": "gpt2", "fingerprint": "9" * 64}
     for name, nats in (("ltm-small", 3.0), ("ar-small", 6.0)):
         family = name.partition("-")[0]
-        write_cell(make_cell(name=name, family=family, nats=nats, task_name="ltm_ptb", tokenizer=gpt2), tmp_path)
-    write_cell(make_cell(task_name="ltm_ptb"), tmp_path)
+        write_result(make_result(name=name, family=family, nats=nats, task_name="ltm_ptb", tokenizer=gpt2), tmp_path)
+    write_result(make_result(task_name="ltm_ptb"), tmp_path)
     other, section = sorted(board(load(tmp_path)).sections, key=lambda section: section.tokenizer)
     (column,) = section.columns
     for built in (table.overview(section), table.task_table(section, column)):
@@ -111,6 +111,6 @@ def test_they_stand_in_italics_below_what_is_measured_and_take_no_rank(tmp_path:
 
 
 def test_they_are_on_every_board(tmp_path: Path) -> None:
-    write_cell(make_cell(), tmp_path)
+    write_result(make_result(), tmp_path)
     titles = [part.title for part in page.parts(board(load(tmp_path)))]
     assert "Reported elsewhere: zero-shot perplexity" in titles

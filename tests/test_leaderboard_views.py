@@ -28,17 +28,17 @@ from leaderboard.csv_export import csv_table
 from leaderboard.entries import load
 from leaderboard.ranking import ranked
 from leaderboard.render import svg, terminal
-from ltm.result import Cell, Metric, write_cell
-from tests.result_factory import make_cell
+from ltm.result import Metric, Result, write_result
+from tests.result_factory import make_result
 
 GOLDEN = Path(__file__).parent / "golden" / "results"
 Run = Callable[..., int]
 
 
-def build(results: Path, *cells: Cell) -> Board:
-    for cell in cells:
-        write_cell(cell, results)
-    return board(load(results))
+def build(directory: Path, *results: Result) -> Board:
+    for result in results:
+        write_result(result, directory)
+    return board(load(directory))
 
 
 def rows_of(part: Part) -> tuple[tuple[str | Value, ...], ...]:
@@ -61,8 +61,8 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
 # Audits.
 
 
-def audit(of: Cell, verdicts: dict[str, bool], *, claimed: float = 2.4, source: float = 2.3, n: int = 256) -> Cell:
-    """An audit cell of the model of another cell."""
+def audit(of: Result, verdicts: dict[str, bool], *, claimed: float = 2.4, source: float = 2.3, n: int = 256) -> Result:
+    """An audit result of the model of another result."""
 
     def metric(name: str, likelihood: str | None, value: float, headline: bool = False) -> Metric:
         return Metric(
@@ -87,8 +87,8 @@ def audit(of: Cell, verdicts: dict[str, bool], *, claimed: float = 2.4, source: 
 
 
 def test_a_failed_likelihood_loses_its_kind_and_its_rank_on_every_corpus(tmp_path: Path) -> None:
-    good, bad = make_cell(name="ar-tiny", family="ar", nats=3.3), make_cell(nats=3.0)
-    elsewhere = make_cell(nats=3.0, task_name="ltm_ptb", fingerprint="e" * 64)
+    good, bad = make_result(name="ar-tiny", family="ar", nats=3.3), make_result(nats=3.0)
+    elsewhere = make_result(nats=3.0, task_name="ltm_ptb", fingerprint="e" * 64)
     verdicts = {"elbo": False, "importance_bound": True}
     built = build(tmp_path, good, bad, elsewhere, audit(bad, verdicts), audit(good, {"exact": True}))
     (section,) = built.sections
@@ -107,14 +107,16 @@ def test_a_failed_likelihood_loses_its_kind_and_its_rank_on_every_corpus(tmp_pat
     against = [part for part in cost_views.parts(section, "x") if "against" in part.title]
     assert "ltm-tiny" not in {str(row[0]) for part in against for row in rows_of(part)}
     # The files are as they were.
-    assert load(tmp_path)[0].cell.metrics != () and any("lower_bound" in str(e.cell.metrics) for e in load(tmp_path))
+    assert load(tmp_path)[0].result.metrics != () and any(
+        "lower_bound" in str(e.result.metrics) for e in load(tmp_path)
+    )
 
 
 def test_verdicts_go_by_configuration_and_one_failure_outweighs_passes(tmp_path: Path) -> None:
-    one, other = make_cell(), make_cell(model={"config": {"width": 64}, "config_digest": "4" * 64}, nats=3.5)
-    again = make_cell(training_seed=1)
-    cells = [one, other, again, audit(one, {"elbo": True}), audit(again, {"elbo": False})]
-    (section,) = build(tmp_path, *cells).sections
+    one, other = make_result(), make_result(model={"config": {"width": 64}, "config_digest": "4" * 64}, nats=3.5)
+    again = make_result(training_seed=1)
+    results = [one, other, again, audit(one, {"elbo": True}), audit(again, {"elbo": False})]
+    (section,) = build(tmp_path, *results).sections
     found = {str(row.label): str(row.first.metric("token_perplexity").kind) for row in section.rows}  # type: ignore[union-attr]
     assert found == {"ltm-tiny (width 64, of None)": "lower_bound", "ltm-tiny (width 128, of ltm-tiny)": "estimate"}
     said = {row.label: sections._audit(row) for row in section.rows}
@@ -122,9 +124,9 @@ def test_verdicts_go_by_configuration_and_one_failure_outweighs_passes(tmp_path:
 
 
 def test_the_audit_table_has_the_line_that_no_model_can_be_below(tmp_path: Path) -> None:
-    cells = [make_cell(), make_cell(name="ar-tiny", family="ar")]
-    verdicts = [audit(cells[0], {"elbo": False}), audit(cells[1], {"exact": True})]
-    built = build(tmp_path, *cells, *verdicts)
+    results = [make_result(), make_result(name="ar-tiny", family="ar")]
+    verdicts = [audit(results[0], {"elbo": False}), audit(results[1], {"exact": True})]
+    built = build(tmp_path, *results, *verdicts)
     (entries,) = built.audits
     part = audits.part(entries, "Audit")
     assert part.table is not None
@@ -157,23 +159,23 @@ def test_the_audit_table_has_the_line_that_no_model_can_be_below(tmp_path: Path)
 
 
 def test_groups_are_of_what_is_equal(tmp_path: Path) -> None:
-    cells = [make_cell(name=f"ar-{t}", family="ar", training={"tokens": t}) for t in (100, 104, 106, 200, 300, 310)]
-    (section,) = build(tmp_path, *cells).sections
+    results = [make_result(name=f"ar-{t}", family="ar", training={"tokens": t}) for t in (100, 104, 106, 200, 300, 310)]
+    (section,) = build(tmp_path, *results).sections
     found = cost_views.groups(section.rows, 1.05, lambda row: row.first.training["tokens"])
     assert [[row.label for row in group] for group in found] == [["ar-100", "ar-104"], ["ar-300", "ar-310"]]
     assert cost_views.groups(section.rows, 1.05, lambda row: None) == []
     titles = {part.title for part in cost_views.parts(section, "x")}
     assert {"At equal training tokens", "At equal training compute"} <= titles
-    (alone,) = build(tmp_path / "alone", cells[0]).sections
+    (alone,) = build(tmp_path / "alone", results[0]).sections
     assert cost_views.parts(alone, "x") == []
 
 
 def test_ranks_of_a_group_are_within_the_group(tmp_path: Path) -> None:
-    cells = [
-        make_cell(name=name, family="ar", nats=nats, training={"tokens": tokens})
+    results = [
+        make_result(name=name, family="ar", nats=nats, training={"tokens": tokens})
         for name, nats, tokens in (("best", 3.0, 900), ("a", 3.2, 100), ("b", 3.4, 100))
     ]
-    (section,) = build(tmp_path, *cells).sections
+    (section,) = build(tmp_path, *results).sections
     part = next(part for part in cost_views.parts(section, "x") if part.title == "At equal training tokens")
     assert part.table is not None
     assert [re.sub(r".*\((\d+=?)\)$", r"\1", str(row[1])) for row in part.table.rows] == ["1", "2"]
@@ -193,18 +195,18 @@ def test_the_front_is_what_nothing_dominates() -> None:
 
 
 def test_the_pareto_view_marks_who_is_dominated_and_counts_who_is_left_out(tmp_path: Path) -> None:
-    cells = [
-        make_cell(name=name, family="ar", nats=nats, training={"flops": flops})
+    results = [
+        make_result(name=name, family="ar", nats=nats, training={"flops": flops})
         for name, nats, flops in (("cheap", 4.0, 1e12), ("good", 3.0, 1e13), ("worse", 3.5, 2e13))
     ]
-    (section,) = build(tmp_path, *cells).sections
+    (section,) = build(tmp_path, *results).sections
     (part,) = [part for part in cost_views.parts(section, "x") if part.title == "pydocs against compute"]
     assert part.table is not None and len(part.figures) == 2
     assert {row[0]: row[3] for row in part.table.rows} == {"cheap": "front", "good": "front", "worse": "good"}
     # All score at the same cost, so there only the best is on the front.
     assert {row[0]: row[5] for row in part.table.rows} == {"cheap": "good", "good": "front", "worse": "good"}
     assert [p.faint for p in part.figures[0].series[0].points] == [row[3] != "front" for row in part.table.rows]
-    free = [make_cell(name=f"count-{i}", family="ar", nats=4.0 + i, training={"flops": 0.0}) for i in range(2)]
+    free = [make_result(name=f"count-{i}", family="ar", nats=4.0 + i, training={"flops": 0.0}) for i in range(2)]
     (section,) = build(tmp_path / "free", *free).sections
     (part,) = [part for part in cost_views.parts(section, "x") if "against" in part.title]
     assert "Of unknown cost, and in no plot: 2." in part.text[0]
@@ -227,8 +229,8 @@ def test_diagnostics_give_curves_and_generation_gives_entropy() -> None:
     (scatter,) = parts["continuation"].figures
     assert [series.name for series in scatter.series] == ["samples", "human text"]
     (point,) = scatter.series[0].points
-    (entry,) = [entry for entry in built.entries if entry.cell.task["name"] == "ltm_continuation"]
-    values = {metric.name: metric.value for metric in entry.cell.metrics}
+    (entry,) = [entry for entry in built.entries if entry.result.task["name"] == "ltm_continuation"]
+    values = {metric.name: metric.value for metric in entry.result.metrics}
     assert (point.x, point.y) == (values["unigram_entropy"], values["gen_ppl[ar-tiny]"])
     assert [row[0] for row in rows_of(parts["continuation"])] == ["ar-tiny", "human text"]
 
@@ -236,10 +238,11 @@ def test_diagnostics_give_curves_and_generation_gives_entropy() -> None:
 def test_two_texts_of_one_task_have_two_names(tmp_path: Path) -> None:
     metric = Metric(name="pass@5", likelihood=None, headline=True, unit="problem", value=0.2, kind="exact", n=5)
     chance = dataclasses.replace(metric, name="chance_prior_pass@5", headline=False, value=0.3)
-    cells = [
-        dataclasses.replace(make_cell(task_name="ltm_sums", fingerprint=f * 64), metrics=(metric, chance)) for f in "ab"
+    results = [
+        dataclasses.replace(make_result(task_name="ltm_sums", fingerprint=f * 64), metrics=(metric, chance))
+        for f in "ab"
     ]
-    built = build(tmp_path, *cells)
+    built = build(tmp_path, *results)
     assert labels.titles(built.others) == ["sums (text aaaaaaaa)", "sums (text bbbbbbbb)"]
     shown = task_results.table(built.others[0])
     assert shown.header[:2] == ("Model", "pass@5 ↓") and [str(row[0]) for row in shown.rows] == [
@@ -293,9 +296,9 @@ def test_ticks_are_few_and_inside(low: float, high: float, log: bool) -> None:
 
 
 def test_the_csv_has_every_metric_in_full_and_no_formulas(tmp_path: Path) -> None:
-    built = build(tmp_path, make_cell(name="=cmd|' /C calc'!A0"), make_cell(name="ar-tiny", family="ar", nats=3.4))
+    built = build(tmp_path, make_result(name="=cmd|' /C calc'!A0"), make_result(name="ar-tiny", family="ar", nats=3.4))
     rows = [row for row in csv.DictReader(io.StringIO(csv_table(built))) if row["source"] == "measured"]
-    assert len(rows) == sum(len(entry.cell.metrics) for entry in built.entries)
+    assert len(rows) == sum(len(entry.result.metrics) for entry in built.entries)
     assert {row["model"] for row in rows} == {"'=cmd|' /C calc'!A0", "ar-tiny"}
     by = {(row["model"], row["metric"], row["likelihood"]): row for row in rows}
     row = by["ar-tiny", "token_perplexity", "exact"]
@@ -306,12 +309,12 @@ def test_the_csv_has_every_metric_in_full_and_no_formulas(tmp_path: Path) -> Non
 # Differences.
 
 
-def scored(name: str, shift: float, *, seed: int = 0, **changes: Any) -> tuple[Cell, list[dict]]:
+def scored(name: str, shift: float, *, seed: int = 0, **changes: Any) -> tuple[Result, list[dict]]:
     """A result with records: the text's own variation is shared, a model's own is small."""
     text, own = random.Random(1), random.Random(name)
     values = [-255 * 3.2 + 40 * text.gauss(0, 1) - 255 * shift + own.gauss(0, 1) for _ in range(20)]
-    cell = make_cell(name=name, family="ar", nats=-sum(values) / 5100, training_seed=seed, **changes)
-    return cell, [{"block": i, "tokens": 255, "exact": value} for i, value in enumerate(values)]
+    result = make_result(name=name, family="ar", nats=-sum(values) / 5100, training_seed=seed, **changes)
+    return result, [{"block": i, "tokens": 255, "exact": value} for i, value in enumerate(values)]
 
 
 def said_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -322,8 +325,8 @@ def said_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 def test_compare_is_paired_and_antisymmetric(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, shift in (("ar-a", 0.0), ("ar-b", 0.02), ("ar-c", 0.0001)):
-        cell, records = scored(name, shift)
-        write_cell(cell, tmp_path / "results", records=records)
+        result, records = scored(name, shift)
+        write_result(result, tmp_path / "results", records=records)
     numbers = {}
     for a, b, verdict in (("ar-a", "ar-b", "B worse"), ("ar-b", "ar-a", "B better"), ("ar-a", "ar-c", "no difference")):
         assert run("compare", a, b) == 0
@@ -339,8 +342,8 @@ def test_commits_are_compared_model_by_model(run: Run, tmp_path: Path, capsys: p
     for commit, shift in (("a" * 40, 0.0), ("b" * 40, 0.02)):
         for name in ("ar-a", "ar-b"):
             changes: Any = {"provenance": {"commit": commit}, "model": {"weights_digest": commit[:1] * 64}}
-            cell, records = scored(name, shift, **changes)
-            write_cell(cell, tmp_path / "results", records=records)
+            result, records = scored(name, shift, **changes)
+            write_result(result, tmp_path / "results", records=records)
     assert run("compare", "aaaa", "bbbbbbb") == 0
     said = capsys.readouterr().out
     assert [line.split()[1] for line in said.splitlines() if "B worse" in line] == ["ar-a", "ar-b"]
@@ -353,8 +356,8 @@ def test_seeds_are_compared_with_their_like_and_what_is_alone_is_counted(
 ) -> None:
     for name, seeds in (("ar-a", (0, 1, 2)), ("ar-b", (0, 1))):
         for seed in seeds:
-            cell, records = scored(name, 0.01 * seed, seed=seed)
-            write_cell(cell, tmp_path / "results", records=records)
+            result, records = scored(name, 0.01 * seed, seed=seed)
+            write_result(result, tmp_path / "results", records=records)
     assert run("compare", "ar-a", "ar-b") == 0
     said = capsys.readouterr().out
     assert said.count("(paired)") == 2 and "seed 1" in said and "without a counterpart on the other side: 1" in said
@@ -363,12 +366,12 @@ def test_seeds_are_compared_with_their_like_and_what_is_alone_is_counted(
 def test_what_cannot_be_paired_or_told_apart_is_said(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_cell(make_cell(name="ar-a", family="ar", nats=3.0), tmp_path / "results")
-    write_cell(make_cell(name="ar-b", family="ar", nats=3.5), tmp_path / "results")
-    write_cell(make_cell(name="ar-c", family="ar", tokenizer={"fingerprint": "c" * 64}), tmp_path / "results")
+    write_result(make_result(name="ar-a", family="ar", nats=3.0), tmp_path / "results")
+    write_result(make_result(name="ar-b", family="ar", nats=3.5), tmp_path / "results")
+    write_result(make_result(name="ar-c", family="ar", tokenizer={"fingerprint": "c" * 64}), tmp_path / "results")
     for width in (1, 2):
         model = {"config": {"width": width}, "config_digest": str(width) * 64}
-        write_cell(make_cell(name="ltm-x", model=model), tmp_path / "results")
+        write_result(make_result(name="ltm-x", model=model), tmp_path / "results")
     assert run("compare", "ar-a", "ar-b") == 0
     assert "B worse (not paired)" in capsys.readouterr().out
     assert run("compare", "ar-a", "ar-c") == 2
@@ -389,7 +392,7 @@ def test_two_thousand_results_build_in_seconds(tmp_path: Path, monkeypatch: pyte
     for model in range(250):
         for task in range(8):
             nats = 3 + model / 200 + task / 10 + rng.gauss(0, 0.003)
-            cell = make_cell(
+            result = make_result(
                 name=f"ar-{model}",
                 family="ar",
                 nats=nats,
@@ -397,7 +400,9 @@ def test_two_thousand_results_build_in_seconds(tmp_path: Path, monkeypatch: pyte
                 fingerprint=str(task) * 64,
                 training={"tokens": 1000 * (model // 10 + 1), "flops": 1e12 * (model % 37 + 1)},
             )
-            write_cell(cell, tmp_path, records=[{"block": i, "tokens": 255, "exact": -255 * nats} for i in range(20)])
+            write_result(
+                result, tmp_path, records=[{"block": i, "tokens": 255, "exact": -255 * nats} for i in range(20)]
+            )
     # Processor time, so that other programs on the machine do not count.
     started = time.process_time()
     made = files(board(load(tmp_path)), tmp_path / "LEADERBOARD.md")

@@ -33,7 +33,7 @@ def mini(family: str):
     """One trained miniature a family, a little less than in an audit; shared, so none may change it."""
     changes = {"posterior": PosteriorConfig(steps=4)} if family == "ltm" else {}
     with mock.patch.object(enumeration, "UPDATES", 80):
-        return enumeration.miniature(subject(family, **changes))
+        return enumeration.enumerable_model(subject(family, **changes))
 
 
 def verdicts(results) -> dict[str, bool]:

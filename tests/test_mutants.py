@@ -67,10 +67,10 @@ def test_what_escapes_still_does(name):
 @pytest.mark.timeout(1200)
 def test_the_document_says_what_the_checks_say():
     """Names of checks, not digits; verdicts that hang on a rounding are left out."""
-    rows = {m.says: mutated(m.name) for m in matrix.CAUGHT}
+    rows = {m.description: mutated(m.name) for m in matrix.CAUGHT}
     names = {title: name for name, title in matrix.TITLES.items()}
     block = matrix.tables(
-        {subject: sound(subject) for subject in SUBJECTS}, {m.name: rows[m.says] for m in matrix.CAUGHT}
+        {subject: sound(subject) for subject in SUBJECTS}, {m.name: rows[m.description] for m in matrix.CAUGHT}
     )
     now, before = matrix.verdicts(block), matrix.verdicts(matrix.written())
     stale = [

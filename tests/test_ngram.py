@@ -18,7 +18,7 @@ from baselines.ngram import NGram, NGramConfig
 from ltm import registry, train_cli
 from ltm.api import Sampling
 from ltm.errors import UserError
-from ltm.result import find_cells, read_cell
+from ltm.result import find_results, read_result
 from ltm.rng import SequenceRng
 from ltm.training import checkpoint
 from ltm.training.counting import train_by_counting
@@ -279,10 +279,10 @@ def test_from_training_to_a_result(tmp_path, monkeypatch, capsys):
         assert (
             cli.main(["--model", "ngram-tiny", "--tasks", "ptb", "--checkpoint", place, "--output", f"r{order}"]) == 0
         )
-        (path,) = find_cells(tmp_path / f"r{order}")
-        cell = read_cell(path)
-        metric = cell.metric("token_perplexity")
-        assert metric.kind == "exact" and cell.model["family"] == "ngram" and cell.status == "complete"
+        (path,) = find_results(tmp_path / f"r{order}")
+        result = read_result(path)
+        metric = result.metric("token_perplexity")
+        assert metric.kind == "exact" and result.model["family"] == "ngram" and result.status == "complete"
         assert json.loads(path.read_text())["cost"]["train_flops_per_token"] == max(1, order)
         perplexity[order] = metric.value
     assert perplexity[0] == pytest.approx(257)

@@ -87,21 +87,21 @@ def test_both_ways_give_the_same_digits_on_every_corpus(tmp_path, monkeypatch, s
     save_small(tmp_path / "other", "ar-tiny")
     model = HarnessModel(pretrained="ar-tiny")
     tasks = manager(eos_between_documents=separated).load([f"ltm_{name}" for name in CORPORA])
-    results = evaluate(model, tasks, bootstrap_iters=0)["results"]
-    cells = [json.loads(file.read_text()) for file in (tmp_path / "results").glob("*/*/*.json")]
-    assert len(cells) == len(CORPORA)
-    for cell in cells:
-        split = corpora.load(cell["data"]["corpus"], "validation")
+    harness = evaluate(model, tasks, bootstrap_iters=0)["results"]
+    results = [json.loads(file.read_text()) for file in (tmp_path / "results").glob("*/*/*.json")]
+    assert len(results) == len(CORPORA)
+    for result in results:
+        split = corpora.load(result["data"]["corpus"], "validation")
         texts = split.texts()
         stream = sum(len(text.encode()) for text in texts) + (len(texts) - 1 if separated else 0)
-        assert cell["scoring"]["tokens"] == stream and cell["scoring"]["eos_between_documents"] is separated
+        assert result["scoring"]["tokens"] == stream and result["scoring"]["eos_between_documents"] is separated
         # Whatever is put between documents, the units are the raw text's own.
-        assert (cell["data"]["bytes"], cell["data"]["words"]) == (split.bytes, split.words)
+        assert (result["data"]["bytes"], result["data"]["words"]) == (split.bytes, split.words)
         assert split.bytes == sum(len(document.encode()) for document in split.documents)
-        theirs = results[cell["task"]["name"]]
-        for metric in cell["metrics"]:
+        theirs = harness[result["task"]["name"]]
+        for metric in result["metrics"]:
             assert theirs[f"{metric['name']},none"] == metric["value"]
-        assert theirs["token_perplexity_ci95_low,none"] == cell["metrics"][0]["ci95"]["low"]
+        assert theirs["token_perplexity_ci95_low,none"] == result["metrics"][0]["ci95"]["low"]
 
 
 def test_separators_need_a_backend_that_knows_them_and_a_plain_yes_or_no(data_dir):

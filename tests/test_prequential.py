@@ -25,7 +25,7 @@ from ltm.latent.model import LatentThoughtModel
 from ltm.latent.posterior import Posterior, PosteriorConfig, fit
 from ltm.latent.prequential import Prequential, chunk_noise, first_position, prequential_bound
 from ltm.registry import preset
-from ltm.result import read_cell
+from ltm.result import read_result
 from ltm.rng import SequenceRng, seed_of
 from ltm.training import checkpoint
 from tasks import catalog, cli
@@ -102,7 +102,7 @@ def test_one_chunk_is_the_mean_over_the_prior():
     model = large("ltm")
     rng = SequenceRng(4, range(len(TEXTS)))
     q = Posterior.prior(len(TEXTS), model.latent_shape, like=model.decoder.embedding)
-    batch = model.opened(TEXTS, 0, None, rng)
+    batch = model.scoring_batch(TEXTS, 0, None, rng)
     expected = bounds.predictive_bound(batch.log_likelihood, q, batch.tokens_B, draws=32, rng=chunk_noise(rng, 0))
     found = bound(model, TEXTS, L, draws=32, rng=rng)
     torch.testing.assert_close(found.nats_B, expected.nats_B)
@@ -116,7 +116,7 @@ def test_without_a_say_of_z_it_is_the_likelihood_of_the_decoder():
         for block in model.decoder.blocks:
             block.cross_out.weight.zero_()
     model.eval().requires_grad_(False)
-    batch = model.opened(TEXTS, 0, None, SequenceRng(0, range(len(TEXTS))))
+    batch = model.scoring_batch(TEXTS, 0, None, SequenceRng(0, range(len(TEXTS))))
     exact = batch.log_likelihood(torch.zeros(len(TEXTS), *model.latent_shape, dtype=torch.float64))
     for chunk, draws in [(1, 1), (2, 3), (4, 2)]:
         torch.testing.assert_close(bound(model, TEXTS, chunk, draws).nats_B, exact)
@@ -143,7 +143,7 @@ def test_positions_left_out_are_those_that_do_not_matter(name):
     assert first_position(model.config.decoder, 20) == 19
     texts = torch.randint(V, (5, 24), generator=torch.Generator().manual_seed(0))
     rng = SequenceRng(3, range(5))
-    batch, expected, before = model.opened(texts, 0, None, rng), torch.zeros(5, dtype=torch.float64), None
+    batch, expected, before = model.scoring_batch(texts, 0, None, rng), torch.zeros(5, dtype=torch.float64), None
     for number, start in enumerate(range(0, 24, 5)):
         seen = torch.ones(5, start, dtype=torch.bool)
         zs, before = model.latents_after(
@@ -151,7 +151,7 @@ def test_positions_left_out_are_those_that_do_not_matter(name):
         )
         upto = [
             [
-                model.opened(texts[:, :end], 0, None, rng).log_likelihood(z) if end else torch.zeros(5).double()
+                model.scoring_batch(texts[:, :end], 0, None, rng).log_likelihood(z) if end else torch.zeros(5).double()
                 for end in (start, min(start + 5, 24))
             ]
             for z in zs
@@ -271,23 +271,23 @@ def test_other_chunks_are_other_answers(place):
 def test_the_command_and_lm_eval_agree_on_the_task(place, capsys):
     arguments = ["--tasks", "prequential_ptb", "--draws", "2", "--chunk", "8"]
     assert cli.main(["--model", "ltm-tiny,ar-tiny", *arguments]) == 0
-    cells = {}
+    results = {}
     for name in ("ltm-tiny", "ar-tiny"):
         (path,) = (place / "results" / name / "ltm_prequential_ptb").glob("*.json")
-        cells[name] = read_cell(path)
-    cell, exact = cells["ltm-tiny"], cells["ar-tiny"]
-    metric = cell.metric("token_perplexity")
+        results[name] = read_result(path)
+    result, exact = results["ltm-tiny"], results["ar-tiny"]
+    metric = result.metric("token_perplexity")
     assert (metric.likelihood, metric.kind) == ("prequential_bound", "lower_bound")
-    assert (cell.scoring["chunk"], cell.scoring["draws"], exact.scoring["chunk"]) == (8, 2, None)
+    assert (result.scoring["chunk"], result.scoring["draws"], exact.scoring["chunk"]) == (8, 2, None)
     model = HarnessModel(pretrained="ltm-tiny").loaded.model
     expected = Prequential(model, 8).score_flops_per_token(32, 2)
-    assert cell.cost["score_flops_per_token"] == pytest.approx(expected)
+    assert result.cost["score_flops_per_token"] == pytest.approx(expected)
     assert exact.metric("token_perplexity").likelihood == "exact"
 
     harness = HarnessModel(pretrained="ltm-tiny", prequential=8, draws=2)
     manager = TaskManager(include_path=str(catalog.DIRECTORY), include_defaults=False)
-    results = evaluate(harness, manager.load(["ltm_prequential_ptb"]), bootstrap_iters=0)["results"]
-    assert results["ltm_prequential_ptb"]["token_perplexity,none"] == metric.value
+    theirs = evaluate(harness, manager.load(["ltm_prequential_ptb"]), bootstrap_iters=0)["results"]
+    assert theirs["ltm_prequential_ptb"]["token_perplexity,none"] == metric.value
     with pytest.raises(UserError, match="prequential=16"):
         evaluate(
             HarnessModel(pretrained="ltm-tiny", headline_only=True, draws=1),

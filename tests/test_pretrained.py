@@ -20,7 +20,7 @@ from ltm.api import Sampling
 from ltm.data import corpora
 from ltm.errors import UserError
 from ltm.harness import HarnessModel
-from ltm.result import find_cells, read_cell
+from ltm.result import find_results, read_result
 from ltm.rng import SequenceRng
 from ltm.training import checkpoint
 from tasks import cli
@@ -94,7 +94,7 @@ def directory(request) -> Path:
 
 
 def opened(directory: Path, *, settings=(), double: bool = True):
-    found = registry.source(f"pretrained:{directory}")
+    found = registry.external_model(f"pretrained:{directory}")
     assert found is not None
     family, source = found
     loaded = family.from_source(source, settings=settings)
@@ -277,7 +277,7 @@ def test_models_that_are_not_there(name, said, tmp_path, monkeypatch):
 def test_the_cache_of_the_hub_is_looked_into_first(gpt2, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     shutil.copytree(gpt2, tmp_path / "models--openai-community--gpt2" / "snapshots" / "0123abc")
-    family, source = registry.source("pretrained:gpt2")
+    family, source = registry.external_model("pretrained:gpt2")
     assert family.from_source(source).name == "pretrained:gpt2"
 
 
@@ -348,11 +348,11 @@ def test_from_a_name_to_a_result(directory, tmp_path, monkeypatch, capsys):
     command = ["--model", f"pretrained:{directory}", "--tasks", "ptb", "--output", "results"]
     assert cli.main(command) == 0 and cli.main(command) == 0
     assert "nothing to do" in capsys.readouterr().err
-    (path,) = find_cells(tmp_path / "results")
-    cell = read_cell(path)
-    metric = cell.metric("token_perplexity")
-    assert cell.status == "complete" and cell.training["tokens"] is None and metric.kind == "exact"
-    assert cell.model["name"] == f"pretrained:{directory.name}" and "transformers" in cell.provenance["versions"]
+    (path,) = find_results(tmp_path / "results")
+    result = read_result(path)
+    metric = result.metric("token_perplexity")
+    assert result.status == "complete" and result.training["tokens"] is None and metric.kind == "exact"
+    assert result.model["name"] == f"pretrained:{directory.name}" and "transformers" in result.provenance["versions"]
     # The same by hand: blocks of the whole stream, each after a BOS.
     loaded, rng = opened(directory), SequenceRng(0, [0])
     stream = loaded.tokenizer.encode("".join(corpora.load("ptb", "validation").iter_texts()))

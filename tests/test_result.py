@@ -15,15 +15,15 @@ import pytest
 
 from ltm.config import digest
 from ltm.errors import UserError
-from ltm.result import Cell, cell_path, find_cells, read_cell, read_records, to_bytes, to_dict, write_cell
+from ltm.result import Result, find_results, read_records, read_result, result_path, to_bytes, to_dict, write_result
 from ltm.result_schema import _FIELDS, check
-from tests.result_factory import make_cell
+from tests.result_factory import make_result
 
 RECORDS = [{"block": 0, "tokens": 255, "elbo": -816.25}, {"block": 1, "tokens": 45, "elbo": -140.1}]
 
 
 def edited(path: Path, changes: dict[str, object]) -> Path:
-    """Change top-level fields of a cell's file (`...` deletes one) and bring its digest up to date."""
+    """Change top-level fields of a result's file (`...` deletes one) and bring its digest up to date."""
     data = json.loads(path.read_text())
     data.update(changes)
     data = {name: value for name, value in data.items() if value is not ...}
@@ -33,53 +33,53 @@ def edited(path: Path, changes: dict[str, object]) -> Path:
 
 
 def test_what_is_written_is_what_is_read(tmp_path: Path) -> None:
-    cell = make_cell()
-    path = write_cell(cell, tmp_path)
-    assert path == tmp_path / "ltm-tiny" / "ltm_pydocs" / f"{cell.key[:12]}.json"
-    assert read_cell(path) == cell
-    assert find_cells(tmp_path) == [path]
-    assert path.read_bytes() == to_bytes(read_cell(path))
+    result = make_result()
+    path = write_result(result, tmp_path)
+    assert path == tmp_path / "ltm-tiny" / "ltm_pydocs" / f"{result.key[:12]}.json"
+    assert read_result(path) == result
+    assert find_results(tmp_path) == [path]
+    assert path.read_bytes() == to_bytes(read_result(path))
 
 
 def test_bytes_are_canonical() -> None:
-    cell = make_cell()
-    shuffled = dataclasses.replace(cell, model=dict(reversed(list(cell.model.items()))))
-    assert to_bytes(shuffled) == to_bytes(cell)
-    text = to_bytes(cell).decode()
+    result = make_result()
+    shuffled = dataclasses.replace(result, model=dict(reversed(list(result.model.items()))))
+    assert to_bytes(shuffled) == to_bytes(result)
+    text = to_bytes(result).decode()
     assert text.endswith("}\n") and not text.endswith("\n\n")
     assert json.dumps(json.loads(text), sort_keys=True, indent=2, ensure_ascii=False) + "\n" == text
 
 
 def test_records_travel_with_the_cell(tmp_path: Path) -> None:
-    path = write_cell(make_cell(), tmp_path, records=RECORDS)
-    cell = read_cell(path)
-    assert read_records(path, cell) == RECORDS
-    assert find_cells(tmp_path) == [path]
-    assert write_cell(make_cell(), tmp_path, records=RECORDS) == path
+    path = write_result(make_result(), tmp_path, records=RECORDS)
+    result = read_result(path)
+    assert read_records(path, result) == RECORDS
+    assert find_results(tmp_path) == [path]
+    assert write_result(make_result(), tmp_path, records=RECORDS) == path
     assert len(list(path.parent.iterdir())) == 2
-    assert read_records(path, make_cell()) is None
+    assert read_records(path, make_result()) is None
 
-    assert cell.records is not None
-    file = path.with_name(cell.records["file"])
+    assert result.records is not None
+    file = path.with_name(result.records["file"])
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(UserError, match=rf"{file.name}: expected sha256"):
-        read_records(path, cell)
+        read_records(path, result)
     file.unlink()
     with pytest.raises(UserError, match=r"records\.file: cannot read"):
-        read_records(path, cell)
+        read_records(path, result)
 
 
 def test_one_edited_digit_is_noticed(tmp_path: Path) -> None:
-    path = write_cell(make_cell(), tmp_path)
+    path = write_result(make_result(), tmp_path)
     path.write_text(path.read_text().replace('"tokens": 5100', '"tokens": 5200'))
     with pytest.raises(UserError, match=rf"{path}: field digest: .* changed after it was written"):
-        read_cell(path)
+        read_result(path)
 
 
 def test_an_unknown_schema_says_what_is_known(tmp_path: Path) -> None:
-    path = edited(write_cell(make_cell(), tmp_path), {"schema": 2})
+    path = edited(write_result(make_result(), tmp_path), {"schema": 2})
     with pytest.raises(UserError, match="field schema: expected 1, found 2"):
-        read_cell(path)
+        read_result(path)
 
 
 @pytest.mark.parametrize(
@@ -91,12 +91,12 @@ def test_an_unknown_schema_says_what_is_known(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_result_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
-    path = tmp_path / "cell.json"
+    path = tmp_path / "result.json"
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
-        read_cell(path)
+        read_result(path)
     with pytest.raises(UserError, match="cannot read"):
-        read_cell(tmp_path / "absent.json")
+        read_result(tmp_path / "absent.json")
 
 
 @pytest.mark.parametrize(
@@ -115,9 +115,9 @@ def test_what_is_no_result_is_refused(tmp_path: Path, content: bytes, message: s
     ],
 )
 def test_errors_name_file_field_expected_and_found(tmp_path: Path, changes: dict[str, object], message: str) -> None:
-    path = edited(write_cell(make_cell(), tmp_path), changes)
+    path = edited(write_result(make_result(), tmp_path), changes)
     with pytest.raises(UserError, match=f"{path}: {message}"):
-        read_cell(path)
+        read_result(path)
 
 
 @pytest.mark.parametrize(
@@ -133,28 +133,28 @@ def test_errors_name_file_field_expected_and_found(tmp_path: Path, changes: dict
     ],
 )
 def test_metrics_are_checked(changes: dict[str, object], message: str) -> None:
-    data = to_dict(make_cell())
+    data = to_dict(make_result())
     data["metrics"][0].update(changes)
     with pytest.raises(UserError, match=message):
-        check(data, "cell")
+        check(data, "result")
 
 
 def test_a_cell_cannot_be_built_wrong() -> None:
-    with pytest.raises(UserError, match=r"cell: field scoring\.draws: expected int, found nothing"):
-        cell = make_cell()
-        dataclasses.replace(cell, scoring={k: v for k, v in cell.scoring.items() if k != "draws"})
+    with pytest.raises(UserError, match=r"result: field scoring\.draws: expected int, found nothing"):
+        result = make_result()
+        dataclasses.replace(result, scoring={k: v for k, v in result.scoring.items() if k != "draws"})
     with pytest.raises(UserError, match=r"provenance\.wall_seconds: expected finite"):
-        make_cell(provenance={"wall_seconds": float("nan")})
+        make_result(provenance={"wall_seconds": float("nan")})
     with pytest.raises(UserError, match=r"training: expected finite plain data"):
-        make_cell(training={"loss": {"last": float("nan")}})
+        make_result(training={"loss": {"last": float("nan")}})
 
 
 def test_the_metric_asked_for_is_found() -> None:
-    cell = make_cell(nats=3.0)
-    headline, bound = cell.metric("token_perplexity"), cell.metric("token_perplexity", "importance_bound")
+    result = make_result(nats=3.0)
+    headline, bound = result.metric("token_perplexity"), result.metric("token_perplexity", "importance_bound")
     assert headline is not None and headline.likelihood == "elbo"
     assert bound is not None and bound.value < headline.value
-    assert cell.metric("token_perplexity", "exact") is None
+    assert result.metric("token_perplexity", "exact") is None
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_the_metric_asked_for_is_found() -> None:
     ],
 )
 def test_what_changes_numbers_changes_the_key(changes: dict[str, object]) -> None:
-    assert make_cell(**changes).key != make_cell().key  # type: ignore[arg-type]
+    assert make_result(**changes).key != make_result().key  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -189,15 +189,15 @@ def test_what_changes_numbers_changes_the_key(changes: dict[str, object]) -> Non
     ],
 )
 def test_what_changes_no_numbers_leaves_the_key(changes: dict[str, object]) -> None:
-    assert make_cell(**changes).key == make_cell().key  # type: ignore[arg-type]
+    assert make_result(**changes).key == make_result().key  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["openai-community/gpt2", "../../etc", "..", "a b\n|c", "/", ""])
 def test_names_cannot_leave_the_results_directory(tmp_path: Path, name: str) -> None:
-    path = cell_path(tmp_path, model=name, task=name, key="0" * 64)
+    path = result_path(tmp_path, model=name, task=name, key="0" * 64)
     assert path.resolve().parent.parent.parent == tmp_path.resolve()
-    written = write_cell(make_cell(name=name, task_name=name), tmp_path)
-    assert find_cells(tmp_path) == [written] and read_cell(written).model["name"] == name
+    written = write_result(make_result(name=name, task_name=name), tmp_path)
+    assert find_results(tmp_path) == [written] and read_result(written).model["name"] == name
 
 
 def test_cost_is_the_cost_of_the_contract() -> None:
@@ -210,7 +210,7 @@ def test_cost_is_the_cost_of_the_contract() -> None:
 def test_a_read_only_directory_is_said(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="cannot write"):
-        write_cell(make_cell(), tmp_path)
+        write_result(make_result(), tmp_path)
 
 
 def test_a_place_that_cannot_be_written_is_said_and_the_old_file_stays(
@@ -218,17 +218,17 @@ def test_a_place_that_cannot_be_written_is_said_and_the_old_file_stays(
 ) -> None:
     (tmp_path / "file").write_text("not a directory")
     with pytest.raises(UserError, match="cannot write"):
-        write_cell(make_cell(), tmp_path / "file")
+        write_result(make_result(), tmp_path / "file")
 
-    path = write_cell(make_cell(nats=3.0), tmp_path)
+    path = write_result(make_result(nats=3.0), tmp_path)
 
     def disk_full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", disk_full)
     with pytest.raises(UserError, match=r"No space left on device; make room"):
-        write_cell(make_cell(nats=2.0), tmp_path)
-    assert read_cell(path) == make_cell(nats=3.0)
+        write_result(make_result(nats=2.0), tmp_path)
+    assert read_result(path) == make_result(nats=3.0)
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -236,7 +236,7 @@ DEATHS = ["before writing", "in mid-write", "before the move", "after the move"]
 
 
 def _die_while_writing(death: str, results: str) -> None:
-    """Run by a child process: replace a cell and its records, and be killed at the given instant of the cell's turn."""
+    """Run by a child process: replace a result and its records, and be killed at the given write of the result file."""
     fsync, replace, calls = os.fsync, os.replace, []
 
     def die() -> None:
@@ -244,7 +244,7 @@ def _die_while_writing(death: str, results: str) -> None:
 
     def dying_fsync(descriptor: int) -> None:
         calls.append("fsync")
-        if len(calls) == 3:  # the records' file, the records' directory, the cell's file
+        if len(calls) == 3:  # the records' file, the records' directory, the result's file
             if death in ("before writing", "in mid-write"):
                 size = os.fstat(descriptor).st_size
                 os.ftruncate(descriptor, 0 if death == "before writing" else size // 2)
@@ -260,31 +260,31 @@ def _die_while_writing(death: str, results: str) -> None:
             die()
 
     os.fsync, os.replace = dying_fsync, dying_replace  # type: ignore[assignment]
-    write_cell(make_cell(nats=2.0), Path(results), records=[{"block": 0, "tokens": 300, "elbo": -600.0}])
+    write_result(make_result(nats=2.0), Path(results), records=[{"block": 0, "tokens": 300, "elbo": -600.0}])
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
 @pytest.mark.parametrize("death", DEATHS)
 def test_sudden_death_leaves_the_old_cell_or_the_new_one(tmp_path: Path, death: str) -> None:
-    old, new = make_cell(nats=3.0), make_cell(nats=2.0)
-    path = write_cell(old, tmp_path, records=RECORDS)
+    old, new = make_result(nats=3.0), make_result(nats=2.0)
+    path = write_result(old, tmp_path, records=RECORDS)
     code = f"from tests.test_result import _die_while_writing; _die_while_writing({death!r}, {str(tmp_path)!r})"
     child = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True)
     assert child.returncode == -signal.SIGKILL, child.stderr
-    assert find_cells(tmp_path) == [path]
-    cell = read_cell(path)
+    assert find_results(tmp_path) == [path]
+    result = read_result(path)
     expected = new if death == "after the move" else old
-    assert cell.metrics == expected.metrics
-    assert read_records(path, cell) == ([{"block": 0, "tokens": 300, "elbo": -600.0}] if expected is new else RECORDS)
-    write_cell(new, tmp_path)
-    assert read_cell(path) == new
+    assert result.metrics == expected.metrics
+    assert read_records(path, result) == ([{"block": 0, "tokens": 300, "elbo": -600.0}] if expected is new else RECORDS)
+    write_result(new, tmp_path)
+    assert read_result(path) == new
 
 
 def test_every_field_of_the_schema_is_required(tmp_path: Path) -> None:
-    data = to_dict(make_cell())
-    for section in inspect.signature(Cell).parameters:
+    data = to_dict(make_result())
+    for section in inspect.signature(Result).parameters:
         if isinstance(data[section], dict):
             for field in _FIELDS[section]:
                 without = {k: v for k, v in data[section].items() if k != field}
-                with pytest.raises(UserError, match=rf"cell: field {section}\.{field}: expected .*, found nothing"):
-                    check({**data, section: without}, "cell")
+                with pytest.raises(UserError, match=rf"result: field {section}\.{field}: expected .*, found nothing"):
+                    check({**data, section: without}, "result")

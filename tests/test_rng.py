@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from ltm.rng import LatentsApart, SequenceRng, seed_of
+from ltm.rng import SequenceRng, SplitNoise, seed_of
 
 CODE = """
 import torch
@@ -119,7 +119,7 @@ def test_stratified_draws_mirror_and_do_not_depend_on_the_batch() -> None:
 
 
 def test_latents_apart_from_tokens() -> None:
-    rng, same = LatentsApart(3, [5, 6], [9, 9]), LatentsApart(3, [5, 6], [5, 6])
+    rng, same = SplitNoise(3, [5, 6], [9, 9]), SplitNoise(3, [5, 6], [5, 6])
     tokens, latents = (rng.stream(purpose).uniform(4) for purpose in ("tokens", "z 0"))
     assert torch.equal(tokens, SequenceRng(3, [5, 6]).stream("tokens").uniform(4))
     assert torch.equal(latents, SequenceRng(3, [9, 9]).stream("z 0").uniform(4))

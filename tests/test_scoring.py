@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from baselines.diffusion.masking import variance_of_mean
-from ltm.nn.spans import opened, scored_span
+from ltm.nn.spans import prepare_batch, scored_span
 from ltm.rng import SequenceRng
 
 
 def test_given_scored_and_padding_share_out_the_batch():
     tokens = torch.tensor([[1, 2, 3, 4], [4, 3, 9, 9]])
-    found, given, scored = opened(tokens, torch.tensor([1, 0]), torch.tensor([4, 2]), 11)
+    found, given, scored = prepare_batch(tokens, torch.tensor([1, 0]), torch.tensor([4, 2]), 11)
     assert given.int().tolist() == [[1, 0, 0, 0], [0, 0, 0, 0]]
     assert scored.int().tolist() == [[0, 1, 1, 1], [1, 1, 0, 0]]
     assert found.tolist() == [[1, 2, 3, 4], [4, 3, 0, 0]]
@@ -25,7 +25,7 @@ def test_bad_spans_and_ids():
             scored_span(tokens, context, torch.tensor([length]))
     for bad in (9, 10, -1):  # BOS, the mask, and nothing at all
         with pytest.raises(ValueError, match=f"token id {bad} is outside"):
-            opened(torch.tensor([[1, bad, 3]]), 0, None, 10)
+            prepare_batch(torch.tensor([[1, bad, 3]]), 0, None, 10)
 
 
 def test_the_variance_of_a_stratified_mean_is_not_understated():

@@ -13,7 +13,7 @@ import torch
 from baselines.diffusion import score_entropy
 from baselines.diffusion.mdlm import MDLM
 from baselines.diffusion.replacing import draw_replaced
-from baselines.diffusion.schedules import SIGMA_HIGH, SIGMA_LOW, Noise, told
+from baselines.diffusion.schedules import SIGMA_HIGH, SIGMA_LOW, Noise, normalised_log_sigma
 from baselines.diffusion.sedd import SEDD
 from ltm.api import Sampling
 from ltm.config import with_settings
@@ -233,7 +233,9 @@ def test_noise(name):
     torch.testing.assert_close(
         noise.slope(inside), (noise.sigma(inside + h) - noise.sigma(inside - h)) / (2 * h), rtol=1e-5, atol=0
     )
-    assert told(torch.tensor([0.0, SIGMA_LOW, SIGMA_HIGH, math.inf])).tolist() == pytest.approx([0, 0, 1, 1])
+    assert normalised_log_sigma(torch.tensor([0.0, SIGMA_LOW, SIGMA_HIGH, math.inf])).tolist() == pytest.approx(
+        [0, 0, 1, 1]
+    )
 
 
 @pytest.mark.parametrize("length", [0.01, 0.5, 1.3])

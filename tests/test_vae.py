@@ -47,7 +47,9 @@ def quantised() -> VAE:
 def evidence_of_codes(model: VAE, texts: torch.Tensor) -> torch.Tensor:
     """log p(x), summed over all codes."""
     every = all_texts(CODES, LATENTS)
-    log_likelihood = model.opened(texts.repeat_interleave(len(every), 0), 0, None, torch.Generator()).log_likelihood
+    log_likelihood = model.scoring_batch(
+        texts.repeat_interleave(len(every), 0), 0, None, torch.Generator()
+    ).log_likelihood
     joint = log_likelihood(model.code_vectors(every.repeat(len(texts), 1))) + model.codebook.log_prior(every).repeat(
         len(texts)
     )

@@ -28,9 +28,9 @@ from torch.nn import functional as F
 from baselines.diffusion.block_sampling import continue_in_blocks
 from baselines.diffusion.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks
 from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling
-from ltm.nn.flops import StackCost
+from ltm.nn.flops import StackFlops
 from ltm.nn.output_head import token_nats, weighted_nll
-from ltm.nn.spans import opened
+from ltm.nn.spans import prepare_batch
 from ltm.nn.transformer import KeysValues, Transformer, TransformerConfig
 from ltm.recipes import published_recipe, tiny_recipe
 from ltm.rng import SequenceRng
@@ -203,7 +203,7 @@ class BD3LM(MaskedModel):
         What a block holds beyond the end of the text is masked and not revealed, in generation too: `lay_out`.
         """
         S = self.config.block_size
-        tokens_BL, given_BL, scored_BL = opened(tokens_BL, context, lengths, self.vocab_size)
+        tokens_BL, given_BL, scored_BL = prepare_batch(tokens_BL, context, lengths, self.vocab_size)
         inputs_BN = self.lay_out(tokens_BL.masked_fill(~(given_BL | scored_BL), self.mask_id))
         shortest_context = int(given_BL.sum(1).min()) if len(tokens_BL) else 0
         start = min((shortest_context + 1) // S * S, inputs_BN.shape[1] - S)
@@ -242,11 +242,11 @@ class BD3LM(MaskedModel):
         c, S = self.config.decoder, self.config.block_size
         P, N = sum(p.numel() for p in self.parameters()), -(-(length + 1) // S) * S
         kept = N - S
-        head = StackCost.of(c, self.vocab_size - 1, N).head
+        head = StackFlops.of(c, self.vocab_size - 1, N).head
         sizes = [min(S, length + 1 - start) - (start == 0) for start in range(0, N, S)]
 
         def stack(positions: int, keys: int) -> float:
-            return positions / length * StackCost.of(c, 0, keys).forward
+            return positions / length * StackFlops.of(c, 0, keys).forward
 
         def predictions(low: float, high: float) -> float:
             return head / length * sum(mean_masked(n, low, high) for n in sizes)

@@ -30,10 +30,10 @@ from baselines.diffusion.schedules import OFFSET, MaskSchedule, grid
 from baselines.diffusion.stepping import Move, take_steps
 from baselines.diffusion.time_embedding import TimeEmbedding, conditioning_flops
 from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling
-from ltm.nn.flops import StackCost
+from ltm.nn.flops import StackFlops
 from ltm.nn.output_head import over_vocabulary, token_nats, weighted_nll
 from ltm.nn.sampling import probabilities
-from ltm.nn.spans import opened
+from ltm.nn.spans import prepare_batch
 from ltm.nn.transformer import Transformer, TransformerConfig
 from ltm.recipes import published_recipe, tiny_recipe
 from ltm.rng import SequenceRng, Stream
@@ -185,7 +185,7 @@ class MD4(MaskedModel):
         only: str | None = None,
     ) -> dict[str, LikelihoodEstimate]:
         """The bound, with its terms `diffusion` and `data_end`; given tokens are never masked."""
-        tokens_BL, given_BL, scored_BL = opened(tokens_BL, context, lengths, self.vocab_size)
+        tokens_BL, given_BL, scored_BL = prepare_batch(tokens_BL, context, lengths, self.vocab_size)
         rng, draws = SequenceRng.of(rng, len(tokens_BL)), DRAWS if draws is None else draws
         visible, found = visible_keys(given_BL | scored_BL), []
         if self.learned is not None:
@@ -275,7 +275,7 @@ class MD4(MaskedModel):
         logits twice for a gradient, and predict every masked token at every step; they are counted at speed 1.
         """
         P, c = sum(p.numel() for p in self.parameters()), self.config.decoder
-        stack = StackCost.of(c, self.vocab_size - 1, length + 1)
+        stack = StackFlops.of(c, self.vocab_size - 1, length + 1)
         # BOS is computed, and is no token.
         blocks = (stack.forward - stack.head) * (length + 1) / length
         blocks += conditioning_flops(c, self.decoder.condition) / length

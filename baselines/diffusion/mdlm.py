@@ -19,9 +19,9 @@ from torch import Tensor
 from baselines.diffusion import unmasking
 from baselines.diffusion.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks, visible_keys
 from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling
-from ltm.nn.flops import StackCost
+from ltm.nn.flops import StackFlops
 from ltm.nn.output_head import token_nats, weighted_nll
-from ltm.nn.spans import opened
+from ltm.nn.spans import prepare_batch
 from ltm.nn.transformer import Transformer, TransformerConfig
 from ltm.recipes import published_recipe, tiny_recipe
 from ltm.rng import SequenceRng, Stream
@@ -110,7 +110,7 @@ class MDLM(MaskedModel):
         only: str | None = None,
     ) -> dict[str, LikelihoodEstimate]:
         """The continuous-time bound; given tokens are never masked, so it is that of the rest given them."""
-        tokens_BL, given_BL, scored_BL = opened(tokens_BL, context, lengths, self.vocab_size)
+        tokens_BL, given_BL, scored_BL = prepare_batch(tokens_BL, context, lengths, self.vocab_size)
         rng, draws = SequenceRng.of(rng, len(tokens_BL)), DRAWS if draws is None else draws
         visible, found = visible_keys(given_BL | scored_BL), []
         for masks in draw_masks(scored_BL, rng, draws=draws, block_length=self.block_length):
@@ -163,7 +163,7 @@ class MDLM(MaskedModel):
         The head is paid for masked tokens only, on average (n + 1) / 2 of n.
         """
         P, c = sum(p.numel() for p in self.parameters()), self.config.decoder
-        stack = StackCost.of(c, self.vocab_size - 1, length + 1)
+        stack = StackFlops.of(c, self.vocab_size - 1, length + 1)
         blocks = (stack.forward - stack.head) * (length + 1) / length  # BOS is computed, and is no token
         forward = blocks + stack.head * (length + 1) / (2 * length)
         steps = self.config.sampling_steps

@@ -79,6 +79,6 @@ class Noise:
         return (math.exp(-SIGMA_LOW) - math.exp(-SIGMA_HIGH)) * sigma.exp()
 
 
-def told(sigma: Tensor) -> Tensor:
+def normalised_log_sigma(sigma: Tensor) -> Tensor:
     """What a network is told of a noise level: log sigma, mapped from SIGMA_LOW .. SIGMA_HIGH to 0 .. 1, cut there."""
     return (torch.log(sigma / SIGMA_LOW) / math.log(SIGMA_HIGH / SIGMA_LOW)).clamp(0, 1)

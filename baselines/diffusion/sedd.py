@@ -25,13 +25,13 @@ from torch import Tensor
 from baselines.diffusion import score_entropy, unmasking
 from baselines.diffusion.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks, visible_keys
 from baselines.diffusion.replacing import draw_replaced
-from baselines.diffusion.schedules import SIGMA_HIGH, SIGMA_LOW, Noise, told
+from baselines.diffusion.schedules import SIGMA_HIGH, SIGMA_LOW, Noise, normalised_log_sigma
 from baselines.diffusion.stepping import Move, take_steps
 from baselines.diffusion.time_embedding import TimeEmbedding, conditioning_flops
 from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling
-from ltm.nn.flops import StackCost
+from ltm.nn.flops import StackFlops
 from ltm.nn.output_head import over_vocabulary
-from ltm.nn.spans import opened
+from ltm.nn.spans import prepare_batch
 from ltm.nn.transformer import Transformer, TransformerConfig
 from ltm.recipes import published_recipe, tiny_recipe
 from ltm.rng import SequenceRng, Stream
@@ -124,7 +124,7 @@ class SEDD(MaskedModel):
         self, canvas_BL: Tensor, sigma_B: Tensor, wanted_BL: Tensor, visible: Tensor | None = None
     ) -> Tensor:
         """Hidden states (N, D) of the wanted positions, row-major, of texts at noise sigma."""
-        inputs, condition_BE = self.decoder.after_bos(canvas_BL), self.time_embedding(told(sigma_B))
+        inputs, condition_BE = self.decoder.after_bos(canvas_BL), self.time_embedding(normalised_log_sigma(sigma_B))
         return self.decoder(inputs, visible=visible, condition_BE=condition_BE)[:, 1:][wanted_BL]
 
     def training_loss(self, tokens_BL: Tensor, *, rng: Rng, progress: float = 1.0) -> Loss:
@@ -186,7 +186,7 @@ class SEDD(MaskedModel):
         only: str | None = None,
     ) -> dict[str, LikelihoodEstimate]:
         """The bound; given tokens are never disturbed. On the uniform graph with its terms, ends apart."""
-        tokens_BL, given_BL, scored_BL = opened(tokens_BL, context, lengths, self.vocab_size)
+        tokens_BL, given_BL, scored_BL = prepare_batch(tokens_BL, context, lengths, self.vocab_size)
         rng, draws = SequenceRng.of(rng, len(tokens_BL)), DRAWS if draws is None else draws
         visible = visible_keys(given_BL | scored_BL)
         nats_KB = -torch.stack(self._costs(tokens_BL, scored_BL, rng, draws=draws, visible=visible))
@@ -260,7 +260,7 @@ class SEDD(MaskedModel):
         on the uniform graph for all.
         """
         P, c = sum(p.numel() for p in self.parameters()), self.config.decoder
-        stack = StackCost.of(c, self.outputs, length + 1)
+        stack = StackFlops.of(c, self.outputs, length + 1)
         # BOS is computed, and is no token.
         blocks = (stack.forward - stack.head) * (length + 1) / length
         blocks += conditioning_flops(c, self.config.condition_width) / length

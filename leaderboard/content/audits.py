@@ -10,7 +10,7 @@ from leaderboard.content.document import Part, Table, Value
 from leaderboard.content.notation import NOTHING
 from leaderboard.entries import AUDIT, Entry
 from leaderboard.labels import labels
-from ltm.result import Cell, Metric, read_records
+from ltm.result import Metric, Result, read_records
 
 THRESHOLD = math.log(100)
 """Nats: a valid claim exceeds the source by this much over all texts with a probability of at most 1%."""
@@ -28,17 +28,20 @@ def part(entries: Sequence[Entry], title: str) -> Part:
     found = [
         (label, entry, verdict)
         for label, entry in zip(labels(entries), entries, strict=True)
-        for verdict in entry.cell.metrics
+        for verdict in entry.result.metrics
         if verdict.name == AUDIT
     ]
-    checks = list(dict.fromkeys(m.name for _, entry, _ in found for m in entry.cell.metrics if _is_check(m)))
+    checks = list(dict.fromkeys(m.name for _, entry, _ in found for m in entry.result.metrics if _is_check(m)))
     rows = [_row(label, entry, verdict, checks) for label, entry, verdict in found]
     entropies = {
-        (e.cell.data["corpus"], notation.number(m.value)) for e in entries for m in e.cell.metrics if m.name == ENTROPY
+        (e.result.data["corpus"], notation.number(m.value))
+        for e in entries
+        for m in e.result.metrics
+        if m.name == ENTROPY
     }
     rest = [NOTHING] * (2 + len(checks))
     lines = [(LINE, NOTHING, NOTHING, NOTHING, source, value, value, *rest) for source, value in entropies]
-    task = entries[0].cell.task
+    task = entries[0].result.task
     words = (
         f"{task['name']} version {task['version']}. A likelihood is refuted when its claims exceed the source's own "
         f"log-likelihood of fresh texts by more than {THRESHOLD:.2f} nats in total, which happens to a valid one with "
@@ -66,21 +69,21 @@ def brief_table(entries: Sequence[Entry]) -> Table:
 
 
 def _row(label: str, entry: Entry, verdict: Metric, checks: Sequence[str]) -> tuple[str | Value, ...]:
-    cell, likelihood = entry.cell, verdict.likelihood
+    result, likelihood = entry.result, verdict.likelihood
     refuted = [
         record
-        for record in read_records(entry.path, cell) or []
+        for record in read_records(entry.path, result) or []
         if record.get("passed") is False and record.get("likelihood") in (likelihood, None)
     ]
     details = "; ".join(f"{record['check']}: {record['detail']}" for record in refuted)
     said = Value(
         text=notation.PASSED if verdict.value == 1 else notation.FAILED,
-        tip=f"{notation.told(entry, verdict)}{'; ' if details else ''}{details}",
+        tip=f"{notation.describe(entry, verdict)}{'; ' if details else ''}{details}",
     )
     names = ", ".join(record["check"].replace("_", " ") for record in refuted)
-    values = [_number(_find(cell, name, likelihood)) for name in COLUMNS]
-    others = [_number(_find(cell, name, likelihood)) for name in checks]
-    source = cell.data["corpus"]
+    values = [_number(_find(result, name, likelihood)) for name in COLUMNS]
+    others = [_number(_find(result, name, likelihood)) for name in checks]
+    source = result.data["corpus"]
     return label, said, likelihood or NOTHING, names or NOTHING, source, *values, notation.number(THRESHOLD), *others
 
 
@@ -88,9 +91,9 @@ def _is_check(metric: Metric) -> bool:
     return metric.name.startswith("audit_") and metric.name not in (AUDIT, ENTROPY, *COLUMNS)
 
 
-def _find(cell: Cell, name: str, likelihood: str | None) -> Metric | None:
+def _find(result: Result, name: str, likelihood: str | None) -> Metric | None:
     """The metric of a likelihood, or the one that is of none: the source's."""
-    named = {metric.likelihood: metric for metric in cell.metrics if metric.name == name}
+    named = {metric.likelihood: metric for metric in result.metrics if metric.name == name}
     return named.get(likelihood, named.get(None))
 
 

@@ -79,7 +79,7 @@ def dominated(costs: Sequence[float], perplexities: Sequence[float]) -> list[int
 def _pareto(section: Section, column: Column, name: str) -> Part | None:
     measures = (
         ("training", "Training FLOPs", lambda row: row.first.training["flops"]),
-        ("scoring", "Scoring FLOPs/token", lambda row: row.entries[column][0].cell.cost["score_flops_per_token"]),
+        ("scoring", "Scoring FLOPs/token", lambda row: row.entries[column][0].result.cost["score_flops_per_token"]),
     )
     rows = by_perplexity([r for r in section.rows if column in r.entries and claim(r.entries[column])], [column])
     if len(rows) < 2:

@@ -88,9 +88,9 @@ def audit(entry: Entry, likelihood: str | None) -> str:
     return "not audited" if verdict is None else PASSED if verdict else FAILED
 
 
-def told(entry: Entry, metric: Metric) -> str:
+def describe(entry: Entry, metric: Metric) -> str:
     """All that is known about a number, in a line: kind, interval, draws, audit, and where it comes from."""
-    cell, kinds = entry.cell, {"exact": "exact", "lower_bound": "a bound: at most that", "estimate": "an estimate"}
+    result, kinds = entry.result, {"exact": "exact", "lower_bound": "a bound: at most that", "estimate": "an estimate"}
     by = "" if metric.likelihood in (None, metric.kind) else f", by {metric.likelihood}"
     parts = [f"{kinds[metric.kind]}{by}"]
     if metric.ci95 is not None:
@@ -100,21 +100,21 @@ def told(entry: Entry, metric: Metric) -> str:
         parts.append(f"n {metric.n}, no interval")
     if metric.likelihood is not None:
         error = "" if metric.stderr_mc is None else f", Monte Carlo s.e. {number(metric.stderr_mc, 2)}"
-        parts.append(f"{cell.scoring['draws']} draws{error}" if cell.scoring["draws"] else "no draws")
+        parts.append(f"{result.scoring['draws']} draws{error}" if result.scoring["draws"] else "no draws")
         parts.append(f"audit: {audit(entry, metric.likelihood)}")
-    seed = cell.training["seed"]
+    seed = result.training["seed"]
     parts.append(f"{'no training seed' if seed is None else f'training seed {seed}'}; {provenance(entry)}")
     return "; ".join(parts)
 
 
 def provenance(entry: Entry) -> str:
     """Commit, device, date and file of a result."""
-    found = entry.cell.provenance
+    found = entry.result.provenance
     commit = (found["commit"] or "commit unknown")[:12] + (" with changes" if found["dirty"] else "")
     return f"{commit}, on {found['device']}, {found['date'][:10]}, {entry.name}"
 
 
-def with_tip(text: str, entries: Sequence[Entry], metrics: Sequence[Metric | None]) -> str | Value:
+def with_tooltip(text: str, entries: Sequence[Entry], metrics: Sequence[Metric | None]) -> str | Value:
     """The text with what is known of its numbers, one of `metrics` for each of `entries`."""
-    known = [told(e, m) for e, m in zip(entries, metrics, strict=True) if m is not None]
+    known = [describe(e, m) for e, m in zip(entries, metrics, strict=True) if m is not None]
     return Value(text=text, tip=" | ".join(known)) if known else text

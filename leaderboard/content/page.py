@@ -23,7 +23,7 @@ def parts(board: Board) -> list[Part]:
         found += task_results.parts(entries, name)
     for entries, name in zip(board.audits, labels.titles(board.audits), strict=True):
         found.append(audits.part(entries, f"{name[:1].upper()}{name[1:]}"))
-    found += reported.parts([entry.cell.task["name"] for entry in board.entries])
+    found += reported.parts([entry.result.task["name"] for entry in board.entries])
     return [*found, provenance(board)]
 
 
@@ -31,15 +31,15 @@ def provenance(board: Board) -> Part:
     """Where each result comes from."""
     rows = []
     for entry in board.entries:
-        cell, found = entry.cell, entry.cell.provenance
+        result, found = entry.result, entry.result.provenance
         rows.append(
             (
                 entry.name,
-                cell.model["weights_digest"][:12],
+                result.model["weights_digest"][:12],
                 (found["commit"] or notation.NOTHING)[:12] + (" with changes" if found["dirty"] else ""),
                 found["date"],
                 found["device"],
-                cell.scoring["dtype"],
+                result.scoring["dtype"],
                 f"{found['wall_seconds']:.0f}",
                 ", ".join(f"{name} {version}" for name, version in sorted(found["versions"].items())),
                 found["command"],

@@ -74,7 +74,7 @@ def task_table(section: Section, column: Column) -> Table:
     rows = []
     for row in in_order:
         entries = row.entries[column]
-        cell = entries[0].cell
+        result = entries[0].result
         first = headline(entries[0])
         errors = [m.stderr_mc for e in entries if (m := headline(e)) is not None and m.stderr_mc is not None]
         rows.append(
@@ -85,15 +85,15 @@ def task_table(section: Section, column: Column) -> Table:
                 notation.audit(entries[0], first.likelihood if first else None),
                 (first.likelihood if first else None) or NOTHING,
                 str(len(entries)),
-                *(notation.value([e.cell.metric(PERPLEXITY, name) for e in entries]) for name in others),
-                notation.value([e.cell.metric("word_perplexity") for e in entries]),
-                notation.value([e.cell.metric("bits_per_byte") for e in entries]),
+                *(notation.value([e.result.metric(PERPLEXITY, name) for e in entries]) for name in others),
+                notation.value([e.result.metric("word_perplexity") for e in entries]),
+                notation.value([e.result.metric("bits_per_byte") for e in entries]),
                 part(entries, "kl_per_token"),
                 part(entries, "reconstruction_per_token"),
                 notation.number(max(errors)) if errors else NOTHING,
-                str(cell.scoring["draws"] or NOTHING),
-                notation.short(cell.cost["score_flops_per_token"]),
-                notation.short(cell.provenance["tokens_per_second"]),
+                str(result.scoring["draws"] or NOTHING),
+                notation.short(result.cost["score_flops_per_token"]),
+                notation.short(result.provenance["tokens_per_second"]),
             )
         )
     header = (
@@ -132,9 +132,9 @@ def brief_table(section: Section, column: Column) -> Table:
                 notation.short(row.first.training["tokens"]),
                 notation.short(row.first.cost["paper_train_flops_per_token"]),
                 perplexity(entries),
-                notation.value([e.cell.metric("bits_per_byte") for e in entries]),
+                notation.value([e.result.metric("bits_per_byte") for e in entries]),
                 part(entries, "kl_per_token"),
-                notation.short(entries[0].cell.provenance["tokens_per_second"]),
+                notation.short(entries[0].result.provenance["tokens_per_second"]),
             )
             for row in in_order
             for entries in [row.entries[column]]
@@ -153,17 +153,17 @@ def rank(places: dict[str, tuple[int, bool]], row: Row) -> str:
 def perplexity(entries: Sequence[Entry]) -> str | Value:
     """The headline perplexity of a row in a column, with sign, error, and all that is known of it."""
     metrics = [headline(entry) for entry in entries]
-    return notation.with_tip(notation.value_and_error(metrics), entries, metrics)
+    return notation.with_tooltip(notation.value_and_error(metrics), entries, metrics)
 
 
 def part(entries: Sequence[Entry], name: str) -> str:
     """The mean of a part of the headline likelihood, to 1e-4 nats; parts carry no sign of their own."""
-    found = [metric.value for entry in entries if (metric := entry.cell.metric(name)) is not None]
+    found = [metric.value for entry in entries if (metric := entry.result.metric(name)) is not None]
     return f"{statistics.fmean(found):.4f}" if found else NOTHING
 
 
 def _other_likelihoods(rows: Sequence[Row], column: Column) -> list[str]:
-    metrics = [m for row in rows for e in row.entries[column] for m in e.cell.metrics]
+    metrics = [m for row in rows for e in row.entries[column] for m in e.result.metrics]
     found = {(m.kind == "estimate", m.likelihood) for m in metrics if m.name == PERPLEXITY and not m.headline}
     return [name for _, name in sorted(found, key=str) if name]
 
@@ -179,8 +179,8 @@ def title(section: Section) -> str:
 
 def caption(section: Section, column: Column) -> str:
     """Which text a column is about."""
-    cell = next(row.entries[column][0].cell for row in section.rows if column in row.entries)
-    data, scoring = cell.data, cell.scoring
+    result = next(row.entries[column][0].result for row in section.rows if column in row.entries)
+    data, scoring = result.data, result.scoring
     return (
         f"{column.task} version {column.version}, {data['corpus']} {column.split} (text {column.fingerprint[:8]}): "
         f"{data['documents']:,} documents, {data['bytes']:,} bytes, {data['words']:,} words, "

@@ -13,10 +13,10 @@ from leaderboard.content.document import Axis, Figure, Part, Point, Series, Tabl
 from leaderboard.entries import Entry
 from leaderboard.labels import labels
 from leaderboard.ranking import judged_by
-from ltm.result import Cell, Metric, read_records
+from ltm.result import Metric, Result, read_records
 
 _BOUNDS = ("elbo", "importance_bound")
-BESIDE = ("chance", "human", "shuffled")
+REFERENCE = ("chance", "human", "shuffled")
 """First word of metrics that are not the model's: `human_...`, and `chance_NAME_...` of the chance model NAME."""
 
 
@@ -34,7 +34,7 @@ def parts(entries: Sequence[Entry], title: str) -> list[Part]:
 
 def caption(entries: Sequence[Entry]) -> str:
     """Which version of the task it is, and on which text."""
-    task, data = entries[0].cell.task, entries[0].cell.data
+    task, data = entries[0].result.task, entries[0].result.data
     return (
         f"{task['name']} version {task['version']}, {data['corpus']} {task['split']} "
         f"(text {data['fingerprint'][:8]}): {data['documents']:,} documents"
@@ -53,7 +53,7 @@ def table(entries: Sequence[Entry]) -> Table:
     for label, entry in zip(labels(entries), entries, strict=True):
         own: dict[str, Metric] = {}
         others: dict[str, dict[str, Metric]] = defaultdict(dict)
-        for name, metric in _named(entry.cell).items():
+        for name, metric in _named(entry.result).items():
             row, rest = _whose(name)
             (others[row] if row else own)[rest] = metric
         names |= {name: metric for name, metric in own.items() if name not in names}
@@ -63,7 +63,7 @@ def table(entries: Sequence[Entry]) -> Table:
             beside.setdefault((row, *(f"{name} {metric.value!r}" for name, metric in values.items())), values)
     names = dict(sorted(names.items(), key=lambda item: not item[1].headline))
     arrows = {"lower": "↓", "higher": "↑"}
-    papers = [paper for paper in reported.gsm8k() if paper.values.get(entries[0].cell.task["name"])]
+    papers = [paper for paper in reported.gsm8k() if paper.values.get(entries[0].result.task["name"])]
     return Table(
         header=("Model", *(f"{name} {arrows[metric.direction]}" for name, metric in names.items()), "n", "Tokens/s"),
         rows=(
@@ -71,8 +71,8 @@ def table(entries: Sequence[Entry]) -> Table:
                 (
                     label,
                     *(_value(entry, own.get(name)) for name in names),
-                    str(judged_by(entry.cell).n),
-                    notation.short(entry.cell.provenance["tokens_per_second"]),
+                    str(judged_by(entry.result).n),
+                    notation.short(entry.result.provenance["tokens_per_second"]),
                 )
                 for label, entry, own in rows
             ),
@@ -87,32 +87,37 @@ def table(entries: Sequence[Entry]) -> Table:
             ),
         ),
         reported=tuple(
-            (paper.label, *(_share(paper, entries[0].cell, name) for name in names), notation.NOTHING, notation.NOTHING)
+            (
+                paper.label,
+                *(_share(paper, entries[0].result, name) for name in names),
+                notation.NOTHING,
+                notation.NOTHING,
+            )
             for paper in papers
         ),
     )
 
 
-def _share(paper: reported.Reported, cell: Cell, name: str) -> str:
-    value = paper.values[cell.task["name"]] if name == "pass@5_legacy_substring" else None
+def _share(paper: reported.Reported, result: Result, name: str) -> str:
+    value = paper.values[result.task["name"]] if name == "pass@5_legacy_substring" else None
     return f"{float(value) / 100:.3f}" if value else notation.NOTHING
 
 
 def _value(entry: Entry, metric: Metric | None) -> str | Value:
     text = notation.value_and_error([metric])
-    return notation.with_tip(text, [entry], [metric]) if metric is not None and metric.headline else text
+    return notation.with_tooltip(text, [entry], [metric]) if metric is not None and metric.headline else text
 
 
-def _named(cell: Cell) -> dict[str, Metric]:
+def _named(result: Result) -> dict[str, Metric]:
     """Metrics by name, with the likelihood in it where there are several of a name."""
-    counts = Counter(metric.name for metric in cell.metrics)
-    return {m.name if counts[m.name] == 1 else f"{m.name} ({m.likelihood})": m for m in cell.metrics}
+    counts = Counter(metric.name for metric in result.metrics)
+    return {m.name if counts[m.name] == 1 else f"{m.name} ({m.likelihood})": m for m in result.metrics}
 
 
 def _whose(name: str) -> tuple[str, str]:
     """Whose a metric is, `` for the model's own, and its name there: `chance_constants_pass@5` is pass@5."""
     first, _, rest = name.partition("_")
-    if first not in BESIDE:
+    if first not in REFERENCE:
         return "", name
     if first != "chance":
         return {"human": "human text", "shuffled": "human text, words shuffled"}[first], rest
@@ -125,14 +130,14 @@ def brief_table(entries: Sequence[Entry]) -> Table:
     entries = in_order(entries)
     rows = []
     for entry, label in zip(entries, labels(entries), strict=True):
-        metric, cell = judged_by(entry.cell), entry.cell
+        metric, result = judged_by(entry.result), entry.result
         rows.append(
             (
                 label,
                 metric.name,
                 notation.value_and_error([metric]),
                 str(metric.n),
-                notation.short(cell.provenance["tokens_per_second"]),
+                notation.short(result.provenance["tokens_per_second"]),
             )
         )
     return Table(header=("Model", "Metric", "Value", "n", "Tokens/s"), rows=(*rows, *_chance_rows(entries)))
@@ -142,8 +147,8 @@ def _chance_rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
     """What blind guessing gets by the metric that models are judged by, as the results carry it. Best first."""
     found: dict[tuple[str, ...], float] = {}
     for entry in entries:
-        judged = judged_by(entry.cell).name
-        for metric in entry.cell.metrics:
+        judged = judged_by(entry.result).name
+        for metric in entry.result.metrics:
             whose, name = _whose(metric.name)
             if whose.startswith("chance") and name == judged:
                 row = (whose, judged, notation.value_and_error([metric]), str(metric.n), notation.NOTHING)
@@ -155,7 +160,7 @@ def in_order(entries: Sequence[Entry]) -> list[Entry]:
     """The best first, by what they are judged by; where nothing is the headline, and in ties, by file."""
 
     def order(entry: Entry) -> tuple[str, float, str]:
-        metric = judged_by(entry.cell)
+        metric = judged_by(entry.result)
         worth = metric.value if metric.direction == "lower" else -metric.value
         return metric.name, worth if metric.headline else 0.0, str(entry.path)
 
@@ -164,18 +169,20 @@ def in_order(entries: Sequence[Entry]) -> list[Entry]:
 
 def _file(entries: Sequence[Entry]) -> str:
     """What names of figures begin with."""
-    cell = entries[0].cell
-    return slug(f"{cell.task['name']} {cell.task['version']} {cell.task['split']} {cell.data['fingerprint'][:8]}")
+    result = entries[0].result
+    return slug(
+        f"{result.task['name']} {result.task['version']} {result.task['split']} {result.data['fingerprint'][:8]}"
+    )
 
 
 def _generation(entries: Sequence[Entry]) -> list[Figure]:
     """Gen PPL against entropy, a figure a scorer; human text beside, which is what samples should be like."""
-    scorers = sorted({m.name for e in entries for m in e.cell.metrics if m.name.startswith("gen_ppl[")})
+    scorers = sorted({m.name for e in entries for m in e.result.metrics if m.name.startswith("gen_ppl[")})
     figures = []
     for name in scorers:
         models, people = [], {}
         for label, entry in zip(labels(entries), entries, strict=True):
-            found = {metric.name: metric for metric in entry.cell.metrics}
+            found = {metric.name: metric for metric in entry.result.metrics}
             if name in found and "unigram_entropy" in found:
                 models.append(_generated(label, found, name))
             if f"human_{name}" in found and "human_unigram_entropy" in found:
@@ -209,10 +216,10 @@ def _curve(entries: Sequence[Entry], by: str, label: str) -> Part | None:
     """Bounds by a setting of inference, from the records of diagnostics."""
     series, rows, settings = [], [], set()
     for colour, (name, entry) in enumerate(zip(labels(entries), entries, strict=True)):
-        records = [r for r in read_records(entry.path, entry.cell) or [] if r.get("part") == f"bounds by {by}"]
+        records = [r for r in read_records(entry.path, entry.result) or [] if r.get("part") == f"bounds by {by}"]
         settings |= {record[by] for record in records}
         elbo, importance = (
-            [_bound(record, by, likelihood, entry.cell, name) for record in records] for likelihood in _BOUNDS
+            [_bound(record, by, likelihood, entry.result, name) for record in records] for likelihood in _BOUNDS
         )
         for likelihood, points in zip(_BOUNDS if records else (), (elbo, importance), strict=False):
             said = f"{name}, {likelihood.replace('_', ' ')}"
@@ -243,8 +250,8 @@ def _curve(entries: Sequence[Entry], by: str, label: str) -> Part | None:
     return Part(title=figure.title, level=3, figures=(figure,), table=Table(header=header, rows=tuple(rows)))
 
 
-def _bound(record: Mapping[str, Any], by: str, likelihood: str, cell: Cell, name: str) -> Point:
-    nats, error = mean_and_error([-value / cell.scoring["block_length"] for value in record[likelihood]])
+def _bound(record: Mapping[str, Any], by: str, likelihood: str, result: Result, name: str) -> Point:
+    nats, error = mean_and_error([-value / result.scoring["block_length"] for value in record[likelihood]])
     tip = f"{name}, {by} {record[by]}: {likelihood} {nats:.4f}" + (f" ± {error:.4f}" if error == error else "")
     return Point(x=_place(record[by]), y=nats, tip=tip)
 

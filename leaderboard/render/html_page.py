@@ -88,11 +88,11 @@ def _table(table: Table, title: str) -> list[str]:
 
 
 def _row(row: Sequence[str | Value], words: Sequence[bool]) -> str:
-    cells = "".join(
+    results = "".join(
         f"<td{_class(w, long=len(str(value)) > LONG, failed=str(value) == notation.FAILED)}>{_value(value)}</td>"
         for value, w in zip(row[1:], words[1:], strict=True)
     )
-    return f'<tr><th scope="row">{_text(str(row[0]))}</th>{cells}</tr>'
+    return f'<tr><th scope="row">{_text(str(row[0]))}</th>{results}</tr>'
 
 
 def _class(words: bool, long: bool = False, failed: bool = False) -> str:

@@ -25,7 +25,7 @@ from ltm.rng import SequenceRng
 log = logging.getLogger(__name__)
 
 
-class RowScorer:
+class BatchScorer:
     """Scores rows with one model.
 
     Args:

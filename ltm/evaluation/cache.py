@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 class ResponseCache:
-    """Records by id. Make one with `opened`."""
+    """Records by id. Make one with `open_cache`."""
 
     def __init__(self, path: Path, records: dict[str, Any]):
         self.path = path
@@ -65,7 +65,7 @@ def cache_path(directory: Path, circumstances: Mapping[str, Any]) -> Path:
 
 
 @contextmanager
-def opened(directory: Path, circumstances: Mapping[str, Any], *, work: str) -> Iterator[ResponseCache]:
+def open_cache(directory: Path, circumstances: Mapping[str, Any], *, work: str) -> Iterator[ResponseCache]:
     """The cache for these circumstances, ours alone until the block ends; `work` names it to others who want it.
 
     A line cut short by a kill is dropped; a line that is damaged otherwise is dropped with a warning.

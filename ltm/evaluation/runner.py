@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from ltm.api import LoadedModel
-from ltm.evaluation.batches import RowScorer
-from ltm.evaluation.cache import ResponseCache, code_digest, opened
+from ltm.evaluation.batches import BatchScorer
+from ltm.evaluation.cache import ResponseCache, code_digest, open_cache
 from ltm.evaluation.rows import Prompt, Row
 from ltm.files import home
 from ltm.latent.prequential import Prequential
 from ltm.progress import Advance, scoring_progress
-from ltm.rng import LatentsApart, SequenceRng, seed_of
+from ltm.rng import SequenceRng, SplitNoise, seed_of
 
 
-class Answers:
+class Runner:
     """What one model says under one seed, number of draws and dtype.
 
     Args:
@@ -44,14 +44,14 @@ class Answers:
         self.dtype = dtype
         self.chunk = chunk
         reader = loaded.model if chunk is None else Prequential(loaded.model, chunk)
-        self.scorer = RowScorer(reader, draws=draws, batch_size=batch_size)
+        self.scorer = BatchScorer(reader, draws=draws, batch_size=batch_size)
 
     def noise(self, task: str, indices: Sequence[int]) -> SequenceRng:
         """The noise of some sequences of a task; it depends on seed, task and index alone."""
         return SequenceRng(seed_of(self.seed, task), indices)
 
     def score(self, task: str, rows: Sequence[Row], *, companions: bool) -> list[Any]:
-        """The record of each row, in order; see `RowScorer.score`."""
+        """The record of each row, in order; see `BatchScorer.score`."""
         with self._at_work(task, len(rows)) as (cache, advance):
             seed = seed_of(self.seed, task)
             return self.scorer.score(rows, seed=seed, companions=companions, cache=cache, advance=advance)
@@ -71,7 +71,7 @@ class Answers:
                     [prompt.tokens for prompt in batch],
                     max_new_tokens=batch[0].new_tokens,
                     sampling=batch[0].sampling,
-                    rng=LatentsApart(
+                    rng=SplitNoise(
                         seed_of(self.seed, task),
                         [prompt.index for prompt in batch],
                         [prompt.index if prompt.latents is None else prompt.latents for prompt in batch],
@@ -102,7 +102,7 @@ class Answers:
     def _at_work(self, task: str, rows: int) -> Iterator[tuple[ResponseCache, Advance]]:
         title = f"{self.loaded.name} {task}".strip()
         with (
-            opened(self.cache_directory, self.circumstances(task), work=f"scoring of {title}") as cache,
+            open_cache(self.cache_directory, self.circumstances(task), work=f"scoring of {title}") as cache,
             scoring_progress(title, rows=rows) as advance,
         ):
             yield cache, advance

@@ -20,7 +20,7 @@ from ltm.latent import bounds
 from ltm.latent.posterior import Posterior
 from ltm.nn.left_to_right import continue_prompts
 from ltm.nn.output_head import token_nats
-from ltm.nn.spans import opened
+from ltm.nn.spans import prepare_batch
 from ltm.nn.transformer import KeysValues, Transformer, TransformerConfig
 from ltm.rng import SequenceRng
 
@@ -74,8 +74,8 @@ class Prepared(NamedTuple):
         return Prepared(self.x_BLD[:, start:end], self.first_queries[:, :, start:end], self.rotations_LC[start:end])
 
 
-class Opened(NamedTuple):
-    """A batch ready to be scored: see `ltm.nn.spans.opened`. `log_likelihood` is that of the scored tokens, given z."""
+class ScoringBatch(NamedTuple):
+    """A prepared batch (`ltm.nn.spans.prepare_batch`), and log p(x | z) of its scored tokens."""
 
     tokens_BL: Tensor
     given_BL: Tensor
@@ -185,9 +185,9 @@ class LatentModel(LanguageModel):
             x = block.mlp(block.cross_attend(x, queries, latents, stack.dtype), stack.dtype)
         return stack.norm(x)
 
-    def opened(self, tokens_BL: Tensor, context: int | Tensor, lengths: Tensor | None, rng: Rng) -> Opened:
+    def scoring_batch(self, tokens_BL: Tensor, context: int | Tensor, lengths: Tensor | None, rng: Rng) -> ScoringBatch:
         """The batch of a `log_likelihoods`, with what does not depend on z computed once for all draws."""
-        tokens_BL, given_BL, scored_BL = opened(tokens_BL, context, lengths, self.vocab_size)
+        tokens_BL, given_BL, scored_BL = prepare_batch(tokens_BL, context, lengths, self.vocab_size)
         prepared, head = self.prepare(self.decoder, tokens_BL), self.decoder.head()
 
         def log_likelihood(z_BYGD: Tensor) -> Tensor:
@@ -196,10 +196,10 @@ class LatentModel(LanguageModel):
             return nats_BL.masked_fill(~scored_BL, 0.0).sum(1)
 
         rng = SequenceRng.of(rng, len(tokens_BL))
-        return Opened(tokens_BL, given_BL, scored_BL, scored_BL.sum(1), rng, log_likelihood)
+        return ScoringBatch(tokens_BL, given_BL, scored_BL, scored_BL.sum(1), rng, log_likelihood)
 
     def gaussian_bounds(
-        self, batch: Opened, *, whole: bool, draws: int, only: str | None
+        self, batch: ScoringBatch, *, whole: bool, draws: int, only: str | None
     ) -> dict[str, LikelihoodEstimate]:
         """`elbo` and `importance_bound` of whole texts, or the `predictive_bound` of continuations."""
         tokens_BL, given_BL, scored_BL, tokens_B, rng, log_likelihood = batch
@@ -228,7 +228,7 @@ class LatentModel(LanguageModel):
         only: str | None = None,
     ) -> dict[str, LikelihoodEstimate]:
         """Whole texts: `elbo` and `importance_bound`. Continuations: `predictive_bound`."""
-        whole, batch = self.headline(context) == "elbo", self.opened(tokens_BL, context, lengths, rng)
+        whole, batch = self.headline(context) == "elbo", self.scoring_batch(tokens_BL, context, lengths, rng)
         return self.gaussian_bounds(batch, whole=whole, draws=DRAWS if draws is None else draws, only=only)
 
     def draw_latents(self, tokens_BL: Tensor, rng: SequenceRng, times: int) -> Tensor:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng
 from ltm.latent import bounds, langevin
-from ltm.latent.base import DRAWS, LatentConfig, LatentModel, Opened
+from ltm.latent.base import DRAWS, LatentConfig, LatentModel, ScoringBatch
 from ltm.latent.langevin import LangevinConfig
 from ltm.latent.posterior import LikelihoodGradient, Posterior, PosteriorConfig, fit
-from ltm.nn.flops import StackCost
+from ltm.nn.flops import StackFlops
 from ltm.nn.output_head import mean_nll, nll_gradient, weighted_nll
 from ltm.nn.transformer import TransformerConfig
 from ltm.recipes import published_recipe, tiny_recipe
@@ -223,7 +223,10 @@ class LatentThoughtModel(LatentModel):
         `reused_noise_estimate` fits q anew with noise drawn once, as the published code scores. By Langevin chains,
         whole texts have `ais_bound` and `langevin_estimate` instead.
         """
-        batch, whole = self.opened(tokens_BL, context, lengths, rng), self.headline(context) != "predictive_bound"
+        batch, whole = (
+            self.scoring_batch(tokens_BL, context, lengths, rng),
+            self.headline(context) != "predictive_bound",
+        )
         if self.config.inference == "langevin":
             return self.chain_bounds(batch, whole=whole, draws=langevin.CHAINS if draws is None else draws, only=only)
         found = self.gaussian_bounds(batch, whole=whole, draws=DRAWS if draws is None else draws, only=only)
@@ -236,7 +239,7 @@ class LatentThoughtModel(LatentModel):
         return found
 
     def chain_bounds(
-        self, batch: Opened, *, whole: bool, draws: int, only: str | None
+        self, batch: ScoringBatch, *, whole: bool, draws: int, only: str | None
     ) -> dict[str, LikelihoodEstimate]:
         """What `draws` Langevin chains say of whole texts, or of continuations given chains on their contexts."""
         seen_BL, weigh = batch.scored_BL if whole else batch.given_BL, whole and only != "langevin_estimate"
@@ -263,7 +266,7 @@ class LatentThoughtModel(LatentModel):
         """See `LatentModel.inference_cost`: T gradients, of one q or of every chain."""
         if not length:
             return 0.0, draws
-        stack = StackCost.of(self.config.decoder, self.vocab_size - 1, length, self.latent_shape[1])
+        stack = StackFlops.of(self.config.decoder, self.vocab_size - 1, length, self.latent_shape[1])
         chains = self.config.inference == "langevin"
         gradients = draws * self.config.langevin.steps if chains else self.config.posterior.steps
         return length * (gradients * stack.latent_gradient + stack.first_attention), draws
@@ -273,7 +276,7 @@ class LatentThoughtModel(LatentModel):
         P, c = sum(p.numel() for p in self.parameters()), self.config.decoder
         chains = self.config.inference == "langevin"
         T = self.config.langevin.steps if chains else self.config.posterior.steps
-        stack = StackCost.of(c, self.vocab_size - 1, length, self.latent_shape[1])
+        stack = StackFlops.of(c, self.vocab_size - 1, length, self.latent_shape[1])
         value = stack.after_first_attention + stack.head
         fast = T * stack.latent_gradient + stack.first_attention
         if chains:  # in scoring, the last point of a chain is weighed too, and every draw is a chain

@@ -22,9 +22,9 @@ from ltm.api import LanguageModel, LikelihoodEstimate, Rng
 from ltm.errors import UserError
 from ltm.latent import bounds
 from ltm.latent.base import LatentModel
-from ltm.nn.flops import StackCost
+from ltm.nn.flops import StackFlops
 from ltm.nn.output_head import token_nats
-from ltm.nn.spans import opened
+from ltm.nn.spans import prepare_batch
 from ltm.nn.transformer import TransformerConfig
 from ltm.rng import SequenceRng, seed_of
 
@@ -88,12 +88,12 @@ class Prequential:
         """What this code executes for a token of texts of `length` tokens."""
         model, config = self.model, self.model.config.decoder
         outputs, latents = model.vocab_size - 1, model.latent_shape[1]
-        total = length * StackCost.of(config, outputs, length, latents).first_attention
+        total = length * StackFlops.of(config, outputs, length, latents).first_attention
         for start in range(0, length, self.chunk):
             end = min(start + self.chunk, length)
             flops, distinct = model.inference_cost(start, draws)
             seen = end - first_position(config, start)
-            pass_cost = StackCost.of(config, outputs, seen, latents)
+            pass_cost = StackFlops.of(config, outputs, seen, latents)
             total += flops + distinct * (seen * pass_cost.after_first_attention + (end - start) * pass_cost.head)
         return total / length
 
@@ -116,7 +116,7 @@ def prequential_bound(
     """
     if chunk < 1 or draws < 1:
         raise ValueError(f"chunk and draws must be at least 1, found {chunk} and {draws}")
-    tokens_BL, _, scored_BL = opened(tokens_BL, 0, lengths, model.vocab_size)
+    tokens_BL, _, scored_BL = prepare_batch(tokens_BL, 0, lengths, model.vocab_size)
     rng = SequenceRng.of(rng, len(tokens_BL))
     # What z cannot change, once for all chunks and draws.
     stack, prepared = model.decoder, model.prepare(model.decoder, tokens_BL)

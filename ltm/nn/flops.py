@@ -9,7 +9,7 @@ from ltm.nn.transformer import TransformerConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StackCost:
+class StackFlops:
     """Forward FLOPs a token of the parts of a stack, as executed: masked entries of an attention chunk count.
 
     Attributes:
@@ -36,7 +36,7 @@ class StackCost:
         return self.first_attention + self.after_first_attention + self.head
 
     @classmethod
-    def of(cls, config: TransformerConfig, outputs: int, length: int, latents_a_layer: int = 0) -> StackCost:
+    def of(cls, config: TransformerConfig, outputs: int, length: int, latents_a_layer: int = 0) -> StackFlops:
         """Count a stack at sequences of `length` positions."""
         D, G = config.width, latents_a_layer
         attention = 8 * D * D + 4 * D * executed_keys(length, config.window)

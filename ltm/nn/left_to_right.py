@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ltm.api import Generations, LanguageModel, LikelihoodEstimate, Rng, Sampling
 from ltm.nn.sampling import draw
-from ltm.nn.spans import check_ids, opened
+from ltm.nn.spans import check_ids, prepare_batch
 from ltm.nn.transformer import KeysValues
 from ltm.rng import SequenceRng
 
@@ -48,7 +48,7 @@ class ExactModel(LanguageModel):
         only: str | None = None,
     ) -> dict[str, LikelihoodEstimate]:
         """The exact log-likelihood; there is nothing to draw."""
-        tokens_BL, _, scored_BL = opened(tokens_BL, context, lengths, self.vocab_size)
+        tokens_BL, _, scored_BL = prepare_batch(tokens_BL, context, lengths, self.vocab_size)
         nats_B = self.token_nats(tokens_BL).double().masked_fill(~scored_BL, 0.0).sum(1)
         return {"exact": LikelihoodEstimate(nats_B=nats_B, tokens_B=scored_BL.sum(1), kind="exact")}
 

@@ -25,7 +25,7 @@ def scored_span(tokens_BL: Tensor, context: int | Tensor, lengths: Tensor | None
     return given_BL, ~given_BL & (position_L < lengths_B[:, None])
 
 
-def opened(
+def prepare_batch(
     tokens_BL: Tensor, context: int | Tensor, lengths: Tensor | None, vocab_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The batch with padding set to 0, and the masks of `scored_span`: how every `log_likelihoods` begins.

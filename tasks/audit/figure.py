@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltm.result import cell_key, cell_path
+from ltm.result import result_key, result_path
 from tasks.audit.evidence import power_curve
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def draw(found: Audit, *, title: str, key: Mapping[str, Any], output: Path) -> s
         axis.grid(alpha=0.3)
     figure.suptitle(f"{title}: {found.subject}, {found.source.spec}", fontsize=10)
     model, _, task = title.partition(" on ")
-    path = cell_path(output, model=model, task=task, key=cell_key(**key)).with_suffix(".svg")
+    path = result_path(output, model=model, task=task, key=result_key(**key)).with_suffix(".svg")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
     return f"figure written to {path}"

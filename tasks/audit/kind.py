@@ -1,4 +1,4 @@
-"""The audit as a task: one cell with a verdict on each likelihood of the model; see audit.py."""
+"""The audit as a task: one result with a verdict on each likelihood of the model; see audit.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tasks.kinds import Column, Measurement
 if TYPE_CHECKING:
     from ltm.harness import HarnessModel
     from ltm.known_sources.base import KnownSource
-    from ltm.result import Cell
+    from ltm.result import Result
     from tasks.audit.run import Audit
     from tasks.catalog import TaskEntry
     from tasks.judge import Judge
@@ -41,14 +41,15 @@ class Prepared:
     proposal: Judge | None
 
 
-def beside(cell: Cell) -> list[tuple[str, dict[str, Metric]]]:
+def beside(result: Result) -> list[tuple[str, dict[str, Metric]]]:
     """Rows of the likelihoods beside the headline, and of the source, below which no claim may lie."""
-    names = dict.fromkeys(m.likelihood for m in cell.metrics if m.likelihood and not m.headline)
+    names = dict.fromkeys(m.likelihood for m in result.metrics if m.likelihood and not m.headline)
     rows = [
-        (f"{cell.model['name']}: {name}", {m.name: m for m in cell.metrics if m.likelihood == name}) for name in names
+        (f"{result.model['name']}: {name}", {m.name: m for m in result.metrics if m.likelihood == name})
+        for name in names
     ]
-    own = {m.name: m for m in cell.metrics if m.likelihood is None}
-    source = f"the source: {cell.data['corpus']}"
+    own = {m.name: m for m in result.metrics if m.likelihood is None}
+    source = f"the source: {result.data['corpus']}"
     return [*rows, (source, {"audit_claimed_nats_per_token": own["audit_source_nats_per_token"]})]
 
 

@@ -107,7 +107,7 @@ def audit(
         name = f"known_source_{steps}_steps"
         made(name, lambda: source_checks.known_source(more_steps[0], name=name))
 
-    mini = enumeration.miniature(reader.model, twins.trained_config(reader))
+    mini = enumeration.enumerable_model(reader.model, twins.trained_config(reader))
     made("total_mass", lambda: enumeration.total_mass(mini))
     made("continuation_mass", lambda: enumeration.continuation_mass(mini))
     made("prequential_mass", lambda: enumeration.prequential_mass(mini))
@@ -140,10 +140,10 @@ def _beside(model: HarnessModel, loaded: LoadedModel, *, draws: int | None = Non
 
     return HarnessModel(
         pretrained=loaded,
-        draws=draws or model.answers.scorer.draws,
-        seed=model.answers.seed,
+        draws=draws or model.runner.scorer.draws,
+        seed=model.runner.seed,
         device=str(model.device),
-        dtype=model.answers.dtype,
+        dtype=model.runner.dtype,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltm.result import cell_key, cell_path
+from ltm.result import result_key, result_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +52,7 @@ def draw(
     axes[0].legend()
     figure.suptitle(f"{title}: upper bounds, fresh noise")
     model, _, task = title.partition(" on ")
-    path = cell_path(output, model=model, task=task, key=cell_key(**key)).with_suffix(".svg")
+    path = result_path(output, model=model, task=task, key=result_key(**key)).with_suffix(".svg")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
     return f"figure written to {path}"

@@ -58,7 +58,7 @@ def identity(entry: TaskEntry, prepared: Any, model: HarnessModel, options: argp
         "blocks": blocks,
         "tokens": blocks * model.block_length,
         "curve_blocks": min(settings["curve_blocks"], blocks),
-        "draws": model.answers.scorer.draws or settings["draws"],
+        "draws": model.runner.scorer.draws or settings["draws"],
         "importance_draws": settings["importance_draws"],
         "steps": _steps(model.loaded.model),
         "latents": _latents(model.loaded.model),
@@ -93,7 +93,7 @@ def measure(entry: TaskEntry, prepared: Any, model: HarnessModel, options: argpa
 
     started = time.perf_counter()
     key = identity(entry, prepared, model, options)
-    scoring, inner, size = key["scoring"], checked(model), model.answers.scorer.batch_size
+    scoring, inner, size = key["scoring"], checked(model), model.runner.scorer.batch_size
     tokens_NL, indices = _blocks(prepared, model, scoring["blocks"])
     rng = model.noise(entry.name, indices)
     q = measures.posterior(inner, tokens_NL, SequenceRng(rng.seed, [0] * len(indices)), size)
@@ -171,7 +171,7 @@ def _metrics(q: Posterior, kl_N: torch.Tensor, information_N: torch.Tensor, leng
     from tasks.diagnostics import measures
 
     n = len(kl_N)
-    kl = stats.cost((-kl_N).numpy(), [length] * n).per_token()
+    kl = stats.nats_total((-kl_N).numpy(), [length] * n).per_token()
     error = float(information_N.std()) / math.sqrt(n)
     common: dict[str, Any] = {"likelihood": None, "headline": False, "n": n}
     units = q.mean[0].numel()

@@ -19,7 +19,7 @@ from ltm.latent import bounds
 from ltm.latent.base import LatentModel
 from ltm.latent.model import LatentThoughtModel
 from ltm.latent.posterior import Posterior, fit
-from ltm.nn.flops import StackCost
+from ltm.nn.flops import StackFlops
 from ltm.nn.left_to_right import continue_prompts
 from ltm.nn.transformer import KeysValues
 from ltm.rng import SequenceRng
@@ -81,7 +81,7 @@ def point(
     model: LatentModel, tokens_BL: Tensor, rng: SequenceRng, infer: Infer, *, draws: int, importance_draws: int
 ) -> tuple[LikelihoodEstimate, LikelihoodEstimate]:
     """ELBO and importance bound of full texts under the q that `infer` gives."""
-    batch, q = model.opened(tokens_BL, 0, None, rng), infer(tokens_BL, rng)
+    batch, q = model.scoring_batch(tokens_BL, 0, None, rng), infer(tokens_BL, rng)
     elbo = bounds.elbo(batch.log_likelihood, q, batch.tokens_B, draws=draws, rng=rng)
     return elbo, bounds.importance_bound(batch.log_likelihood, q, batch.tokens_B, draws=importance_draws, rng=rng)
 
@@ -94,7 +94,7 @@ def with_steps(model: LatentThoughtModel, steps: int) -> Infer:
 
 def flops_with_steps(model: LatentThoughtModel, steps: int, draws: int, length: int) -> float:
     """FLOPs a token of a bound with so many fast steps and draws."""
-    stack = StackCost.of(model.config.decoder, model.vocab_size - 1, length, model.latent_shape[1])
+    stack = StackFlops.of(model.config.decoder, model.vocab_size - 1, length, model.latent_shape[1])
     return (
         2 * stack.first_attention + steps * stack.latent_gradient + draws * (stack.after_first_attention + stack.head)
     )

@@ -47,7 +47,7 @@ def score(scorer: HarnessModel, task: str, texts: Sequence[str], prompts: Sequen
         task: whose texts they are; with the scorer's seed and the place of a text it determines the noise.
     """
     rows = [_rows(scorer, n, text, prompt) for n, (text, prompt) in enumerate(zip(texts, prompts, strict=True))]
-    found = iter(scorer.answers.score(f"gen_ppl {task}", [row for own in rows for row in own], companions=False))
+    found = iter(scorer.runner.score(f"gen_ppl {task}", [row for own in rows for row in own], companions=False))
     parts = [[_headline(next(found)) for _ in own] for own in rows]
     every = [part for own in parts for part in own]
     known = bool(every) and all(part["mc_var"] is not None for part in every)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ltm.api import Sampling
     from ltm.data.split import Split
     from ltm.harness import HarnessModel
-    from ltm.result import Cell, Metric
+    from ltm.result import Metric, Result
     from ltm.tokenizer import Tokenizer
     from tasks.catalog import TaskEntry
     from tasks.judge import Judge
@@ -71,13 +71,13 @@ class Prepared:
         return self.new_tokens or model.block_length - self.prompt_tokens
 
 
-def beside(cell: Cell) -> list[tuple[str, dict[str, Metric]]]:
+def beside(result: Result) -> list[tuple[str, dict[str, Metric]]]:
     """Rows of human text for the summary: as long as the samples, and, where there is MAUVE, with words shuffled."""
-    tokenizer = f"{cell.tokenizer['name']} ({cell.tokenizer['fingerprint'][:8]})"
-    length = f"{cell.scoring['new_tokens']} tokens of {tokenizer}"
+    tokenizer = f"{result.tokenizer['name']} ({result.tokenizer['fingerprint'][:8]})"
+    length = f"{result.scoring['new_tokens']} tokens of {tokenizer}"
     rows = []
     for prefix, title in (("human_", f"human, {length}"), ("shuffled_", f"shuffled, {length}")):
-        own = [metric for metric in cell.metrics if metric.name.startswith(prefix)]
+        own = [metric for metric in result.metrics if metric.name.startswith(prefix)]
         if own:
             rows.append((title, {metric.name.removeprefix(prefix).partition("[")[0]: metric for metric in own}))
     return rows
@@ -135,7 +135,7 @@ def prepare(entry: TaskEntry, options: argparse.Namespace) -> Prepared:
 
 
 def identity(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: argparse.Namespace) -> dict[str, Any]:
-    """What a cell's key is made of; the judges' weights are part of it.
+    """What a result's key is made of; the judges' weights are part of it.
 
     Raises:
         UserError: a prompt leaves no room in a block.
@@ -250,7 +250,7 @@ def _generate(
         for n, prompt in enumerate(prompts)
     ]
     try:
-        return model.answers.generations(entry.name, wishes)
+        return model.runner.generations(entry.name, wishes)
     except ValueError as error:
         # Some families go on beyond a block; those that cannot say so before they begin.
         if prepared.prompt_tokens + new <= model.block_length:

@@ -59,7 +59,7 @@ def features(featuriser: HarnessModel, texts: Sequence[str]) -> np.ndarray:
     """
     import torch
 
-    model, size = featuriser.loaded.model, featuriser.answers.scorer.batch_size
+    model, size = featuriser.loaded.model, featuriser.runner.scorer.batch_size
     streams = [ids[: model.block_length] for ids in featuriser.loaded.tokenizer.encode_batch(texts) if len(ids)]
     order = sorted(range(len(streams)), key=lambda n: -len(streams[n]))
     found: dict[int, np.ndarray] = {}

@@ -1,4 +1,4 @@
-"""Generated texts to the metrics of a cell. What each statistic is stands in text_statistics.py; here are its errors.
+"""Generated texts to the metrics of a result. What each statistic is stands in text_statistics.py; here are its errors.
 
 Shapes: N texts.
 """
@@ -66,7 +66,7 @@ def gen_ppl(scored: ScoredTexts, scorer: str, prefix: str = "") -> list[Metric]:
     some = scored.tokens_N > 0
     variances = None if scored.mc_var_N is None else scored.mc_var_N[some]
     try:
-        measured = stats.cost(scored.nats_N[some], scored.tokens_N[some], variances).perplexity()
+        measured = stats.nats_total(scored.nats_N[some], scored.tokens_N[some], variances).perplexity()
     except ValueError as error:
         raise UserError(f"no Gen PPL by {scorer}: {error}") from error
     common: dict[str, Any] = {"unit": "token", "n": int(some.sum())}

@@ -47,7 +47,7 @@ def prepare(entry: TaskEntry, options: argparse.Namespace) -> Prepared:
 
 
 def identity(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: argparse.Namespace) -> dict[str, Any]:
-    """What a cell's key is made of."""
+    """What a result's key is made of."""
     _, draws = next(iter(model.offered.values()))
     return results.identity(entry, prepared.split, model, blocks=len(prepared.pairs), draws=draws)
 
@@ -82,7 +82,7 @@ def _metrics(values: list[LikelihoodFloat], greedy: list[bool]) -> tuple[Metric,
 
     ones = [1] * len(values)
     variances = [value.mc_variance for value in values]
-    cost = stats.cost([float(v) for v in values], ones, None if None in variances else variances)
+    cost = stats.nats_total([float(v) for v in values], ones, None if None in variances else variances)
     # A text without context would have the name, and perhaps the kind, of another likelihood: the weakest holds.
     order = ("exact", "lower_bound", "estimate")
     weakest = max(values, key=lambda value: order.index(value.kind))

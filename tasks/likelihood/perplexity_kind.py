@@ -50,7 +50,7 @@ def prepare(entry: TaskEntry, options: argparse.Namespace) -> Prepared:
 
 
 def identity(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: argparse.Namespace) -> dict[str, Any]:
-    """What a cell's key is made of, known before anything is scored; `model.limit_blocks` is part of it."""
+    """What a result's key is made of, known before anything is scored; `model.limit_blocks` is part of it."""
     tokenizer = model.loaded.tokenizer
     if tokenizer.fingerprint not in prepared.tokens:
         prepared.tokens[tokenizer.fingerprint] = len(model.streams([prepared.text])[0])
@@ -107,7 +107,7 @@ def _metrics(name: str, value: LikelihoodFloat, text: Split) -> list[Metric]:
     from tasks import stats
 
     part = value.likelihoods[name]
-    cost = stats.cost(part.nats_N, part.tokens_N, part.mc_var_N)
+    cost = stats.nats_total(part.nats_N, part.tokens_N, part.mc_var_N)
     common: dict[str, Any] = {
         "likelihood": name,
         "headline": name == value.headline,

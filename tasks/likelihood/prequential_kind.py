@@ -35,7 +35,7 @@ def identity(entry: TaskEntry, prepared: Any, model: HarnessModel, options: argp
     """As of a perplexity, and the chunks; an exact likelihood is the same in any."""
     reader = _in_chunks(model, options)
     found = perplexity_kind.identity(entry, prepared, reader, options)
-    return {**found, "scoring": {**found["scoring"], "chunk": reader.answers.chunk}}
+    return {**found, "scoring": {**found["scoring"], "chunk": reader.runner.chunk}}
 
 
 def measure(entry: TaskEntry, prepared: Any, model: HarnessModel, options: argparse.Namespace) -> Measurement:
@@ -45,7 +45,7 @@ def measure(entry: TaskEntry, prepared: Any, model: HarnessModel, options: argpa
 
     reader = _in_chunks(model, options)
     found = perplexity_kind.measure(entry, prepared, reader, options)
-    scored = reader.answers.scorer.model
+    scored = reader.runner.scorer.model
     if not isinstance(scored, Prequential):
         return found
     draws = next(iter(reader.offered.values()))[1]
@@ -67,11 +67,11 @@ def _in_chunks(model: HarnessModel, options: argparse.Namespace) -> HarnessModel
 
     return HarnessModel(
         pretrained=model.loaded,
-        draws=model.answers.scorer.draws,
-        seed=model.answers.seed,
+        draws=model.runner.scorer.draws,
+        seed=model.runner.seed,
         device=str(model.device),
         batch_size=options.batch_size,
-        dtype=model.answers.dtype,
+        dtype=model.runner.dtype,
         headline_only=True,
         limit_blocks=model.limit_blocks,
         prequential=-(-model.block_length // CHUNKS) if options.chunk is None else options.chunk,

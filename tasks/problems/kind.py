@@ -16,7 +16,7 @@ from tasks.problems.pass_at_k import K
 
 if TYPE_CHECKING:
     from ltm.harness import HarnessModel
-    from ltm.result import Cell, Metric
+    from ltm.result import Metric, Result
     from tasks.catalog import TaskEntry
     from tasks.problems.prompts import Settings
 
@@ -55,7 +55,7 @@ def prepare(entry: TaskEntry, options: argparse.Namespace) -> Prepared:
 
 
 def identity(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: argparse.Namespace) -> dict[str, Any]:
-    """What a cell's key is made of."""
+    """What a result's key is made of."""
     return results.identity(
         entry,
         prepared.splits.asked,
@@ -70,7 +70,7 @@ def identity(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options:
 
 def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: argparse.Namespace) -> Measurement:
     """Ask the model, and blind guessing, every problem."""
-    seed = model.answers.seed
+    seed = model.runner.seed
     if seed not in prepared.chance:
         prepared.chance[seed] = solver.chance_rows(prepared.problems, prepared.train, seed=seed)
     answers = solver.Solver(model, entry.name, prepared.how).all_answers(prepared.problems, prepared.train)
@@ -125,7 +125,7 @@ def chance_metrics(metrics: Mapping[str, Metric]) -> dict[str, Metric]:
     }
 
 
-def beside(cell: Cell) -> list[tuple[str, dict[str, Metric]]]:
+def beside(result: Result) -> list[tuple[str, dict[str, Metric]]]:
     """The chance rows, for the summary."""
-    rows = chance_metrics({metric.name: metric for metric in cell.metrics})
+    rows = chance_metrics({metric.name: metric for metric in result.metrics})
     return [(f"chance: {name}", {f"pass@{K}": metric}) for name, metric in rows.items()]

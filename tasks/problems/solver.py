@@ -105,7 +105,7 @@ class Solver:
 
     def _texts(self, prompts: Sequence[Prompt], samples: int, found: Answered) -> Texts:
         texts = []
-        for record in self.model.answers.generations(self.task, prompts):
+        for record in self.model.runner.generations(self.task, prompts):
             found.tokens += len(record["tokens"])
             found.seconds += record["seconds"]
             texts.append(cut(self.model.loaded.tokenizer.decode(record["tokens"]), self.how.stop))

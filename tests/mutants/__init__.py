@@ -22,7 +22,7 @@ class Mutant:
 
     Attributes:
         subject: a family of `specimens`, or `tasks` for what is no likelihood.
-        says: what is wrong.
+        description: what is wrong.
         patch: makes it so until it is left.
         while_trained: the specimen is trained under the patch.
         escapes: why no check sees it; empty where one must.
@@ -30,7 +30,7 @@ class Mutant:
 
     name: str
     subject: str
-    says: str
+    description: str
     patch: Callable[[], Patch]
     while_trained: bool = False
     escapes: str = ""
@@ -39,9 +39,9 @@ class Mutant:
 MUTANTS: list[Mutant] = []
 
 
-def mutant(subject: str, says: str, **options: Any) -> Callable[[Callable[[], Patch]], Callable[[], Patch]]:
+def mutant(subject: str, description: str, **options: Any) -> Callable[[Callable[[], Patch]], Callable[[], Patch]]:
     def note(patch: Callable[[], Patch]) -> Callable[[], Patch]:
-        MUTANTS.append(Mutant(name=patch.__name__, subject=subject, says=says, patch=patch, **options))
+        MUTANTS.append(Mutant(name=patch.__name__, subject=subject, description=description, patch=patch, **options))
         return patch
 
     return note

@@ -9,7 +9,7 @@ import torch
 
 from baselines.diffusion import unmasking
 from ltm import harness
-from ltm.evaluation.runner import Answers
+from ltm.evaluation.runner import Runner
 from ltm.nn import left_to_right
 from ltm.tokenizer import Tokenizer
 from tasks import stats
@@ -49,7 +49,7 @@ def mean_of_perplexities() -> Patch:
 
 @mutant("ar", "bytes from the tokenizer: of the text that is scored, not of the raw text")
 def bytes_of_tokens() -> Patch:
-    return instead(stats.Cost, "bits_per_byte", lambda sound: lambda self, byte_count: sound(self, self.tokens))
+    return instead(stats.NatsTotal, "bits_per_byte", lambda sound: lambda self, byte_count: sound(self, self.tokens))
 
 
 @mutant("ar", "text in small letters, against bytes of the text as it was")
@@ -67,7 +67,7 @@ def last_block_dropped() -> Patch:
 
 @mutant("ar", "answers kept without the model's name: another's are given")
 def answers_of_another_model() -> Patch:
-    return changed(Answers, "circumstances", lambda kept: {"task": kept["task"]})
+    return changed(Runner, "circumstances", lambda kept: {"task": kept["task"]})
 
 
 @mutant("ar", "answers kept by the number of the document: another text's are given")

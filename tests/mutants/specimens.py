@@ -77,7 +77,7 @@ def specimen(name: str) -> Specimen:
             "training": {},
         },
     )
-    return Specimen(mini=enumeration.miniature(model), model=_reading(loaded), source=source)
+    return Specimen(mini=enumeration.enumerable_model(model), model=_reading(loaded), source=source)
 
 
 def _train(model: LanguageModel, texts_NL: torch.Tensor) -> None:

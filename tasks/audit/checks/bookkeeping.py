@@ -107,7 +107,7 @@ def _check_rows(model: HarnessModel, rows: Sequence[Any], faults: Mapping[str, l
     """What blocks say together, in reverse and alone, and the headline of repeats that fill a batch; the largest
     relative difference by likelihood.
     """
-    reader, seed, limit = model.answers.scorer.model, model.answers.seed, _rounding(model)
+    reader, seed, limit = model.runner.scorer.model, model.runner.seed, _rounding(model)
     longest = max(map(len, rows))
 
     def score(which: Sequence[int], only: str | None = None) -> Mapping[str, Any]:
@@ -128,7 +128,7 @@ def _check_rows(model: HarnessModel, rows: Sequence[Any], faults: Mapping[str, l
     everything = list(range(len(rows)))
     together, reverse = score(everything), score(everything[::-1])
     alone = [score([i]) for i in everything]
-    headline, many = next(iter(together)), max(len(rows), model.answers.scorer.batch_size)
+    headline, many = next(iter(together)), max(len(rows), model.runner.scorer.batch_size)
     full_N = score([i % len(rows) for i in range(many)], headline)[headline].nats_B.double()
     worst = {}
     for name, estimate in together.items():
@@ -159,10 +159,10 @@ def _check_rows(model: HarnessModel, rows: Sequence[Any], faults: Mapping[str, l
 
 
 def _chain_rule(model: HarnessModel, rows: Sequence[Any], nats_N: torch.Tensor) -> float:
-    reader, worst = model.answers.scorer.model, 0.0
+    reader, worst = model.runner.scorer.model, 0.0
     for row, nats in zip(rows, nats_N.tolist(), strict=True):
         tokens_1L = torch.from_numpy(row.astype(np.int64))[None].to(model.device)
-        half, noise = len(row) // 2, SequenceRng(model.answers.seed, [0])
+        half, noise = len(row) // 2, SequenceRng(model.runner.seed, [0])
         if not half:
             continue
         with torch.no_grad():
@@ -175,7 +175,7 @@ def _chain_rule(model: HarnessModel, rows: Sequence[Any], nats_N: torch.Tensor) 
 
 def _rounding(model: HarnessModel) -> float:
     fitted = getattr(model.loaded.model.config, "posterior", None) is not None
-    return 0.03 if fitted else ROUNDING.get(model.answers.dtype, 0.03)
+    return 0.03 if fitted else ROUNDING.get(model.runner.dtype, 0.03)
 
 
 def depends_on_weights(model: HarnessModel, text: str) -> list[CheckResult]:
@@ -247,11 +247,11 @@ def _like(model: HarnessModel, loaded: LoadedModel) -> HarnessModel:
 
     return HarnessModel(
         pretrained=loaded,
-        draws=model.answers.scorer.draws,
-        seed=model.answers.seed,
+        draws=model.runner.scorer.draws,
+        seed=model.runner.seed,
         device=str(model.device),
-        batch_size=model.answers.scorer.batch_size,
-        dtype=model.answers.dtype,
+        batch_size=model.runner.scorer.batch_size,
+        dtype=model.runner.dtype,
         headline_only=model.headline_only,
     )
 
@@ -273,10 +273,10 @@ def _uncached(model: HarnessModel, text: str) -> dict[str, float]:
     totals: dict[str, float] = {}
     for i, tokens_L in enumerate(ids.split(size)):
         with torch.no_grad():
-            found = model.answers.scorer.model.log_likelihoods(
+            found = model.runner.scorer.model.log_likelihoods(
                 tokens_L[None].to(model.device),
-                draws=model.answers.scorer.draws,
-                rng=SequenceRng(seed_of(model.answers.seed, "audit weights"), [i]),
+                draws=model.runner.scorer.draws,
+                rng=SequenceRng(seed_of(model.runner.seed, "audit weights"), [i]),
             )
         for name, estimate in found.items():
             totals[name] = totals.get(name, 0.0) + float(estimate.nats_B)

@@ -35,7 +35,7 @@ ENCODER_UPDATES = 60
 """Of what infers z, at the full price, while the decoder is held still; for tight bounds, which can hide little."""
 
 
-def miniature(model: LanguageModel, trained: Any = None, *, seed: int = 0) -> LanguageModel:
+def enumerable_model(model: LanguageModel, trained: Any = None, *, seed: int = 0) -> LanguageModel:
     """A network for `TOKENS` tokens under the model's settings, briefly trained in float64; many fast steps to score.
 
     Its texts are mostly one token over and over, so that a latent has something to say and a window of two has not seen

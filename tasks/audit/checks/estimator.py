@@ -43,11 +43,11 @@ def recomputed_elbo(model: HarnessModel, tokens: Sequence[int]) -> list[CheckRes
     length = min(len(tokens), reader.block_length)
     count = max(1, min(TEXTS, len(tokens) // length))
     rows_NL = torch.tensor(list(tokens[: count * length]), device=model.device).view(count, length)
-    rng = SequenceRng(model.answers.seed, range(count))
-    other = SequenceRng(seed_of(model.answers.seed, "recomputed ELBO"), range(count)).stream("z")
+    rng = SequenceRng(model.runner.seed, range(count))
+    other = SequenceRng(seed_of(model.runner.seed, "recomputed ELBO"), range(count)).stream("z")
     with torch.no_grad():
         claim = reader.log_likelihoods(rows_NL, rng=rng, draws=DRAWS, only="elbo")["elbo"]
-        batch = reader.opened(rows_NL, 0, None, rng)
+        batch = reader.scoring_batch(rows_NL, 0, None, rng)
         q = reader.infer(batch.tokens_BL, batch.rng, weights_BL=batch.scored_BL)
         mean, sigma = q.mean.double(), (0.5 * q.log_variance.double()).exp()
         noises = (other.normal(*mean.shape[1:], dtype=torch.float64, device=mean.device) for _ in range(DRAWS))

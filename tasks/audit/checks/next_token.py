@@ -90,12 +90,12 @@ def decoder_mass(model: HarnessModel, tokens: Sequence[int]) -> list[CheckResult
     for length in sorted({min(length, most) for length in (0, 5, *([most] if everything else [24]))}):
         wanted, known = (list(range(outputs)), outputs) if everything else _some(tokens, length, outputs)
         rows_NL = torch.tensor([[*tokens[:length], token] for token in wanted], device=model.device)
-        stream = SequenceRng(model.answers.seed, [length]).stream("decoder mass")
+        stream = SequenceRng(model.runner.seed, [length]).stream("decoder mass")
         z_1YGD = stream.normal(*reader.latent_shape, dtype=next(reader.parameters()).dtype, device=model.device)
         values = []
         for part_NL in rows_NL.split(max(1, TOKENS_AT_ONCE // (length + 1))):
             with torch.no_grad():
-                batch = reader.opened(part_NL, length, None, SequenceRng(0, range(len(part_NL))))
+                batch = reader.scoring_batch(part_NL, length, None, SequenceRng(0, range(len(part_NL))))
                 values.append(batch.log_likelihood(z_1YGD.expand(len(part_NL), -1, -1, -1)))
         estimate = LikelihoodEstimate(
             nats_B=torch.cat(values), tokens_B=torch.ones(len(wanted), dtype=torch.int64), kind="exact"
@@ -156,14 +156,14 @@ def _next(model: HarnessModel, rows: Sequence[Sequence[int]]) -> dict[str, list[
             first += len(part_NL)
         return found
 
-    noises = {which: [estimate] for which, estimate in claims(model.answers.seed, None).items()}
+    noises = {which: [estimate] for which, estimate in claims(model.runner.seed, None).items()}
     for which in [which for which, (estimate,) in noises.items() if estimate.averaged]:
         own = noises[which]
         for noise in range(1, NOISES + min(MORE // (length + 1), 2 * TOKENS_AT_ONCE // rows_NL.numel())):
             # Of one token there may be nothing to draw.
             if len(own) > 2 and all(torch.equal(own[0].nats_B, other.nats_B) for other in own[1:]):
                 break
-            own.append(claims(seed_of(model.answers.seed, noise), which)[which])
+            own.append(claims(seed_of(model.runner.seed, noise), which)[which])
     return noises
 
 

@@ -33,13 +33,13 @@ def stated_error(model: HarnessModel, tokens: Sequence[int]) -> list[CheckResult
     Args:
         tokens: of real text, at least one.
     """
-    reader = model.answers.scorer.model
+    reader = model.runner.scorer.model
     fitted = getattr(model.loaded.model.config, "posterior", None) is not None
     length = min(len(tokens), TOKENS, reader.block_length)
     tokens_NL = torch.tensor(list(tokens[:length]), device=model.device).expand(COPIES, -1)
     with torch.no_grad():
         found = reader.log_likelihoods(
-            tokens_NL, rng=SequenceRng(model.answers.seed, range(COPIES)), draws=model.answers.scorer.draws
+            tokens_NL, rng=SequenceRng(model.runner.seed, range(COPIES)), draws=model.runner.scorer.draws
         )
     # What is beyond the rounding of floats.
     floor = (1e-6 * max(float(estimate.nats_B.abs().max()) for estimate in found.values())) ** 2

@@ -88,7 +88,7 @@ def claims_on(model: HarnessModel, source: KnownSource, *, texts: int = 256) -> 
 def _averaged(model: HarnessModel) -> frozenset[str]:
     one = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
     with torch.no_grad():
-        found = model.answers.scorer.model.log_likelihoods(one, rng=SequenceRng(0, [0]), draws=2)
+        found = model.runner.scorer.model.log_likelihoods(one, rng=SequenceRng(0, [0]), draws=2)
     return frozenset(name for name, estimate in found.items() if estimate.averaged)
 
 
@@ -145,12 +145,12 @@ def proposal_mass(model: HarnessModel, proposal: HarnessModel, *, texts: int = P
             f"{proposal.loaded.tokenizer.name} and {model.loaded.tokenizer.name}"
         )
     length = min(PROPOSED_TOKENS, model.block_length, proposal.block_length)
-    noise = SequenceRng(seed_of(model.answers.seed, "proposal"), range(texts))
+    noise = SequenceRng(seed_of(model.runner.seed, "proposal"), range(texts))
     with torch.no_grad():
         drawn = proposal.loaded.model.generate([[]] * texts, max_new_tokens=length, sampling=Sampling(), rng=noise)
         tokens_NL = torch.tensor(drawn.tokens, device=model.device)
         q_N = proposal.loaded.model.log_likelihood(tokens_NL.to(proposal.device), rng=noise).nats_B.double().cpu()
-        found = model.loaded.model.log_likelihoods(tokens_NL, rng=noise, draws=model.answers.scorer.draws)
+        found = model.loaded.model.log_likelihoods(tokens_NL, rng=noise, draws=model.runner.scorer.draws)
     results, drawn_from = [], f"{texts} texts of {length} tokens from {proposal.loaded.name}"
     for which, estimate in found.items():
         log_w_N = estimate.nats_B.double().cpu() - q_N
