@@ -104,7 +104,7 @@ def too_good(result: Result) -> str | None:
             continue
         if (nats := math.log(metric.value)) < SUSPICIOUS_NATS:
             return (
-                f"{result.model['name']} on {result.task['name']}: {nats:.2f} nats per "
-                f"GPT-2 token ({metric.likelihood}) is below {SUSPICIOUS_NATS}; re-check the estimator, and that the model has not seen this text"
+                f"{result.model['name']} on {result.task['name']}: {nats:.2f} nats per GPT-2 token ({metric.likelihood}) "
+                f"is below {SUSPICIOUS_NATS}; re-check the estimator, and that the model has not seen this text"
             )
     return None

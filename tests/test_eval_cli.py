@@ -344,7 +344,7 @@ def test_numbers_too_good_to_be_true_are_pointed_out(place):
     )  # fmt: skip
     gpt2 = {**result.tokenizer, "name": "gpt2"}
     suspect = dataclasses.replace(result, tokenizer=gpt2, metrics=(low,))
-    assert "1.99 nats a GPT-2 token (elbo) is below 2.0; re-check the estimator" in str(results.too_good(suspect))
+    assert "1.99 nats per GPT-2 token (elbo) is below 2.0; re-check the estimator" in str(results.too_good(suspect))
     for fine in (
         result,
         dataclasses.replace(suspect, metrics=(dataclasses.replace(low, value=math.exp(2.01)),)),
