@@ -100,6 +100,11 @@ class VAE(LatentModel):
         else:
             self.codebook = Codebook(config.vq, config.latents, D)
 
+    @property
+    def gaussian_posterior(self) -> bool:
+        """False for codes."""
+        return self.config.bottleneck != "vq"
+
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> VAEConfig:
         """Two layers of decoder and one of encoder, four latents of width 8."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from ltm.config import to_dict
 from ltm.known_sources.topics import Topics
 from ltm.latent.model import LTMConfig
-from tasks import stats
+from ltm.statistics import Blocks, paired_difference
 
 BASE, EQUAL_FLOPS = "", "equal FLOPs"
 WINDOW = "decoder.window="
@@ -53,7 +53,8 @@ class Gains:
     def difference(self, change: str, likelihood: str, other_N: np.ndarray) -> str:
         """How many nats a token more an LTM needs than another model, paired by text, with the 95% interval."""
         tokens_N = np.full(len(other_N), self.source.length)
-        found = stats.paired_difference(self.nats("ltm", change, likelihood), tokens_N, other_N, tokens_N)
+        latent = Blocks(source="ltm", nats_N=self.nats("ltm", change, likelihood), tokens_N=tokens_N)
+        found = paired_difference(latent, Blocks(source="other", nats_N=other_N, tokens_N=tokens_N))
         assert found.ci95 is not None
         return f"{found.value:+.3f} [{found.ci95[0]:+.3f}, {found.ci95[1]:+.3f}]"
 

@@ -29,7 +29,7 @@ from ltm.rng import SequenceRng
 from ltm.training import checkpoint
 from ltm.training.config import TrainConfig
 from ltm.training.run import train_model
-from tasks.audit.evidence import Evidence, evidence, threshold
+from tasks.audit.checks.evidence import Evidence, evidence, threshold
 
 CLOSER = ("posterior.lr=0.1",)
 TRAINED = {

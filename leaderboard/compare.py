@@ -10,11 +10,12 @@ from leaderboard.board import Board
 from leaderboard.content import notation
 from leaderboard.content.document import Table
 from leaderboard.entries import PERPLEXITY, Entry
-from leaderboard.ranking import blocks, judged_by, paired_difference
+from leaderboard.ranking import blocks, judged_by
 from leaderboard.render.terminal import print_table
 from ltm.config import canonical_json
 from ltm.errors import UserError, did_you_mean
 from ltm.result import Metric, Result
+from ltm.statistics import paired_difference
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -122,7 +123,7 @@ def _difference(a: Entry, b: Entry, first: Metric, second: Metric) -> Sequence[s
         value = math.log(second.value / first.value)
         own, other = blocks(a, first), blocks(b, second)
         if own is not None and other is not None:
-            low, high = paired_difference(own, other)
+            low, high = paired_difference(own, other).ci95 or (-math.inf, math.inf)
             # 0 - x, since -0.0 would be written with its sign.
             return f"{value:+.4f}", *_said(0 - high, 0 - low, first.direction, estimate, "paired")
         ends = [math.log(m.ci95.high / m.ci95.low) / 2 for m in (first, second) if m.ci95]

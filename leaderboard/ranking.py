@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 
 from leaderboard.board import Column, Row
 from leaderboard.entries import PERPLEXITY, Entry
-from ltm.errors import UserError
-from ltm.result import Metric, Result, read_records
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Blocks:
-    """Per-block values of one result: log-likelihood in nats and tokens of each block, and the file they are from."""
-
-    path: Path
-    nats: np.ndarray
-    tokens: np.ndarray
+from ltm.result import Metric, Result, read_blocks
+from ltm.statistics import Blocks, check_same_blocks, paired_difference, paired_intervals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,8 +39,8 @@ def separated(better: Claim, worse: Claim) -> bool:
     if better.value >= worse.value:
         return False
     if better.blocks is not None and worse.blocks is not None:
-        _, high = paired_difference(better.blocks, worse.blocks)
-        return high < 0
+        interval = paired_difference(better.blocks, worse.blocks).ci95
+        return interval is not None and interval[1] < 0
     return better.high is not None and worse.low is not None and better.high < worse.low
 
 
@@ -73,46 +62,13 @@ def _paired_wins(claims: Sequence[Claim]) -> list[int]:
     if not blocks:
         return []
     for other in blocks[1:]:
-        _check_same(blocks[0], other)
-    nats_NB, value_N = np.stack([b.nats for b in blocks]), np.array([claim.value for claim in claims])
+        check_same_blocks(blocks[0], other)
+    nats_NB, value_N = np.stack([b.nats_N for b in blocks]), np.array([claim.value for claim in claims])
     wins = []
     for value, nats_B in zip(value_N, nats_NB, strict=True):
-        _, high_N = _intervals(nats_B - nats_NB, blocks[0].tokens)
+        _, high_N = paired_intervals(nats_B - nats_NB, blocks[0].tokens_N)
         wins.append(int(((value_N < value) & (high_N < 0)).sum()))
     return wins
-
-
-def paired_difference(a: Blocks, b: Blocks) -> tuple[float, float]:
-    """The 95% interval (t, over blocks) of how many nats a token more `a` needs than `b` on the same blocks.
-
-    Infinite for a single block.
-
-    Raises:
-        UserError: the blocks are not the same.
-    """
-    _check_same(a, b)
-    (low,), (high,) = _intervals((b.nats - a.nats)[None], a.tokens)
-    return float(low), float(high)
-
-
-def _check_same(a: Blocks, b: Blocks) -> None:
-    if not np.array_equal(a.tokens, b.tokens):
-        raise UserError(f"{a.path} and {b.path} should cover the same blocks, but their records differ; score again")
-
-
-def _intervals(difference_NB: np.ndarray, tokens_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The 95% interval of nats a token for each row of differences by block."""
-    from scipy.special import stdtrit
-
-    count, total = len(tokens_B), tokens_B.sum()
-    mean_N = difference_NB.sum(1) / total
-    if count < 2:
-        return np.full_like(mean_N, -np.inf), np.full_like(mean_N, np.inf)
-    # A ratio of sums: its error is that of the residuals about the mean ratio.
-    residual_NB = difference_NB - mean_N[:, None] * tokens_B
-    stderr_N = np.sqrt(count / (count - 1) * np.einsum("nb,nb->n", residual_NB, residual_NB)) / total
-    margin_N = stdtrit(count - 1, 0.975) * stderr_N
-    return mean_N - margin_N, mean_N + margin_N
 
 
 @cache
@@ -144,26 +100,8 @@ def headline(entry: Entry) -> Metric | None:
 
 
 def blocks(entry: Entry, metric: Metric) -> Blocks | None:
-    """The per-block values of a likelihood, or None when the result has no records.
-
-    Raises:
-        UserError: the records are not the result's own, lack the likelihood, or do not give the perplexity it states.
-    """
-    records = read_records(entry.path, entry.result)
-    if records is None:
-        return None
-    name = str(metric.likelihood)
-    if not records or any(name not in record or "tokens" not in record for record in records):
-        raise UserError(f"{entry.path}: field records: expected {name} and tokens of every block, found less")
-    nats = np.array([record[name] for record in records], np.float64)
-    tokens = np.array([record["tokens"] for record in records], np.float64)
-    perplexity = math.exp(-nats.sum() / tokens.sum())
-    if not math.isclose(perplexity, metric.value, rel_tol=1e-6):
-        raise UserError(
-            f"{entry.path}: field metrics, {metric.name}: expected {perplexity!r}, which the records give, "
-            f"found {metric.value!r}"
-        )
-    return Blocks(path=entry.path, nats=nats, tokens=tokens)
+    """The per-block values of a likelihood; see `ltm.result.read_blocks`."""
+    return read_blocks(entry.path, entry.result, metric)
 
 
 def judged_by(result: Result) -> Metric:

@@ -1,7 +1,7 @@
 """Benchmarks for language models whose likelihood is a bound.
 
-Here are the names that other packages build on. They are imported when they are used, since lm-eval's start-up hook
-imports this package in every interpreter: `import ltm` itself loads nothing.
+`load`, `evaluate`, and the names that other packages build on. They are imported when they are used, since lm-eval's
+start-up hook imports this package in every interpreter: `import ltm` itself loads nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from ltm.api import Sampling as Sampling
     from ltm.data.split import Split as Split
     from ltm.errors import UserError as UserError
+    from ltm.interactive import Model as Model
+    from ltm.interactive import Score as Score
+    from ltm.interactive import evaluate as evaluate
+    from ltm.interactive import load as load
     from ltm.known_sources.base import KnownSource as KnownSource
     from ltm.latent.base import LatentModel as LatentModel
     from ltm.nn.left_to_right import ExactModel as ExactModel
@@ -27,6 +31,7 @@ _HOME = {
         ("Cost", "Generations", "LanguageModel", "LikelihoodEstimate", "LoadedModel", "Loss", "Preset", "Sampling"),
         "ltm.api",
     ),
+    **dict.fromkeys(("Model", "Score", "evaluate", "load"), "ltm.interactive"),
     "ExactModel": "ltm.nn.left_to_right",
     "KnownSource": "ltm.known_sources.base",
     "LatentModel": "ltm.latent.base",

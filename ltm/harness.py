@@ -35,6 +35,8 @@ from ltm.rng import SequenceRng
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
+    from ltm.api import LoadedModel
+
 log = logging.getLogger(__name__)
 
 
@@ -98,6 +100,16 @@ class HarnessModel(LM):
         model = loaded.model.to(device=target, dtype=getattr(torch, dtype)).eval()
         self.loaded = dataclasses.replace(loaded, model=model)
         chunk = None if prequential is None else whole_number("prequential", prequential, least=1)
+        self._arguments = {
+            "draws": draws,
+            "seed": seed,
+            "device": str(target),
+            "batch_size": rows,
+            "dtype": dtype,
+            "headline_only": headline_only,
+            "limit_blocks": self.limit_blocks,
+            "prequential": chunk,
+        }
         self.runner = Runner(
             self.loaded,
             seed=seed,
@@ -130,6 +142,10 @@ class HarnessModel(LM):
         from lm_eval.utils import simple_parse_args_string
 
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    def like(self, loaded: LoadedModel | None = None, **changes: Any) -> HarnessModel:
+        """Return another model, or this one, under the arguments of this one, except for `changes`."""
+        return HarnessModel(pretrained=loaded or self.loaded, **{**self._arguments, **changes})
 
     def _check_exact(self) -> None:
         name, (kind, _) = next(iter(self.offered.items()))

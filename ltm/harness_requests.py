@@ -30,8 +30,13 @@ class GenerationRequest:
 
     def cut(self, text: str) -> str:
         """The text up to the first stop string in it."""
-        ends = [at for stop in self.until if (at := text.find(stop)) >= 0]
-        return text[: min(ends)] if ends else text
+        return cut(text, self.until)
+
+
+def cut(text: str, stops: Sequence[str]) -> str:
+    """Return the text up to the first of the stop strings in it."""
+    ends = [at for stop in stops if (at := text.find(stop)) >= 0]
+    return text[: min(ends)] if ends else text
 
 
 def parse(options: Mapping[str, Any], *, eos_id: int) -> GenerationRequest:

@@ -127,6 +127,17 @@ def locate(name: str, checkpoint: str | None, settings: Sequence[str]) -> str | 
     return None if directory is None else str(directory)
 
 
+def trained(name: str, place: str | None) -> str:
+    """What `locate` returned, or where a preset's weights are after training it, as `ltm-train NAME` does."""
+    if place is not None:
+        return place
+    from ltm.progress import say
+    from ltm.training.run import train_preset
+
+    say(f"{name}: no finished weights yet; training it first, as ltm-train {name} would")
+    return str(train_preset(name))
+
+
 def _find(name: str, checkpoint: str | None) -> Path | None:
     itself = False
     if checkpoint is None and "/" not in name and not Path(name).is_dir():

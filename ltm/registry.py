@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 MODELS = "ltm.models"
 CORPORA = "ltm.corpora"
 CHANCE = "ltm.chance"
+TASKS = "ltm.tasks"
 
 
 def names(group: str) -> dict[str, EntryPoint]:

@@ -10,16 +10,20 @@ import dataclasses
 import gzip
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ltm.config import canonical_json, digest
 from ltm.errors import UserError
 from ltm.files import write_atomically
 from ltm.result_schema import SCHEMA, check
+
+if TYPE_CHECKING:
+    from ltm.statistics import Blocks
 
 Status = Literal["complete", "partial", "invalidated"]
 
@@ -64,6 +68,37 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Everything that can change the numbers of a result.
+
+    Attributes:
+        task: name, version and split.
+        scoring: all settings of the measurement.
+    """
+
+    config_digest: str
+    weights_digest: str
+    task: Mapping[str, Any]
+    data_fingerprint: str
+    tokenizer_fingerprint: str
+    scoring: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """sha256 of all of it, hex."""
+        return digest(
+            {
+                "config_digest": self.config_digest,
+                "weights_digest": self.weights_digest,
+                "task": {field: self.task[field] for field in ("name", "version", "split")},
+                "data_fingerprint": self.data_fingerprint,
+                "tokenizer_fingerprint": self.tokenizer_fingerprint,
+                "scoring": dict(self.scoring),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """One model on one task. Each table holds the fields of schema 1; see docs/protocol.md for their meaning.
 
@@ -86,9 +121,9 @@ class Result:
         check(to_dict(self), "result")
 
     @property
-    def key(self) -> str:
-        """The identity of the measurement; see `result_key`."""
-        return result_key(
+    def identity(self) -> Identity:
+        """Everything that can change the numbers."""
+        return Identity(
             config_digest=self.model["config_digest"],
             weights_digest=self.model["weights_digest"],
             task=self.task,
@@ -97,34 +132,17 @@ class Result:
             scoring=self.scoring,
         )
 
+    @property
+    def key(self) -> str:
+        """The key of the measurement; see `Identity`."""
+        return self.identity.key
+
     def metric(self, name: str, likelihood: str | None = None) -> Metric | None:
         """The metric of that name, from the headline likelihood when none is named; None when it is not there."""
         for metric in self.metrics:
             if metric.name == name and (metric.headline if likelihood is None else metric.likelihood == likelihood):
                 return metric
         return None
-
-
-def result_key(
-    *,
-    config_digest: str,
-    weights_digest: str,
-    task: Mapping[str, Any],
-    data_fingerprint: str,
-    tokenizer_fingerprint: str,
-    scoring: Mapping[str, Any],
-) -> str:
-    """sha256 hex over what can change the numbers; `task` has name, version and split, `scoring` all its settings."""
-    return digest(
-        {
-            "config_digest": config_digest,
-            "weights_digest": weights_digest,
-            "task": {field: task[field] for field in ("name", "version", "split")},
-            "data_fingerprint": data_fingerprint,
-            "tokenizer_fingerprint": tokenizer_fingerprint,
-            "scoring": dict(scoring),
-        }
-    )
 
 
 def result_path(results_dir: Path, *, model: str, task: str, key: str) -> Path:
@@ -199,6 +217,36 @@ def read_records(path: Path, result: Result) -> list[dict[str, Any]] | None:
     if found != result.records["sha256"]:
         raise UserError(f"{file}: expected sha256 {result.records['sha256']} (from {path.name}), found {found}")
     return [json.loads(line) for line in gzip.decompress(data).splitlines()]
+
+
+def read_blocks(path: Path, result: Result, metric: Metric) -> Blocks | None:
+    """The per-block values of a likelihood of the result read from `path`; None when the result has no records.
+
+    Args:
+        metric: a token perplexity, which the records must give.
+
+    Raises:
+        UserError: the records are not the result's own, lack the likelihood, or do not give the perplexity it states.
+    """
+    import numpy as np
+
+    from ltm.statistics import Blocks
+
+    records = read_records(path, result)
+    if records is None:
+        return None
+    name = str(metric.likelihood)
+    if not records or any(name not in record or "tokens" not in record for record in records):
+        raise UserError(f"{path}: field records: expected {name} and tokens of every block, found less")
+    nats_N = np.array([record[name] for record in records], np.float64)
+    tokens_N = np.array([record["tokens"] for record in records], np.float64)
+    perplexity = math.exp(-nats_N.sum() / tokens_N.sum())
+    if not math.isclose(perplexity, metric.value, rel_tol=1e-6):
+        raise UserError(
+            f"{path}: field metrics, {metric.name}: expected {perplexity!r}, which the records give, "
+            f"found {metric.value!r}"
+        )
+    return Blocks(source=str(path), nats_N=nats_N, tokens_N=tokens_N)
 
 
 def to_dict(result: Result) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""`ltm-eval --model A,B --tasks ptb,wikitext`: score models on tasks, one result file for each pair.
-
-Everything that a user can get wrong is found out before a model is loaded; nothing that is there is computed again.
-"""
+"""`ltm-eval --model A,B --tasks ptb,wikitext`: score models on tasks, one result file for each pair."""
 
 from __future__ import annotations
 
@@ -12,16 +9,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from ltm.errors import UserError, run_command
-from ltm.progress import say
-
-if TYPE_CHECKING:
-    from ltm.harness import HarnessModel
-    from ltm.result import Result
-    from tasks.catalog import TaskEntry
-    from tasks.kinds import Measurement
 
 EPILOG = """examples:
   ltm-eval --model ltm-tiny,ar-tiny --tasks pydocs
@@ -61,7 +50,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", help="cpu or cuda; default: cuda where there is one")
     p.add_argument("--dtype", default="float32", help="of the weights: float32, bfloat16, float16 or float64")
     p.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", help="a setting of the model: posterior.steps=32"
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="FIELD=VALUE",
+        help="a setting of the model: posterior.steps=32",
     )
     text = p.add_argument_group("perplexity")
     text.add_argument(
@@ -122,115 +116,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(lambda: _main(parser().parse_args(arguments), arguments))
 
 
-def _main(options: argparse.Namespace, arguments: Sequence[str] | None) -> int:
-    from ltm import model_store
-    from tasks import catalog, paired, report
-    from tasks import models as opening
-    from tasks.kinds import kind
-
-    # Before anything imports tqdm; bars of our own are rich's.
+def _main(parsed: argparse.Namespace, arguments: Sequence[str] | None) -> int:
+    # Before anything imports tqdm; the bars are rich's.
     os.environ["TQDM_DISABLE"] = "1"
-    models = _listed(options.model, "--model")
-    entries = [catalog.read(name) for name in catalog.resolve(_listed(options.tasks, "--tasks"))]
-    _check_numbers(options)
-    if options.checkpoint and len(models) > 1:
-        raise UserError(f"--checkpoint is for one model, found {len(models)}: {', '.join(models)}")
-    prepared, missing = [], []
-    for entry in entries:
-        try:
-            prepared.append(kind(entry.kind).prepare(entry, options))
-        except UserError as error:
-            missing.append(str(error))
-    if missing:
-        raise UserError("\n".join(dict.fromkeys(missing)))
-    from ltm.devices import check_device
-    from ltm.files import check_writable
+    from tasks import report
+    from tasks.evaluation import Evaluation
+    from tasks.options import EvalOptions
 
-    if options.device:
-        check_device(options.device)
-    located = {name: model_store.locate(name, options.checkpoint, options.set) for name in models}
-    check_writable(options.output)
+    given = vars(parsed)
+    models, tasks = _listed(given.pop("model"), "--model"), _listed(given.pop("tasks"), "--tasks")
+    checkpoint = given.pop("checkpoint")
+    options = EvalOptions(**{**given, "settings": tuple(given["settings"])})
+    evaluation = Evaluation(models, tasks, options, checkpoint=checkpoint)
     _quieten()
-
     command = shlex.join(["ltm-eval", *(sys.argv[1:] if arguments is None else arguments)])
-    results: dict[str, list[Result]] = {}
-    for name, place in located.items():
-        model = opening.open_model(name, place, options)
-        if model.loaded.info["training"].get("complete") is False:
-            say(f"{name}: warning: its training was not finished, as its results will say")
-        for entry, found in zip(entries, prepared, strict=True):
-            results.setdefault(entry.kind, []).append(_evaluate(model, entry, found, options, command))
-    report.show(results)
-    paired.show(results.get("perplexity", ()), options.output)
-    if options.show_samples:
-        from tasks import samples
-
-        samples.show((result for found in results.values() for result in found), options.output, options.show_samples)
+    report.show(evaluation.run(command), options)
     print(f"\nnext: ltm-leaderboard build --results {shlex.quote(str(options.output))}")
     return 0
 
 
 def _listed(text: str, option: str) -> list[str]:
-    found = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    if not found:
+    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
         raise UserError(f"{option}: expected a name, or several with commas between, found {text!r}")
-    return found
-
-
-def _check_numbers(options: argparse.Namespace) -> None:
-    from ltm.config import whole_number
-    from ltm.devices import check_dtype
-
-    check_dtype(options.dtype)
-    whole_number("--seed", options.seed, least=0)
-    for name in ("draws", "limit_blocks", "limit_problems", "samples", "show_samples", "batch_size"):
-        if (value := getattr(options, name)) not in (None, "auto"):
-            whole_number(f"--{name.replace('_', '-')}", value, least=1)
-
-
-def _evaluate(
-    model: HarnessModel, entry: TaskEntry, prepared: Any, options: argparse.Namespace, command: str
-) -> Result:
-    from ltm.result import read_result, result_key, result_path, write_result
-    from tasks import results
-    from tasks.kinds import kind
-    from tasks.provenance import provenance
-
-    name, module = model.loaded.name, kind(entry.kind)
-    identity = module.identity(entry, prepared, model, options)
-    path = result_path(options.output, model=name, task=entry.name, key=result_key(**identity))
-    if path.exists():
-        result = read_result(path)
-        say(f"{name} on {entry.name}: {result.status}, nothing to do ({path})")
-        return result
-    tokens, items = identity["scoring"]["tokens"], f"{identity['scoring']['blocks']:,} {module.ITEMS}"
-    say(f"{name} on {entry.name}: {f'{tokens:,} tokens in {items}' if tokens else items}")
-    measurement = _measure(entry, prepared, model, options)
-    record = provenance(
-        command,
-        str(model.device),
-        seconds=measurement.seconds,
-        tokens=measurement.tokens,
-        matmul=model.loaded.model.inference_matmul,
-    )
-    result = results.build(identity, measurement, model, record)
-    path = write_result(result, options.output, records=measurement.records)
-    say(f"{name} on {entry.name}: written to {path}")
-    for note in measurement.notes:
-        say(f"{name} on {entry.name}: {note}")
-    if warning := results.too_good(result):
-        say(f"warning: {warning}")
-    return result
-
-
-def _measure(entry: TaskEntry, prepared: Any, model: HarnessModel, options: argparse.Namespace) -> Measurement:
-    from tasks.kinds import kind
-
-    return kind(entry.kind).measure(entry, prepared, model, options)
+    return names
 
 
 def _quieten() -> None:
-    """No chatter of the harness, and no trips to the hub once data and models have been found."""
+    """Silence the harness, and keep away from the hub once data and models have been found."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     logging.basicConfig(format="%(message)s", level=logging.WARNING)

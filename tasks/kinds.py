@@ -1,47 +1,37 @@
-"""The kinds of task: each is a module that finds its data, says what a result's identity is, and measures.
+"""Kinds of task. A kind is a class, found through the entry-point group `ltm.tasks`, that measures a model.
 
-`tasks.cli` does the rest for all alike: what is there already, provenance, writing, the summary.
+`tasks.evaluation` does what is the same for all kinds: results that exist already, provenance, writing, the summary.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from ltm.errors import did_you_mean
+from ltm import registry
 
 if TYPE_CHECKING:
     from ltm.harness import HarnessModel
-    from ltm.result import Metric
+    from ltm.result import Identity, Metric, Result
     from tasks.catalog import TaskEntry
-
-MODULES: Mapping[str, str] = {
-    "perplexity": "tasks.likelihood.perplexity_kind",
-    "gsm8k": "tasks.problems.kind",
-    "generation": "tasks.generation.kind",
-    "diagnostics": "tasks.diagnostics.kind",
-    "prequential": "tasks.likelihood.prequential_kind",
-    "last_word": "tasks.likelihood.last_word_kind",
-    "audit": "tasks.audit.kind",
-}
+    from tasks.options import EvalOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What a task found out about a model.
+    """The numbers that a task measured of a model.
 
     Attributes:
-        metrics: at least one; of each name one is the headline at most.
-        records: one plain dict an item, with all that is needed to compute the metrics again or to pair models.
-        data: the result's table of that name: corpus, fingerprint, bytes, words, documents, source.
-        seconds: of computing, over all runs that had a part in it.
-        tokens: scored or generated in that time.
+        metrics: at least one; of each name at most one is the headline.
+        records: one plain dict per item, with all that is needed to recompute the metrics or to pair models.
+        data: the result's `data` table: corpus, fingerprint, bytes, words, documents, source.
+        seconds: time spent computing, over all runs that contributed.
+        tokens: tokens scored or generated in that time.
         complete: False when part of the task was left out on request.
-        found: fields of `scoring` as they came out, such as blocks and draws; others than the identity's are an error.
-        cost: fields of the result's table of that name that this task has otherwise than blocks scored by themselves.
+        scored: what the identity predicted (blocks, tokens, draws), as measured; any difference is an error.
+        cost: overrides of the result's `cost` table, for tasks that do not score blocks independently.
         notes: what the user must know, such as how many items could not be scored; printed.
     """
 
@@ -51,16 +41,20 @@ class Measurement:
     seconds: float
     tokens: int
     complete: bool = True
-    found: Mapping[str, Any] = field(default_factory=dict)
+    scored: Mapping[str, Any] = field(default_factory=dict)
     cost: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column of the summary: a metric of the headline, under which header and in which format it is shown.
+    """A column of the summary table: which headline metric it shows, and how.
 
-    `words` stand for 0 and 1.
+    Attributes:
+        form: format specification of the value.
+        interval: show the 95% interval too.
+        sign: put ≤ before a bound and ~ before an estimate.
+        words: labels to print instead of 0 and 1.
     """
 
     metric: str
@@ -71,45 +65,63 @@ class Column:
     words: tuple[str, str] | None = None
 
 
-class Kind(Protocol):
-    """What the module of a kind has.
+class ReferenceRow(NamedTuple):
+    """A row of the summary below the models, such as human text or blind guessing: its label, and metrics by column."""
+
+    label: str
+    metrics: Mapping[str, Metric]
+
+
+class Task(ABC):
+    """One task under one set of options.
 
     Attributes:
-        ITEMS: what its items are called: blocks, problems, samples.
-        COLUMNS: of its summary.
-
-    A module may have `beside(result)` too: labels, and metrics by name, of rows below those of the models.
+        items: what its items are called: blocks, problems, samples.
+        columns: columns of its summary table.
+        formulas: functions that recompute metrics, by name, from a result's records; `ltm-leaderboard check` uses
+            them for metrics that it does not know. None from one means that the records cannot give the metric.
     """
 
-    ITEMS: str
-    COLUMNS: Sequence[Column]
+    items: ClassVar[str]
+    columns: ClassVar[Sequence[Column]]
+    formulas: ClassVar[Mapping[str, Callable[[Metric, Result, Sequence[Mapping[str, Any]]], float | None]]] = {}
 
-    def prepare(self, entry: TaskEntry, options: argparse.Namespace) -> Any:
+    def __init__(self, entry: TaskEntry, options: EvalOptions):
         """Find the data, before any model is loaded.
 
         Raises:
-            UserError: they are not there, or an option does not fit; says what mends it.
+            UserError: the data are not there, or an option does not fit; says what to do.
+        """
+        self.entry, self.options = entry, options
+
+    @abstractmethod
+    def identity(self, model: HarnessModel) -> Identity:
+        """The identity of the result, known before anything is measured.
+
+        `scoring` has `blocks` (the number of items), `tokens`, and everything else that can change a number.
+
+        Raises:
+            UserError: the task cannot be put to this model.
         """
 
-    def identity(
-        self, entry: TaskEntry, prepared: Any, model: HarnessModel, options: argparse.Namespace
-    ) -> dict[str, Any]:
-        """The arguments of `ltm.result.result_key`; `scoring` has everything that can change a number."""
-
-    def measure(self, entry: TaskEntry, prepared: Any, model: HarnessModel, options: argparse.Namespace) -> Measurement:
+    @abstractmethod
+    def measure(self, model: HarnessModel, identity: Identity) -> Measurement:
         """Measure the model.
 
         Raises:
             UserError: there is no result, and why.
         """
 
+    @classmethod
+    def reference_rows(cls, result: Result) -> Sequence[ReferenceRow]:
+        """Rows for the summary that hold for all models of the task, such as blind guessing; shown once."""
+        return ()
 
-def kind(name: str) -> Kind:
-    """The module of a kind.
+
+def kind(name: str) -> type[Task]:
+    """The class of a kind of task.
 
     Raises:
         UserError: unknown kind, with the nearest known ones.
     """
-    if name not in MODULES:
-        raise did_you_mean("kind of task", name, MODULES)
-    return cast(Kind, import_module(MODULES[name]))
+    return registry.load(registry.TASKS, "kind of task", name)

@@ -1,33 +1,90 @@
-"""From a model's name on the command line to the model: what is wrong with it is said before any work starts."""
+"""Models named on the command line: those that are measured, and helpers such as a scorer, a featuriser, a proposal."""
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ltm.progress import say
+from ltm.errors import UserError
 
 if TYPE_CHECKING:
+    from ltm.api import LanguageModel
+    from ltm.harness import HarnessModel
+    from tasks.options import EvalOptions
+
+
+def open_model(name: str, place: str | None, options: EvalOptions) -> HarnessModel:
+    """Open a model that `model_store.locate` found at `place`; one that is to train itself first has none."""
+    from ltm import model_store
     from ltm.harness import HarnessModel
 
-
-def open_model(name: str, found: str | None, options: argparse.Namespace) -> HarnessModel:
-    """The model that `locate` found, under the options of `ltm-eval`; trained first where it is to be."""
-    from ltm.harness import HarnessModel
-
-    if found is None:
-        from ltm.training.run import train_preset
-
-        say(f"{name}: no finished weights yet; training it first, as ltm-train {name} would")
-        found = str(train_preset(name))
     return HarnessModel(
-        pretrained=found,
+        pretrained=model_store.trained(name, place),
         draws=options.draws,
         seed=options.seed,
         device=options.device,
         batch_size=options.batch_size,
         dtype=options.dtype,
-        settings=options.set,
+        settings=options.settings,
         headline_only=options.headline_only,
         limit_blocks=options.limit_blocks,
     )
+
+
+@dataclass(slots=True, kw_only=True)
+class HelperModel:
+    """A model that helps to measure others. Get one from `find_helper`.
+
+    Attributes:
+        place: where its weights are; None for a preset that trains itself first.
+    """
+
+    name: str
+    place: str | None
+    family: type[LanguageModel]
+    _model: HarnessModel | None = field(default=None, repr=False)
+
+    def model(self, options: EvalOptions) -> HarnessModel:
+        """The model, loaded once, on the run's device and in its dtype, under its own default settings.
+
+        Where it is not from the model store its name ends in a digest, since several models may share a name.
+        """
+        from ltm.files import home
+
+        if self._model is None:
+            own = dataclasses.replace(options, settings=(), draws=None, headline_only=True, limit_blocks=None)
+            self._model = open_model(self.name, self.place, own)
+            loaded = self._model.loaded
+            if self.place and Path(self.place).is_dir() and Path(self.place).parent != home() / "models" / loaded.name:
+                name = f"{loaded.name}@{loaded.info['weights_digest'][:8]}"
+                self._model.loaded = dataclasses.replace(loaded, name=name)
+        return self._model
+
+
+def find_helper(option: str, name: str) -> HelperModel:
+    """Find a model by name before any work starts.
+
+    Raises:
+        UserError: there is no such model, or it has no weights; names the option.
+    """
+    from ltm import model_store, registry
+    from ltm.training import checkpoint
+
+    try:
+        place = model_store.locate(name, None, ())
+        if external := registry.external_model(name):
+            family = external[0]
+        elif place is None:
+            family = registry.preset(name)[0]
+        else:
+            family = registry.model_family(checkpoint.read_info(Path(place))[1]["family"])
+    except UserError as error:
+        raise UserError(f"{option} {name}: {error}") from error
+    return HelperModel(name=name, place=place, family=family)
+
+
+def label(model: HarnessModel) -> str:
+    """A helper's name inside a metric's name: `gpt2-large` for `pretrained:gpt2-large`."""
+    return model.loaded.name.removeprefix("pretrained:")

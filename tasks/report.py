@@ -1,49 +1,68 @@
-"""The tables that end a run of `ltm-eval`, one for each kind of task."""
+"""What `ltm-eval` prints at its end: a table for each kind of task, paired differences, and samples on request."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+import textwrap
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ltm.errors import UserError
+from ltm.result import read_blocks, read_records, read_result, result_path
+from ltm.statistics import paired_difference
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
     from ltm.result import Metric, Result
-    from tasks.kinds import Column
+    from ltm.statistics import Measured
+    from tasks.kinds import Column, Task
+    from tasks.options import EvalOptions
 
 WIDTH = 100
+PERPLEXITY = "token_perplexity"
 
 
-def show(results: Mapping[str, Sequence[Result]]) -> None:
-    """Print the results of each kind."""
-    from tasks.kinds import kind
+def show(made: Sequence[tuple[Task, Result]], options: EvalOptions) -> None:
+    """Print results by kind of task, how models differ on the same blocks, and samples if they are asked for."""
+    by_kind: dict[type[Task], list[Result]] = defaultdict(list)
+    for task, result in made:
+        by_kind[type(task)].append(result)
+    show_tables(by_kind)
+    show_paired([result for task, result in made if task.entry.kind == "perplexity"], options.output)
+    if options.show_samples:
+        show_samples([result for _, result in made], options.output, options.show_samples)
 
-    printer = console()
+
+def show_tables(by_kind: Mapping[type[Task], Sequence[Result]]) -> None:
+    """Print a table of the results of each kind."""
     signs = False
-    for name, found in results.items():
-        columns = kind(name).COLUMNS
-        signs |= any(column.sign for column in columns)
+    for kind, results in by_kind.items():
+        signs |= any(column.sign for column in kind.columns)
         table = plain_table()
         table.add_column("Task", no_wrap=True, overflow="fold")
         table.add_column("Model", overflow="fold")
-        for header in (*(column.header for column in columns), "Tokens/s"):
+        for header in (*(column.header for column in kind.columns), "Tokens/s"):
             table.add_column(header, justify="right", overflow="fold")
-        for result in found:
+        for result in results:
             label = result.model["name"] + ("" if result.status == "complete" else f" ({result.status})")
             speed = result.provenance["tokens_per_second"]
             table.add_row(
-                typed(result),
+                short_name(result),
                 label,
-                *(_value(result, column) for column in columns),
+                *(_value(result, column) for column in kind.columns),
                 "-" if speed is None else f"{speed:,.0f}",
             )
-        # What stands beside results is the same for all models of a task, and shown once.
-        beside: Callable[[Result], Any] = getattr(kind(name), "beside", lambda result: ())
-        rows = {(typed(result), label): values for result in found for label, values in beside(result)}
-        for (task, label), values in rows.items():
-            table.add_row(task, label, *(shown(values.get(column.metric), column) for column in columns), "-")
-        printer.print(table)
+        # The same for all models of a task, so shown once.
+        rows = {
+            (short_name(result), row.label): row.metrics for result in results for row in kind.reference_rows(result)
+        }
+        for (task, label), metrics in rows.items():
+            table.add_row(task, label, *(shown(metrics.get(column.metric), column) for column in kind.columns), "-")
+        console().print(table)
     if signs:
         print("≤ is an upper bound on perplexity, ~ an estimate that bounds nothing; no sign: exact.")
 
@@ -52,19 +71,19 @@ def console() -> Console:
     """Standard output, no wider than `WIDTH`."""
     from rich.console import Console
 
-    found = Console()
-    return found if found.is_terminal and found.width <= WIDTH else Console(width=WIDTH)
+    terminal = Console()
+    return terminal if terminal.is_terminal and terminal.width <= WIDTH else Console(width=WIDTH)
 
 
 def plain_table(title: str | None = None) -> Table:
-    """A table without columns yet, as narrow as one can be that is still legible."""
+    """A table without columns yet, as narrow as is legible."""
     from rich import box
     from rich.table import Table
 
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
-def typed(result: Result) -> str:
+def short_name(result: Result) -> str:
     """The task's name as `ltm-eval --tasks` takes it."""
     return str(result.task["name"]).removeprefix("ltm_")
 
@@ -72,15 +91,15 @@ def typed(result: Result) -> str:
 def _value(result: Result, column: Column) -> str:
     metric = result.metric(column.metric)
     if metric is None:
-        # A metric of no likelihood, beside the one that models are ranked by.
-        names = (column.metric, f"{column.metric}[")  # gen_ppl[ar-tiny]: the name says who judged
-        own = (m for m in result.metrics if m.likelihood is None)
-        metric = next((m for m in own if m.name == names[0] or m.name.startswith(names[1])), None)
+        # A metric of no likelihood, next to the one that models are ranked by.
+        names = (column.metric, f"{column.metric}[")  # gen_ppl[ar-tiny]: the name says who scored
+        others = (m for m in result.metrics if m.likelihood is None)
+        metric = next((m for m in others if m.name == names[0] or m.name.startswith(names[1])), None)
     return shown(metric, column)
 
 
 def shown(metric: Metric | None, column: Column) -> str:
-    """A metric as its column shows it."""
+    """Format a metric as its column asks."""
     if metric is None:
         return "-"
     if column.words is not None:
@@ -90,5 +109,102 @@ def shown(metric: Metric | None, column: Column) -> str:
     text = sign + format(metric.value, form)
     if column.interval and metric.ci95:
         text += f" [{metric.ci95.low:{form}}, {metric.ci95.high:{form}}]"
-    judge = metric.name.partition("[")[2].removesuffix("]")
-    return f"{text} by {judge}" if judge else text
+    helper = metric.name.partition("[")[2].removesuffix("]")
+    return f"{text} by {helper}" if helper else text
+
+
+def show_paired(results: Sequence[Result], output: Path) -> None:
+    """Print, for each text, how every further model differs from the first one that was named.
+
+    Paired differences are far more certain than two intervals side by side. Models with other tokens or blocks cannot
+    be paired, and are named below the table.
+    """
+    groups: dict[tuple[Any, ...], list[Result]] = defaultdict(list)
+    for result in results:
+        if result.metric(PERPLEXITY):
+            groups[short_name(result), result.data["fingerprint"]].append(result)
+    rows, apart = [], []
+    for (task, _), (first, *others) in groups.items():
+        for result in others:
+            names = f"{result.model['name']} − {first.model['name']}"
+            if (difference := paired(result, first, output)) is None:
+                apart.append(f"{task}: {names}")
+            else:
+                rows.append((task, names, *_verdict(difference, result, first)))
+    if rows:
+        table = plain_table("On the same blocks, 95% intervals")
+        for header in ("Task", "Models", "Nats/token", "Perplexity", "Verdict"):
+            table.add_column(header, justify="left" if header in ("Task", "Models") else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        console().print(table)
+        print("Compared are the numbers above: where one is a bound, the truth behind it may be lower still.")
+    if apart:
+        print(textwrap.fill(f"Not paired, since tokens or blocks differ: {'; '.join(apart)}.", WIDTH))
+
+
+def paired(result: Result, first: Result, output: Path) -> Measured | None:
+    """How many more nats per token the headline of `result` costs than that of `first`; None on other blocks."""
+    if result.tokenizer["fingerprint"] != first.tokenizer["fingerprint"]:
+        return None
+    blocks = []
+    for one in (result, first):
+        path, metric = _path(one, output), one.metric(PERPLEXITY)
+        # As written: a result that was just made does not know its records' file.
+        blocks.append(None if metric is None else read_blocks(path, read_result(path), metric))
+    a, b = blocks
+    try:
+        return None if a is None or b is None else paired_difference(a, b)
+    except UserError:
+        return None
+
+
+def _verdict(difference: Measured, result: Result, first: Result) -> tuple[str, str, str]:
+    value = difference.value
+    if difference.ci95 is None:
+        return f"{value:+.4f}", f"×{math.exp(value):.4f}", "one block: undecided"
+    low, high = difference.ci95
+    kinds = {metric.kind for one in (result, first) if (metric := one.metric(PERPLEXITY))}
+    verdict = "no difference seen" if low <= 0 <= high else "better" if high < 0 else "worse"
+    if "estimate" in kinds:
+        verdict = "~ an estimate: undecided"
+    return (
+        f"{value:+.4f} [{low:+.4f}, {high:+.4f}]",
+        "×{:.3f} [{:.3f}, {:.3f}]".format(*(math.exp(end) for end in (value, low, high))),
+        verdict,
+    )
+
+
+def show_samples(results: Sequence[Result], output: Path, count: int) -> None:
+    """Print the first `count` texts of each result that has texts, each after its prompt in brackets.
+
+    The first are as good as any: samples are independent and were not selected. Of each problem the first sample is
+    shown, with the right answer.
+    """
+    for result in results:
+        title, path = f"{result.model['name']} on {result.task['name']}", _path(result, output)
+        records = read_records(path, read_result(path)) or ()
+        samples = [texts for record in records if (texts := _texts(record))]
+        if not samples:
+            print(f"\n{title}: this task keeps no texts")
+        for number, (before, text, after) in enumerate(samples[:count], start=1):
+            print(f"\n{title}, sample {number} of {len(samples)}:")
+            print(f"{f'[{before}]' if before else ''}{_printable(text) or '(empty)'}{after}")
+
+
+def _path(result: Result, output: Path) -> Path:
+    return result_path(output, model=result.model["name"], task=result.task["name"], key=result.key)
+
+
+def _texts(record: Mapping[str, Any]) -> tuple[str, str, str] | None:
+    """The prompt of a record, its text, and a comment."""
+    if isinstance(record.get("text"), str):
+        return record.get("prompt", ""), record["text"], ""
+    if record.get("texts"):
+        return record["question"], record["texts"][0], f"\n(right: {record['gold']})"
+    return None
+
+
+def _printable(text: str) -> str:
+    """Without control characters, which a terminal would obey: a model of bytes may produce anything."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)

@@ -1,4 +1,4 @@
-"""Result results: what is alike in those of all kinds of task, and what is said about numbers too good to be true."""
+"""Build results: the parts that all kinds of task share, and a warning about numbers too good to be true."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ltm.errors import UserError
-from ltm.result import Interval, Metric, Result, result_key
+from ltm.result import Identity, Interval, Metric, Result
 from tasks.kinds import Measurement
 
 if TYPE_CHECKING:
     from ltm.data.split import Split
     from ltm.harness import HarnessModel
+    from ltm.statistics import Measured
     from tasks.catalog import TaskEntry
-    from tasks.stats import Measured
 
 SUSPICIOUS_NATS = 2.0
 
 
-def identity(entry: TaskEntry, split: Split, model: HarnessModel, **scoring: Any) -> dict[str, Any]:
-    """The arguments of `ltm.result.result_key`; `scoring` has `blocks`, `draws` and what else can change a number."""
+def identity(entry: TaskEntry, split: Split, model: HarnessModel, **scoring: Any) -> Identity:
+    """The identity of a result; `scoring` has `blocks`, `draws` and everything else that can change a number."""
     info = model.loaded.info
-    return {
-        "config_digest": info["config_digest"],
-        "weights_digest": info["weights_digest"],
-        "task": {"name": entry.name, "version": entry.version, "split": entry.split},
-        "data_fingerprint": split.fingerprint,
-        "tokenizer_fingerprint": model.loaded.tokenizer.fingerprint,
-        "scoring": {
+    return Identity(
+        config_digest=info["config_digest"],
+        weights_digest=info["weights_digest"],
+        task={"name": entry.name, "version": entry.version, "split": entry.split},
+        data_fingerprint=split.fingerprint,
+        tokenizer_fingerprint=model.loaded.tokenizer.fingerprint,
+        scoring={
             "block_length": model.block_length,
             "tokens": 0,
             "eos_between_documents": False,
@@ -37,11 +37,11 @@ def identity(entry: TaskEntry, split: Split, model: HarnessModel, **scoring: Any
             "dtype": model.runner.dtype,
             **scoring,
         },
-    }
+    )
 
 
 def data(split: Split) -> dict[str, Any]:
-    """A result's table of that name."""
+    """The `data` table of a result on a split."""
     return {
         "corpus": split.corpus,
         "fingerprint": split.fingerprint,
@@ -53,7 +53,7 @@ def data(split: Split) -> dict[str, Any]:
 
 
 def metric(name: str, measured: Measured, **fields: Any) -> Metric:
-    """A number with its errors as a metric; the other fields are those of `ltm.result.Metric`."""
+    """Make a metric of a number with its errors; `fields` are the other fields of `ltm.result.Metric`."""
     return Metric(
         name=name,
         value=measured.value,
@@ -64,17 +64,15 @@ def metric(name: str, measured: Measured, **fields: Any) -> Metric:
     )
 
 
-def build(
-    identity: Mapping[str, Any], measurement: Measurement, model: HarnessModel, provenance: Mapping[str, Any]
-) -> Result:
-    """The result of one model on one task.
+def build(identity: Identity, measurement: Measurement, model: HarnessModel, provenance: Mapping[str, Any]) -> Result:
+    """Make the result of one model on one task.
 
     Raises:
-        UserError: what was measured is not what was to be measured; there is no result then.
+        UserError: something else was measured than the identity says; there is no result then.
     """
-    for what, found in measurement.found.items():
-        if found != (expected := identity["scoring"][what]):
-            raise UserError(f"{identity['task']['name']}: expected {expected} {what}, found {found}; no result")
+    for what, measured in measurement.scored.items():
+        if measured != (expected := identity.scoring[what]):
+            raise UserError(f"{identity.task['name']}: expected {expected} {what}, found {measured}; no result")
     info = model.loaded.info
     result = Result(
         status="complete" if measurement.complete else "partial",
@@ -83,20 +81,20 @@ def build(
             **{field: info[field] for field in ("family", "config", "config_digest", "weights_digest")},
         },
         training=info["training"],
-        task=identity["task"],
+        task=identity.task,
         data=measurement.data,
         tokenizer=info["tokenizer"],
-        scoring=identity["scoring"],
+        scoring=identity.scoring,
         metrics=measurement.metrics,
         cost={**dataclasses.asdict(model.loaded.model.cost(model.block_length)), **measurement.cost},
         provenance=provenance,
     )
-    assert result.key == result_key(**identity)
+    assert result.key == identity.key
     return result
 
 
 def too_good(result: Result) -> str | None:
-    """A warning when what claims to be a likelihood or a bound is lower than text like this has ever allowed."""
+    """Return a warning if a likelihood or bound is better than has ever been possible on text like this."""
     if result.tokenizer["name"] != "gpt2":
         return None
     for metric in result.metrics:
@@ -104,7 +102,8 @@ def too_good(result: Result) -> str | None:
             continue
         if (nats := math.log(metric.value)) < SUSPICIOUS_NATS:
             return (
-                f"{result.model['name']} on {result.task['name']}: {nats:.2f} nats per GPT-2 token ({metric.likelihood}) "
-                f"is below {SUSPICIOUS_NATS}; re-check the estimator, and that the model has not seen this text"
+                f"{result.model['name']} on {result.task['name']}: {nats:.2f} nats per GPT-2 token "
+                f"({metric.likelihood}) is below {SUSPICIOUS_NATS}; re-check the estimator, and that the model has "
+                "not seen this text"
             )
     return None

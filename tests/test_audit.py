@@ -13,7 +13,7 @@ from ltm.result import find_results, read_records, read_result
 from tasks import cli
 from tasks.audit import report, twins
 from tasks.audit.checks import enumeration, next_token
-from tasks.audit.evidence import evidence
+from tasks.audit.checks.evidence import evidence
 from tasks.audit.run import audit
 from tests.harness_models import save_small
 

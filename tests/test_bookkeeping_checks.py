@@ -7,10 +7,10 @@ import dataclasses
 import pytest
 import torch
 
+from ltm import statistics
 from ltm.api import LikelihoodEstimate
 from ltm.evaluation.runner import Runner
 from ltm.harness import HarnessModel
-from tasks import stats
 from tasks.audit.checks import bookkeeping
 from tests.harness_models import Bigram, BigramConfig, NoisyBigram, loaded
 
@@ -69,9 +69,9 @@ def test_estimates_that_do_not_keep_their_books_are_named(monkeypatch, change, m
 
 
 def test_a_perplexity_that_is_no_exponential_of_totals_is_named(monkeypatch):
-    sound = stats.NatsTotal.perplexity
+    sound = statistics.NatsTotal.perplexity
     monkeypatch.setattr(
-        stats.NatsTotal,
+        statistics.NatsTotal,
         "perplexity",
         lambda self, **units: sound(self, **units)._replace(value=self.nats / self.tokens),
     )
@@ -79,8 +79,8 @@ def test_a_perplexity_that_is_no_exponential_of_totals_is_named(monkeypatch):
 
 
 def test_bytes_that_are_not_the_texts_are_named(monkeypatch):
-    sound = stats.NatsTotal.bits_per_byte
-    monkeypatch.setattr(stats.NatsTotal, "bits_per_byte", lambda self, count: sound(self, count + 1))
+    sound = statistics.NatsTotal.bits_per_byte
+    monkeypatch.setattr(statistics.NatsTotal, "bits_per_byte", lambda self, count: sound(self, count + 1))
     assert "bits_per_byte is reported as" in faults(bookkeeping.accounting(harness(), TEXT))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tasks.bootstrap import means
+from ltm.statistics import means
 
 
 def test_the_error_of_a_mean_is_what_theory_says():

@@ -21,7 +21,8 @@ from ltm.harness import HarnessModel
 from ltm.result import read_records, read_result
 from ltm.rng import SequenceRng, seed_of
 from tasks import catalog, cli
-from tasks.likelihood import last_word, last_word_kind
+from tasks.likelihood import last_word_kind
+from tasks.likelihood.yaml_functions import cut_last_word
 from tests.harness_models import TRAINING, Bigram, BigramConfig, loaded, save_small
 from tests.test_pretrained import gpt2, plain_nats  # noqa: F401
 
@@ -132,7 +133,7 @@ def by_hand(model: HarnessModel, task: str, document: int, context: str, continu
 def test_lambada_style(family, place):
     model = miniature(family)
     found = run(model, place, "local_lambada")
-    expected = [by_hand(model, "local_lambada", n, *last_word.cut(text)) for n, text in enumerate(TEXTS)]
+    expected = [by_hand(model, "local_lambada", n, *cut_last_word(text)) for n, text in enumerate(TEXTS)]
     for sample, (nats, greedy, kind) in zip(found["samples"]["local_lambada"], expected, strict=True):
         value, same = sample["filtered_resps"][0]
         assert float(value) == pytest.approx(nats, rel=1e-4) and bool(same) == greedy
@@ -148,7 +149,7 @@ def test_lambada_style_of_a_pretrained_model(place, gpt2):  # noqa: F811
     found = run(harness, place, "local_lambada")
     encode, total = harness.loaded.tokenizer.encode, 0.0
     for sample, text in zip(found["samples"]["local_lambada"], TEXTS, strict=True):
-        context, word = last_word.cut(text)
+        context, word = cut_last_word(text)
         given, whole = encode(context).tolist(), encode(text).tolist()
         if whole[: len(given)] != given:
             whole = given + encode(word).tolist()
@@ -181,7 +182,7 @@ def test_a_model_that_knows_the_words_gets_them_right(place):
     harness = HarnessModel(pretrained=loaded(model), dtype="float64")
     found = run(harness, place, "local_lambada")
     assert found["results"]["local_lambada"]["acc,none"] == sum(
-        by_hand(harness, "local_lambada", n, *last_word.cut(text))[1] for n, text in enumerate(TEXTS)
+        by_hand(harness, "local_lambada", n, *cut_last_word(text))[1] for n, text in enumerate(TEXTS)
     ) / len(TEXTS)
 
 
@@ -219,7 +220,7 @@ def test_the_command_line_of_lm_eval(place, tmp_path):
     ],
 )
 def test_a_text_is_cut_before_its_last_word(text, parts):
-    assert last_word.cut(text) == parts
+    assert cut_last_word(text) == parts
 
 
 def test_our_last_word_task_is_the_same_through_both_commands(tmp_path, monkeypatch, capsys):

@@ -19,7 +19,8 @@ from ltm.data import corpora
 from ltm.result import Interval, Metric, find_results, read_records, read_result
 from ltm.rng import SequenceRng, seed_of
 from ltm.training import checkpoint
-from tasks import cli, paired, results
+from tasks import cli, report, results
+from tasks.likelihood.perplexity_kind import Perplexity
 from tests.harness_models import save_small
 
 PTB = " the company said it expects N % growth in sales \n <unk> inc. 's profit rose $ N million \n"
@@ -158,7 +159,7 @@ def test_several_models_are_paired_on_the_same_blocks(place, capsys):
     found = found_cells(place / "results")
     first, other = found["ar-tiny", "ltm_ptb"], found["ltm-tiny", "ltm_ptb"]
     nats = [math.log(result.metric("token_perplexity").value) for result in (other, first)]
-    difference = paired.difference(other, first, place / "results")
+    difference = report.paired(other, first, place / "results")
     assert difference.value == pytest.approx(nats[0] - nats[1], rel=1e-9)
     assert difference.ci95[0] < difference.value < difference.ci95[1]
     assert f"{difference.value:+.4f} [" in shown
@@ -192,7 +193,7 @@ def test_two_models_on_two_tasks_and_nothing_twice(place, capsys, monkeypatch):
     assert kinds.pop("token_perplexity_mean_of_exp") == "estimate" and set(kinds.values()) == {"exact"}
 
     files = {path: path.read_bytes() for path in (place / "results").rglob("*.*")}
-    monkeypatch.setattr(cli, "_measure", lambda *a: pytest.fail("scored again"))
+    monkeypatch.setattr(Perplexity, "measure", lambda *a: pytest.fail("scored again"))
     assert cli.main(arguments) == 0
     assert capsys.readouterr().err.count("complete, nothing to do") == 4
     assert {path: path.read_bytes() for path in (place / "results").rglob("*.*")} == files
@@ -201,8 +202,8 @@ def test_two_models_on_two_tasks_and_nothing_twice(place, capsys, monkeypatch):
 def test_only_what_is_missing_is_done(place, monkeypatch):
     assert cli.main(["--model", "ar-tiny", "--tasks", "ptb"]) == 0
     done = []
-    original = cli._measure
-    monkeypatch.setattr(cli, "_measure", lambda *a: (done.append(a[0].name), original(*a))[1])
+    original = Perplexity.measure
+    monkeypatch.setattr(Perplexity, "measure", lambda self, *a: (done.append(self.entry.name), original(self, *a))[1])
     for more in (["--batch-size", "3"], ["--device", "cpu"], ["--draws", "5"]):
         # A model without draws has none to change.
         assert cli.main(["--model", "ar-tiny", "--tasks", "ptb", *more]) == 0

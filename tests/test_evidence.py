@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ltm.known_sources.topics import Topics
-from tasks.audit.evidence import evidence, mean_lower_bound, power_curve, texts_to_refute, threshold
+from tasks.audit.checks.evidence import evidence, mean_lower_bound, power_curve, texts_to_refute, threshold
 
 SMALL = Topics(length=8, words=5, topics=3, classes=2)
 

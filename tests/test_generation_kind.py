@@ -18,9 +18,11 @@ from ltm.evaluation.runner import Runner
 from ltm.harness import HarnessModel
 from ltm.result import find_results, read_records, read_result
 from tasks import catalog, cli, models
-from tasks.generation import gen_perplexity, kind, mauve
+from tasks.generation import gen_perplexity, mauve
 from tasks.generation import text_statistics as counted
+from tasks.generation.kind import Generation
 from tasks.generation.passages import passages
+from tasks.options import EvalOptions
 from tests.harness_models import Bigram, BigramConfig, loaded, save_small
 
 SHORT = ["--prompt-tokens", "8", "--new-tokens", "12", "--samples", "10"]
@@ -226,18 +228,16 @@ class Silent(Bigram):
         return Generations(tokens=spoken, network_evaluations=[6] * len(prompts))
 
 
-def prepared_for(model, entry_name="ltm_generation", *more):
-    entry = catalog.read(entry_name)
-    options = cli.parser().parse_args(["--model", "toy", "--tasks", "generation", *more])
-    prepared = kind.prepare(entry, options)
-    return entry, prepared, HarnessModel(pretrained=loaded(model), dtype="float64"), options
+def task_for(model, entry_name="ltm_generation", **options):
+    task = Generation(catalog.read(entry_name), EvalOptions(**options))
+    return task, HarnessModel(pretrained=loaded(model), dtype="float64")
 
 
 def test_empty_generations_are_counted_and_what_they_lack_is_over_the_others(monkeypatch):
-    entry, prepared, model, options = prepared_for(Silent(BigramConfig()), "ltm_generation", "--samples", "9")
+    task, model = task_for(Silent(BigramConfig()), samples=9)
     scorer = HarnessModel(pretrained=loaded(Bigram(BigramConfig())), headline_only=True)
-    fake = dataclasses.replace(prepared, scorer=Known(scorer))
-    found = kind.measure(entry, fake, model, options)
+    task.scorer = Known(scorer)
+    found = task.measure(model, None)
     by_name = {metric.name: metric for metric in found.metrics}
     assert by_name["empty"].value == pytest.approx(6 / 9) and "6 of 9 samples are empty" in found.notes
     assert by_name["tokens_per_sample"].value == pytest.approx(2.0)
@@ -250,7 +250,7 @@ def test_empty_generations_are_counted_and_what_they_lack_is_over_the_others(mon
 
 @dataclasses.dataclass
 class Known:
-    """A judge that is there already."""
+    """A helper that is loaded already."""
 
     harness: HarnessModel
 
@@ -266,9 +266,9 @@ def test_all_empty_is_a_result_too():
 
             return Generations(tokens=[[256]] * len(prompts), network_evaluations=[1] * len(prompts))
 
-    entry, prepared, model, options = prepared_for(Mute(BigramConfig()), "ltm_generation", "--samples", "3")
-    fake = dataclasses.replace(prepared, scorer=Known(HarnessModel(pretrained=loaded(Bigram(BigramConfig())))))
-    found = kind.measure(entry, fake, model, options)
+    task, model = task_for(Mute(BigramConfig()), samples=3)
+    task.scorer = Known(HarnessModel(pretrained=loaded(Bigram(BigramConfig()))))
+    found = task.measure(model, None)
     own = {metric.name for metric in found.metrics if not metric.name.startswith("human_")}
     assert own == {"empty", "tokens_per_sample", "network_evaluations"}
     assert "the scorer found nothing to score" in " ".join(found.notes)
@@ -287,13 +287,15 @@ def test_mauve_has_its_ceiling_and_its_floor_beside_it_and_ranks(monkeypatch, ca
     monkeypatch.setattr(mauve, "features", features)
     made = mauve.Mauve(mean=0.5, sd=0.1, star=0.6)
     monkeypatch.setattr(mauve, "mauve", lambda p, q: made)
-    entry, prepared, model, options = prepared_for(Bigram(BigramConfig(block=24)), "ltm_continuation", *SHORT)
-    fake = dataclasses.replace(prepared, featuriser=Known(HarnessModel(pretrained=loaded(Bigram(BigramConfig())))))
-    found = kind.measure(entry, fake, model, options)
+    task, model = task_for(
+        Bigram(BigramConfig(block=24)), "ltm_continuation", samples=10, prompt_tokens=8, new_tokens=12
+    )
+    task.featuriser = Known(HarnessModel(pretrained=loaded(Bigram(BigramConfig()))))
+    found = task.measure(model, None)
     reference, own, ceiling, floor = compared
     human = [
         bytes(row.tolist()).decode(errors="replace")
-        for row in passages(prepared.streams[model.loaded.tokenizer.fingerprint], 20)[:20]
+        for row in passages(task._streams[model.loaded.tokenizer.fingerprint], 20)[:20]
     ]
     assert reference == human[10:] and ceiling == human[:10]
     assert [sorted(text.split()) for text in floor] == [sorted(text.split()) for text in ceiling]
@@ -304,7 +306,8 @@ def test_mauve_has_its_ceiling_and_its_floor_beside_it_and_ranks(monkeypatch, ca
     names = {metric.name for metric in found.metrics}
     assert {"human_mauve[toy]", "shuffled_mauve[toy]", "mauve_kmeans_sd[toy]", "mauve_star[toy]"} <= names
     with pytest.raises(UserError, match="are needed"):
-        kind.measure(entry, dataclasses.replace(fake, samples=10**6), model, options)
+        task.samples = 10**6
+        task.measure(model, None)
 
 
 def test_passages_are_disjoint_cover_the_text_and_keep_their_order():

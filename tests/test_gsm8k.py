@@ -21,10 +21,13 @@ from ltm.harness import HarnessModel
 from ltm.result import find_results, read_records, read_result
 from ltm.rng import SequenceRng
 from tasks import catalog, cli
-from tasks.problems import dataset, kind, solver
+from tasks.options import EvalOptions
+from tasks.problems import chance, dataset
 from tasks.problems import prompts as asking
 from tasks.problems.dataset import EXEMPLAR_SEEDS, STYLES, Problem, asked, exemplar, exemplars, find, problems
 from tasks.problems.extraction import gold_answer
+from tasks.problems.kind import Problems
+from tasks.problems.metrics import ABOVE_CHANCE
 from tasks.problems.pass_at_k import K
 from tests.harness_models import Bigram, BigramConfig, loaded, save_small
 
@@ -200,12 +203,9 @@ def guesser(skill: float = 0.4, block: int = 2000) -> HarnessModel:
     return HarnessModel(pretrained=loaded(model, f"guesser-{skill}"))
 
 
-def measured(model, task="ltm_gsm8k", *arguments):
-    entry = catalog.read(task)
-    options = cli.parser().parse_args(["--model", "x", "--tasks", "y", *arguments])
-    prepared = kind.prepare(entry, options)
-    kind.identity(entry, prepared, model, options)
-    return kind.measure(entry, prepared, model, options)
+def measured(model, task="ltm_gsm8k", **options):
+    problems = Problems(catalog.read(task), EvalOptions(**options))
+    return problems.measure(model, problems.identity(model))
 
 
 def values(measurement) -> dict[str, float]:
@@ -228,7 +228,7 @@ def test_lm_eval_gives_the_same_numbers(place, task):
 
 
 def test_rates_are_those_of_the_records(place):
-    found = measured(guesser(), "ltm_gsm8k", "--samples", "8")
+    found = measured(guesser(), "ltm_gsm8k", samples=8)
     mine = values(found)
     for rule, ending in (("flexible", ""), ("strict", "_strict"), ("substring", "_legacy_substring")):
         right = [sum(said == r["gold"] for said in r["answers"][rule]) for r in found.records]
@@ -244,20 +244,20 @@ def test_above_chance_is_said_when_the_paired_interval_says_so(place, skill, ver
     assert found.notes[0].startswith(f"{verdict}: pass@5 {skill:.1%} (flexible), the best blind guess, ")
     mine = values(found)
     best = max(value for name, value in mine.items() if name.startswith("chance_") and name.endswith("pass@5"))
-    assert mine[solver.ABOVE_CHANCE] == pytest.approx(mine["pass@5"] - best)
+    assert mine[ABOVE_CHANCE] == pytest.approx(mine["pass@5"] - best)
 
 
 def test_chance_rows_stand_beside_with_all_their_names(place):
     found = measured(guesser())
     names = set(registry.names(registry.CHANCE))
-    assert set(found.records[0]["chance"]) == names == set(solver.chance_names())
+    assert set(found.records[0]["chance"]) == names == set(chance.chance_names())
     for name in names:
         rate = sum(record["chance"][name]["flexible"] for record in found.records) / TEST
         assert values(found)[f"chance_{name}_pass@5"] == pytest.approx(rate)
 
 
 def test_controls_take_the_skill_away(place):
-    mine = values(measured(guesser(1.0), "ltm_gsm8k_5shot", "--controls", "shuffled-question,wrong-answers"))
+    mine = values(measured(guesser(1.0), "ltm_gsm8k_5shot", controls="shuffled-question,wrong-answers"))
     assert mine["pass@5"] == 1.0 and mine["control_wrong-answers_pass@5"] == 1.0
     # The answer to another question is not this one's.
     assert mine["control_shuffled-question_pass@5"] == 0.0
@@ -318,7 +318,7 @@ def test_the_board_and_a_second_run(place, capsys, monkeypatch):
     [
         (["--samples", "3"], "pass@5 needs at least 5 samples a problem, found 3"),
         (["--shots", "41"], "--shots 41: gsm8k/train has 40 problems"),
-        (["--shots", "-1"], "expected 0 or more"),
+        (["--shots", "-1"], "--shots=-1: expected a whole number of at least 0"),
         (["--exemplars", "steps"], "unknown style of exemplars 'steps'"),
         (["--controls", "shuffled"], "did you mean shuffled-question"),
         (["--controls", "wrong-answers"], "expected --shots 2 or more, found 0"),
@@ -349,7 +349,7 @@ def test_chance_on_real_problems_held_out_of_train():
     if not os.environ.get("LTM_DATA_DIR"):
         pytest.skip("set LTM_DATA_DIR to a directory that holds gsm8k/train.jsonl.xz")
     found, train = find("gsm8k", "train_holdout", data_dir=None).parsed()
-    rows = solver.chance_rows(found, train, seed=0)
+    rows = chance.chance_rows(found, train, seed=0)
     # Published for the test split: pass@5 in percent, exact; the legacy rule.
     published = {"constants": (12.8, 16.8), "prior": (4.9, 18.5), "copied": (6.3, 10.3), "two-numbers": (None, 28.5)}
     for name, expected in published.items():

@@ -19,12 +19,13 @@ from leaderboard.board import Board, board, track
 from leaderboard.build import BEGIN, END
 from leaderboard.content import notation, page, sections
 from leaderboard.entries import load
-from leaderboard.ranking import Blocks, Claim, claim, paired_difference, ranked, ranks, separated
+from leaderboard.ranking import Claim, claim, ranked, ranks, separated
 from leaderboard.render import terminal
 from leaderboard.render.markdown import markdown
 from ltm.config import config_digest
 from ltm.errors import UserError
 from ltm.result import Metric, Result, write_result
+from ltm.statistics import Blocks, paired_difference
 from tests.result_factory import make_result
 
 Run = Callable[..., int]
@@ -49,7 +50,7 @@ def records(nats: float, name: str, noise: random.Random, *, blocks: int = 20, s
 
 
 def blocks(name: str, nats: list[float], tokens: list[int]) -> Blocks:
-    return Blocks(path=Path(name), nats=np.array(nats), tokens=np.array(tokens, np.float64))
+    return Blocks(source=name, nats_N=np.array(nats), tokens_N=np.array(tokens, np.float64))
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_the_paired_interval_covers_the_true_difference_at_its_rate() -> None:
             blocks(name, [-t - shift - rng.gauss(0, 3) for t in text], [255] * 15)
             for name, shift in (("a", 0.0), ("b", 1.0))
         )
-        low, high = paired_difference(a, b)
+        low, high = paired_difference(a, b).ci95 or (-math.inf, math.inf)
         hits += low <= -1 / 255 <= high
     # 95% of 400 trials is 380, standard deviation 4.4.
     assert 363 <= hits <= 395
@@ -115,11 +116,11 @@ def test_the_paired_interval_covers_the_true_difference_at_its_rate() -> None:
 
 def test_pairing_knows_its_limits() -> None:
     one = blocks("a", [-1.0], [10])
-    assert paired_difference(one, one) == (-math.inf, math.inf)
+    assert paired_difference(one, one).ci95 is None
     with pytest.raises(UserError, match="a and b should cover the same blocks"):
         paired_difference(one, blocks("b", [-1.0], [11]))
     same = blocks("a", [-1.0, -2.0], [10, 10])
-    assert paired_difference(same, same) == (0.0, 0.0)
+    assert paired_difference(same, same).ci95 == (0.0, 0.0)
     value = Claim(value=1.0, low=0.0, high=9.0, blocks=same)
     assert not separated(value, value)
 

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from ltm.harness import HarnessModel
-from tasks.audit.checks.noise import stated_error
+from tasks.audit.checks.estimator import stated_error
 from tests.harness_models import Bigram, BigramConfig, NoisyBigram, loaded
 
 TOKENS = list(b"some text of a few")

@@ -17,7 +17,8 @@ from lm_eval.tasks import TaskManager
 from ltm.data import corpora
 from ltm.errors import UserError
 from ltm.harness import HarnessModel
-from tasks import catalog, stats
+from tasks import catalog
+from tasks.generation import passages
 from tasks.likelihood import yaml_functions
 from tests.harness_models import Bigram, BigramConfig, NoisyBigram, loaded, save_small
 
@@ -105,14 +106,14 @@ def test_both_ways_give_the_same_digits_on_every_corpus(tmp_path, monkeypatch, s
 
 
 def test_separators_need_a_backend_that_knows_them_and_a_plain_yes_or_no(data_dir):
-    (document,) = yaml_functions.load("ptb", "validation", data_dir=str(data_dir), eos_between_documents=True)[
+    (document,) = yaml_functions.load_text("ptb", "validation", data_dir=str(data_dir), eos_between_documents=True)[
         "validation"
     ]
     assert len(yaml_functions.text(document).documents) == 12
     with pytest.raises(UserError, match="eos_between_documents is for --model ltm"):
         yaml_functions.results(document, [-1000.0])
     with pytest.raises(UserError, match="eos_between_documents: expected true or false, found 'maybe'"):
-        yaml_functions.load("ptb", "validation", data_dir=str(data_dir), eos_between_documents="maybe")
+        yaml_functions.load_text("ptb", "validation", data_dir=str(data_dir), eos_between_documents="maybe")
 
 
 def test_names_short_and_full():
@@ -134,7 +135,8 @@ def test_a_file_is_a_task_under_its_own_name(tmp_path):
 
 
 def test_the_document_is_the_detokenised_split_with_the_raw_counts(data_dir):
-    (document,) = yaml_functions.load("ptb", "validation", data_dir=str(data_dir), pretrained="anything")["validation"]
+    loaded = yaml_functions.load_text("ptb", "validation", data_dir=str(data_dir), pretrained="anything")
+    (document,) = loaded["validation"]
     text = corpora.load("ptb", "validation", data_dir=data_dir)
     assert document["text"] == "".join(text.texts()) == yaml_functions.text(document)
     assert document["text"].startswith("the company said it expects 1 % growth")
@@ -201,7 +203,7 @@ def test_a_part_of_a_text_has_no_words_or_bytes(data_dir):
 
 
 def test_modules_that_lm_eval_loads_by_path_import_none_of_ours_but_ltm():
-    for module in (yaml_functions, stats):
+    for module in (yaml_functions, passages):
         source = Path(module.__file__).read_text()
         imported = set(re.findall(r"^\s*(?:from|import) (\w+)", source, re.M))
         assert not imported & {"tasks", "baselines", "leaderboard"}

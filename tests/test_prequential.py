@@ -303,7 +303,7 @@ def test_the_command_and_lm_eval_agree_on_the_task(place, capsys):
     [
         ("mdlm-tiny", [], "no prequential bound: its elbo bounds a whole text"),
         ("ltm-tiny", ["--chunk", "33"], "1 to 32 tokens, found 33"),
-        ("ltm-tiny", ["--chunk", "0"], "at least 1, found 0"),
+        ("ltm-tiny", ["--chunk", "0"], "--chunk=0: expected a whole number of at least 1"),
     ],
 )
 def test_what_cannot_be_read_in_chunks_says_so(place, capsys, model, more, message):

@@ -14,7 +14,7 @@ from ltm.errors import UserError
 from ltm.harness import HarnessModel
 from ltm.known_sources.topics import Topics
 from tasks.audit.checks import source
-from tasks.audit.evidence import texts_to_refute
+from tasks.audit.checks.evidence import texts_to_refute
 from tests.harness_models import Bigram, BigramConfig, NoisyBigram, loaded
 
 SOURCE = Topics(length=8, words=4, topics=2, classes=2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -133,11 +132,3 @@ def _pareto(section: Section, column: Column, name: str) -> Part | None:
     return Part(
         title=f"{column.title} against compute", level=3, text=(words + more,), figures=tuple(figures), table=table
     )
-
-
-def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
-    """The mean, and its standard error; nan for a single value."""
-    mean = math.fsum(values) / len(values)
-    count = len(values)
-    variance = math.fsum((v - mean) ** 2 for v in values) / (count - 1) if count > 1 else math.nan
-    return mean, math.sqrt(variance / count)

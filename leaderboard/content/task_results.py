@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leaderboard.content import notation, reported
-from leaderboard.content.cost_views import mean_and_error
 from leaderboard.content.document import Axis, Figure, Part, Point, Series, Table, Value, slug
 from leaderboard.entries import Entry
 from leaderboard.labels import labels
 from leaderboard.ranking import judged_by
 from ltm.result import Metric, Result, read_records
+from ltm.statistics import mean_and_error
 
 _BOUNDS = ("elbo", "importance_bound")
 REFERENCE = ("chance", "human", "shuffled")

@@ -96,6 +96,16 @@ class LatentModel(LanguageModel):
         self.decoder = Transformer(config.decoder, config.vocab_size, cross_attention=True)
         self.latent_shape = (config.decoder.layers, config.latents // config.decoder.layers, config.decoder.width)
 
+    @property
+    def gaussian_posterior(self) -> bool:
+        """True if `infer` returns a Gaussian q(z|x), so that its KL and ELBO can be recomputed."""
+        return True
+
+    @property
+    def fits_posterior(self) -> bool:
+        """True if q is fitted by gradient steps for each text, as `config.posterior` says."""
+        return getattr(self.config, "posterior", None) is not None
+
     @classmethod
     def twin_config(cls, config: Any, *, vocab_size: int, block_length: int, width: int = 64, layers: int = 2) -> Any:
         """See `LanguageModel.twin_config`; as many latents a layer."""

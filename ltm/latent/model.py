@@ -68,6 +68,11 @@ class LatentThoughtModel(LatentModel):
 
     config: LTMConfig
 
+    @property
+    def gaussian_posterior(self) -> bool:
+        """False for Langevin inference, which draws z and has no q."""
+        return self.config.inference != "langevin"
+
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> LTMConfig:
         """Two layers that share four latents of width 8."""

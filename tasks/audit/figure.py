@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltm.result import result_key, result_path
-from tasks.audit.evidence import power_curve
+from ltm.result import result_path
+from tasks.audit.checks.evidence import power_curve
 
 if TYPE_CHECKING:
     from tasks.audit.checks.source import Claims
     from tasks.audit.run import Audit
 
 
-def draw(found: Audit, *, title: str, key: Mapping[str, Any], output: Path) -> str:
-    """Write the figure beside the result of identity `key`, as SVG; a sentence that says where, or why not."""
+def draw(found: Audit, *, title: str, key: str, output: Path) -> str:
+    """Write the figure as SVG next to the result of that key; return a sentence that says where, or why not."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -41,7 +40,7 @@ def draw(found: Audit, *, title: str, key: Mapping[str, Any], output: Path) -> s
         axis.grid(alpha=0.3)
     figure.suptitle(f"{title}: {found.subject}, {found.source.spec}", fontsize=10)
     model, _, task = title.partition(" on ")
-    path = result_path(output, model=model, task=task, key=result_key(**key)).with_suffix(".svg")
+    path = result_path(output, model=model, task=task, key=key).with_suffix(".svg")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
     return f"figure written to {path}"

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tasks.audit.evidence import Evidence, power_curve
+from tasks.audit.checks.evidence import Evidence, power_curve
 
 if TYPE_CHECKING:
     from tasks.audit.run import Audit

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.audit import twins
-from tasks.audit.checks import bookkeeping, enumeration, estimator, next_token, noise
+from tasks.audit.checks import bookkeeping, enumeration, estimator, next_token
 from tasks.audit.checks import source as source_checks
+from tasks.audit.checks.check import CheckResult
 from tasks.audit.checks.source import Claims
-from tasks.audit.evidence import CheckResult
 
 if TYPE_CHECKING:
-    from ltm.api import LoadedModel
     from ltm.harness import HarnessModel
     from ltm.known_sources.base import Entropy, KnownSource
 
@@ -82,7 +81,8 @@ def audit(
     Raises:
         UserError: the family has no twin, a number is not finite, or the proposal does not fit.
     """
-    model = _beside(model, model.loaded)
+    # All likelihoods and blocks, whatever was asked for.
+    model = model.like(headline_only=False, limit_blocks=None)
     seconds: dict[str, float] = {}
     checks: list[CheckResult] = []
     reader, started = model.loaded, time.perf_counter()
@@ -97,13 +97,13 @@ def audit(
     subject = reader if itself else twins.twin(reader, source)
     seconds["training"], started = time.perf_counter() - started, time.perf_counter()
 
-    claims = source_checks.claims_on(_beside(model, subject), source, texts=texts)
+    claims = source_checks.claims_on(model.like(subject), source, texts=texts)
     made("known_source", lambda: source_checks.known_source(claims))
     more_steps = None
     if found := twins.with_more_steps(subject):
         more, steps = found
         few = min(texts, MORE_STEPS_TEXTS)
-        more_steps = source_checks.claims_on(_beside(model, more, draws=2), source, texts=few), steps
+        more_steps = source_checks.claims_on(model.like(more, draws=2), source, texts=few), steps
         name = f"known_source_{steps}_steps"
         made(name, lambda: source_checks.known_source(more_steps[0], name=name))
 
@@ -118,7 +118,7 @@ def audit(
     made("next_token_mass", lambda: next_token.next_token_mass(model, tokens))
     made("decoder_mass", lambda: next_token.decoder_mass(model, tokens))
     made("recomputed_elbo", lambda: estimator.recomputed_elbo(model, tokens))
-    made("stated_error", lambda: noise.stated_error(model, tokens))
+    made("stated_error", lambda: estimator.stated_error(model, tokens))
     made("accounting", lambda: bookkeeping.accounting(model, piece))
     made("depends_on_weights", lambda: bookkeeping.depends_on_weights(model, _blocks_of(model, text, 1.5)))
     if proposal is not None:
@@ -131,19 +131,6 @@ def audit(
         more_steps=more_steps,
         checks=tuple(checks),
         seconds=seconds,
-    )
-
-
-def _beside(model: HarnessModel, loaded: LoadedModel, *, draws: int | None = None) -> HarnessModel:
-    """A model under the same seed and, unless given, draws: all its likelihoods and blocks, whatever was asked for."""
-    from ltm.harness import HarnessModel
-
-    return HarnessModel(
-        pretrained=loaded,
-        draws=draws or model.runner.scorer.draws,
-        seed=model.runner.seed,
-        device=str(model.device),
-        dtype=model.runner.dtype,
     )
 
 

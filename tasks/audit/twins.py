@@ -120,9 +120,13 @@ def with_more_steps(loaded: LoadedModel, *, least: int = MORE_STEPS) -> tuple[Lo
 
     The more a fit moves what the value is then taken at, the more a value that is no bound rises.
     """
-    posterior = getattr(loaded.model.config, "posterior", None)
-    if posterior is None or getattr(loaded.model.config, "inference", "variational") != "variational":
+    from ltm.latent.base import LatentModel
+
+    model = loaded.model
+    if not (isinstance(model, LatentModel) and model.fits_posterior and model.gaussian_posterior):
         return None
+    config: Any = model.config
+    posterior = config.posterior
     steps = max(least, 4 * posterior.steps)
-    config = dataclasses.replace(loaded.model.config, posterior=dataclasses.replace(posterior, steps=steps))
+    config = dataclasses.replace(config, posterior=dataclasses.replace(posterior, steps=steps))
     return reconfigured(loaded, config), steps

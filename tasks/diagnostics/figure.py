@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ltm.result import result_key, result_path
+from ltm.result import result_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,10 +15,8 @@ if TYPE_CHECKING:
     from tasks.diagnostics.measures import Point
 
 
-def draw(
-    curves: Mapping[str, Sequence[Point]], length: int, *, title: str, key: Mapping[str, Any], output: Path
-) -> str:
-    """Write the figure beside the result of identity `key`, as SVG; a sentence that says where, or why not."""
+def draw(curves: Mapping[str, Sequence[Point]], length: int, *, title: str, key: str, output: Path) -> str:
+    """Write the figure as SVG next to the result of that key; return a sentence that says where, or why not."""
     try:
         from matplotlib.figure import Figure
         from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
@@ -42,17 +40,17 @@ def draw(
             axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.xaxis.set_major_formatter(EngFormatter())
             axis.xaxis.set_minor_formatter(NullFormatter())
-            axis.set_xlabel("FLOPs a token, counted")
+            axis.set_xlabel("FLOPs per token, counted")
         else:
             axis.set_xscale("symlog", base=2, linthresh=1)
             axis.set_xticks([p.setting for p in points], [str(p.setting) for p in points])
             axis.set_xlabel({"steps": "fast steps", "latents": "latent vectors used"}[horizontal])
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("nats a token ± SE over blocks")
+    axes[0].set_ylabel("nats per token ± SE over blocks")
     axes[0].legend()
     figure.suptitle(f"{title}: upper bounds, fresh noise")
     model, _, task = title.partition(" on ")
-    path = result_path(output, model=model, task=task, key=result_key(**key)).with_suffix(".svg")
+    path = result_path(output, model=model, task=task, key=key).with_suffix(".svg")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
     return f"figure written to {path}"

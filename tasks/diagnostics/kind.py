@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import math
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from ltm import statistics
 from ltm.errors import UserError
+from ltm.result import Identity, Interval, Metric
 from tasks import results
 from tasks.kinds import Column, Measurement
-from tasks.likelihood import perplexity_kind
+from tasks.likelihood.perplexity_kind import Perplexity
 
 if TYPE_CHECKING:
     import torch
@@ -19,159 +21,153 @@ if TYPE_CHECKING:
     from ltm.harness import HarnessModel
     from ltm.latent.base import LatentModel
     from ltm.latent.posterior import Posterior
-    from tasks.catalog import TaskEntry
     from tasks.diagnostics.measures import Point
 
-ITEMS = "blocks"
-COLUMNS = (
-    Column(metric="kl_per_token", header="KL/token", form=".4f"),
-    Column(metric="active_units", header="Active units", form=".0f"),
-    Column(metric="units", header="of", form=".0f"),
-    Column(metric="mutual_information", header="I(x; z), nats a text", form=".3f", sign=True),
-)
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64)
-"""T_fast of the curve; the model's own is put in where it is another."""
+"""Fast steps of the curve; the model's own number is added where it is another."""
 
 
-def prepare(entry: TaskEntry, options: argparse.Namespace) -> Any:
-    """The split of the task."""
-    return perplexity_kind.prepare(entry, options)
+class Diagnostics(Perplexity):
+    """Diagnostics of the posteriors of a split's blocks."""
+
+    items = "blocks"
+    columns: ClassVar[Sequence[Column]] = (
+        Column(metric="kl_per_token", header="KL/token", form=".4f"),
+        Column(metric="active_units", header="Active units", form=".0f"),
+        Column(metric="units", header="of", form=".0f"),
+        Column(metric="mutual_information", header="I(x; z), nats per text", form=".3f", sign=True),
+    )
+
+    def identity(self, model: HarnessModel) -> Identity:
+        """The identity of a perplexity, with the settings of the YAML file.
+
+        Raises:
+            UserError: the model has no Gaussian q(z|x), or the text too few blocks.
+        """
+        inner, whole = gaussian_model(model), super().identity(model)
+        settings = self.entry.settings["metadata"]
+        available = self.stream_tokens(model) // model.block_length
+        blocks = min(settings["blocks"], available, model.limit_blocks or available)
+        if blocks < 2:
+            raise UserError(
+                f"{self.entry.name}: expected at least 2 full blocks of {model.block_length} tokens, found {blocks}; "
+                "what varies over texts needs several (--limit-blocks 2 or more, or a longer text)"
+            )
+        scoring = {
+            **whole.scoring,
+            "blocks": blocks,
+            "tokens": blocks * model.block_length,
+            "curve_blocks": min(settings["curve_blocks"], blocks),
+            "draws": model.runner.scorer.draws or settings["draws"],
+            "importance_draws": settings["importance_draws"],
+            "steps": _steps(inner),
+            "latents": _latents(inner),
+        }
+        del scoring["likelihoods"]
+        return dataclasses.replace(whole, scoring=scoring)
+
+    def measure(self, model: HarnessModel, identity: Identity) -> Measurement:
+        """Statistics of the posteriors of blocks spread evenly over the text, curves on fewer blocks, an interpolation.
+
+        All posteriors for the statistics are inferred under the same noise, so that they differ only by their texts,
+        and not by the chance of a fit.
+        """
+        from ltm.rng import SequenceRng
+        from tasks.diagnostics import figure, measures
+
+        started, name = time.perf_counter(), self.entry.name
+        scoring, inner, size = identity.scoring, gaussian_model(model), model.runner.scorer.batch_size
+        tokens_NL, indices = self._blocks(model, scoring["blocks"])
+        rng = model.noise(name, indices)
+        q = measures.posterior(inner, tokens_NL, SequenceRng(rng.seed, [0] * len(indices)), size)
+        information_N = measures.mutual_information(q, rng, draws=scoring["draws"])
+        kl_N = q.kl().flatten(1).sum(1).cpu()
+        metrics = _metrics(q, kl_N, information_N, tokens_NL.shape[1])
+
+        few = slice(0, len(tokens_NL), math.ceil(len(tokens_NL) / scoring["curve_blocks"]))
+        few_rng = rng.select(range(len(tokens_NL))[few])
+        curves = {
+            by: measures.curve(
+                inner,
+                tokens_NL[few],
+                few_rng,
+                size,
+                scoring[by],
+                by=by,
+                draws=scoring["draws"],
+                importance_draws=scoring["importance_draws"],
+            )
+            for by in ("steps", "latents")
+            if scoring[by]
+        }
+        lines = _between(inner, q, model, indices)
+        records = [
+            {"part": "posterior", "block": i, "tokens": tokens_NL.shape[1], "kl": kl, "mutual_information": information}
+            for i, kl, information in zip(indices, kl_N.tolist(), information_N.tolist(), strict=True)
+        ]
+        records += [_curve_record(by, p, few_rng.indices) for by, points in curves.items() for p in points]
+        records += lines
+        _check_finite(name, records)
+        drawn = figure.draw(
+            curves,
+            tokens_NL.shape[1],
+            title=f"{model.loaded.name} on {name}",
+            key=identity.key,
+            output=self.options.output,
+        )
+        return Measurement(
+            metrics=metrics,
+            records=records,
+            data=results.data(self.split),
+            seconds=time.perf_counter() - started,
+            tokens=scoring["tokens"],
+            complete=model.limit_blocks is None or model.limit_blocks >= self.entry.settings["metadata"]["blocks"],
+            notes=(*_tables(curves, tokens_NL.shape[1]), _interpolation_note(lines), drawn),
+        )
+
+    def _blocks(self, model: HarnessModel, count: int) -> tuple[torch.Tensor, list[int]]:
+        """`count` full blocks, spread evenly over the text, and their indices in it."""
+        import torch
+
+        length, (stream,) = model.block_length, model.streams([self.text])
+        whole = len(stream) // length
+        indices = [n * whole // count for n in range(count)]
+        rows = [torch.tensor(stream[i * length : (i + 1) * length].astype("int64")) for i in indices]
+        return torch.stack(rows).to(model.device), indices
 
 
-def identity(entry: TaskEntry, prepared: Any, model: HarnessModel, options: argparse.Namespace) -> dict[str, Any]:
-    """As of a perplexity, with the settings of the YAML file beside them.
+def gaussian_model(model: HarnessModel) -> LatentModel:
+    """Return the model itself, which must have a Gaussian q(z|x).
 
     Raises:
-        UserError: the model has no Gaussian q(z|x), or the text too few blocks.
+        UserError: it has none.
     """
-    checked(model)
-    found = perplexity_kind.identity(entry, prepared, model, options)
-    settings = entry.settings["metadata"]
-    blocks = min(settings["blocks"], len(_tokens(prepared, model)) // model.block_length, model.limit_blocks or 10**9)
-    if blocks < 2:
-        raise UserError(
-            f"{entry.name}: expected at least 2 full blocks of {model.block_length} tokens, found {blocks}; "
-            "what varies over texts needs several (--limit-blocks 2 or more, or a longer text)"
-        )
-    scoring = {
-        **found["scoring"],
-        "blocks": blocks,
-        "tokens": blocks * model.block_length,
-        "curve_blocks": min(settings["curve_blocks"], blocks),
-        "draws": model.runner.scorer.draws or settings["draws"],
-        "importance_draws": settings["importance_draws"],
-        "steps": _steps(model.loaded.model),
-        "latents": _latents(model.loaded.model),
-    }
-    del scoring["likelihoods"]
-    return {**found, "scoring": scoring}
-
-
-def checked(model: HarnessModel) -> LatentModel:
-    """The model itself, or UserError unless it infers a Gaussian q(z|x)."""
     from ltm.latent.base import LatentModel
 
     inner, name = model.loaded.model, model.loaded.name
     if not isinstance(inner, LatentModel):
         raise UserError(f"{name} has no latents: diagnostics are of models that infer z from a text (ltm, vae)")
-    for setting in ("inference=langevin", "bottleneck=vq"):
-        field, value = setting.split("=")
-        if getattr(inner.config, field, None) == value:
-            raise UserError(f"{name} infers z with {setting}, without a Gaussian q(z|x), which diagnostics are about")
+    if not inner.gaussian_posterior:
+        raise UserError(f"{name} infers z without a Gaussian q(z|x), which diagnostics are about")
     return inner
 
 
-def measure(entry: TaskEntry, prepared: Any, model: HarnessModel, options: argparse.Namespace) -> Measurement:
-    """Statistics of the posteriors of blocks spread evenly over the text, curves on fewer of them, an interpolation.
-
-    All posteriors for the statistics are inferred under one and the same noise, so that they differ by what their
-    texts say alone, and not by the chance of a fit.
-    """
-    from ltm.rng import SequenceRng
-    from tasks.diagnostics import figure as diagnostics_figure
-    from tasks.diagnostics import measures
-
-    started = time.perf_counter()
-    key = identity(entry, prepared, model, options)
-    scoring, inner, size = key["scoring"], checked(model), model.runner.scorer.batch_size
-    tokens_NL, indices = _blocks(prepared, model, scoring["blocks"])
-    rng = model.noise(entry.name, indices)
-    q = measures.posterior(inner, tokens_NL, SequenceRng(rng.seed, [0] * len(indices)), size)
-    information_N = measures.mutual_information(q, rng, draws=scoring["draws"])
-    kl_N = q.kl().flatten(1).sum(1).cpu()
-    metrics = _metrics(q, kl_N, information_N, tokens_NL.shape[1])
-
-    few = slice(0, len(tokens_NL), math.ceil(len(tokens_NL) / scoring["curve_blocks"]))
-    own = rng.select(range(len(tokens_NL))[few])
-    curves = {
-        by: measures.curve(
-            inner,
-            tokens_NL[few],
-            own,
-            size,
-            scoring[by],
-            by=by,
-            draws=scoring["draws"],
-            importance_draws=scoring["importance_draws"],
-        )
-        for by in ("steps", "latents")
-        if scoring[by]
-    }
-    lines = _between(inner, q, model, indices)
-    records = [
-        {"part": "posterior", "block": i, "tokens": tokens_NL.shape[1], "kl": kl, "mutual_information": information}
-        for i, kl, information in zip(indices, kl_N.tolist(), information_N.tolist(), strict=True)
-    ]
-    records += [_curve_record(by, p, own.indices) for by, points in curves.items() for p in points]
-    records += lines
-    _check_finite(entry.name, records)
-    figure = diagnostics_figure.draw(
-        curves, tokens_NL.shape[1], title=f"{model.loaded.name} on {entry.name}", key=key, output=options.output
-    )
-    return Measurement(
-        metrics=metrics,
-        records=records,
-        data=results.data(prepared.split),
-        seconds=time.perf_counter() - started,
-        tokens=scoring["tokens"],
-        complete=model.limit_blocks is None or model.limit_blocks >= entry.settings["metadata"]["blocks"],
-        notes=(*_tables(curves, tokens_NL.shape[1]), _interpolation_note(lines), figure),
-    )
+def _steps(model: LatentModel) -> list[int]:
+    config: Any = model.config
+    return sorted({*STEPS, config.posterior.steps}) if model.fits_posterior else []
 
 
-def _tokens(prepared: Any, model: HarnessModel) -> Any:
-    return model.streams([prepared.text])[0]
-
-
-def _blocks(prepared: Any, model: HarnessModel, count: int) -> tuple[torch.Tensor, list[int]]:
-    """`count` full blocks, spread evenly over the text, and their indices in it."""
-    import torch
-
-    length, stream = model.block_length, _tokens(prepared, model)
-    whole = len(stream) // length
-    indices = [n * whole // count for n in range(count)]
-    rows = [torch.tensor(stream[i * length : (i + 1) * length].astype("int64")) for i in indices]
-    return torch.stack(rows).to(model.device), indices
-
-
-def _steps(model: Any) -> list[int]:
-    posterior = getattr(model.config, "posterior", None)
-    return [] if posterior is None else sorted({*STEPS, posterior.steps})
-
-
-def _latents(model: Any) -> list[int]:
+def _latents(model: LatentModel) -> list[int]:
     from tasks.diagnostics.measures import doublings
 
     return doublings(model.config.latents)
 
 
-def _metrics(q: Posterior, kl_N: torch.Tensor, information_N: torch.Tensor, length: int) -> tuple[Any, ...]:
-    from ltm.result import Interval, Metric
-    from tasks import stats
+def _metrics(q: Posterior, kl_N: torch.Tensor, information_N: torch.Tensor, length: int) -> tuple[Metric, ...]:
     from tasks.diagnostics import measures
 
     n = len(kl_N)
-    kl = stats.nats_total((-kl_N).numpy(), [length] * n).per_token()
+    kl = statistics.nats_total((-kl_N).numpy(), [length] * n).per_token()
     error = float(information_N.std()) / math.sqrt(n)
     common: dict[str, Any] = {"likelihood": None, "headline": False, "n": n}
     units = q.mean[0].numel()
@@ -243,7 +239,7 @@ def _check_finite(task: str, records: Sequence[dict[str, Any]]) -> None:
 def _tables(curves: dict[str, list[Point]], length: int) -> list[str]:
     found = []
     for by, points in curves.items():
-        lines = [f"bounds by {by}, nats a token (standard error over {len(points[0].elbo_N)} blocks):"]
+        lines = [f"bounds by {by}, nats per token (standard error over {len(points[0].elbo_N)} blocks):"]
         for p in points:
             flops = "" if p.elbo_flops is None else f"  {p.elbo_flops:.2e} FLOPs/token for the ELBO"
             elbo, importance = (_nats(x_N, length) for x_N in (p.elbo_N, p.importance_N))

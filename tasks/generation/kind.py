@@ -1,291 +1,277 @@
-"""Generation: text from nothing, or after a prompt from a corpus, and what can be said of it.
+"""Generation: text from nothing, or after a prompt from a corpus, and statistics of it.
 
-Every model decodes alike: ancestral sampling at temperature 1 unless said otherwise, a fixed number of new tokens, no
-stop. A sample is a stretch of the model's stream, as the human passages that it is compared with are stretches of
-theirs; an EOS in it gives no text and counts as no token.
+Every model decodes in the same way: ancestral sampling at temperature 1 unless set otherwise, a fixed number of new
+tokens, no stop. A sample is a stretch of the model's stream, as the human passages that it is compared with are
+stretches of theirs; an EOS in it gives no text and counts as no token.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ltm.errors import UserError
 from tasks import results
-from tasks.kinds import Column, Measurement
+from tasks.generation import gen_perplexity, mauve
+from tasks.generation import metrics as generation_metrics
+from tasks.kinds import Column, Measurement, ReferenceRow, Task
+from tasks.models import HelperModel, find_helper
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ltm.api import Sampling
-    from ltm.data.split import Split
     from ltm.harness import HarnessModel
-    from ltm.result import Metric, Result
+    from ltm.result import Identity, Metric, Result
     from ltm.tokenizer import Tokenizer
     from tasks.catalog import TaskEntry
-    from tasks.judge import Judge
-
-ITEMS = "samples"
-COLUMNS = (
-    Column(metric="gen_ppl", header="Gen PPL", form=".1f", sign=True),
-    Column(metric="unigram_entropy", header="Entropy", form=".3f"),
-    Column(metric="distinct_2", header="Distinct-2", form=".3f"),
-    Column(metric="repetition", header="Repeats", form=".3f"),
-    Column(metric="mauve", header="MAUVE", form=".3f"),
-)
+    from tasks.options import EvalOptions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """The human text, what to generate, and who judges it.
+class Generation(Task):
+    """Generating samples, next to human passages of the same length.
 
     Attributes:
+        samples: how many to generate.
         prompt_tokens: 0 for text from nothing.
         new_tokens: None for as many as fit in a block of the model.
-        streams: the text's tokens by tokenizer, once known.
+        scorer, featuriser: the models behind Gen PPL and MAUVE, where they are named.
     """
 
-    split: Split
-    text: str
-    samples: int
-    prompt_tokens: int
-    new_tokens: int | None
-    sampling: Sampling
-    scorer: Judge | None
-    featuriser: Judge | None
-    streams: dict[str, np.ndarray] = field(default_factory=dict)
+    items = "samples"
+    columns = (
+        Column(metric="gen_ppl", header="Gen PPL", form=".1f", sign=True),
+        Column(metric="unigram_entropy", header="Entropy", form=".3f"),
+        Column(metric="distinct_2", header="Distinct-2", form=".3f"),
+        Column(metric="repetition", header="Repeats", form=".3f"),
+        Column(metric="mauve", header="MAUVE", form=".3f"),
+    )
 
-    def passages(self, model: HarnessModel) -> np.ndarray:
-        """Human passages as long as a prompt and a sample of this model together, (N, length)."""
+    def __init__(self, entry: TaskEntry, options: EvalOptions):
+        """Read the corpus, check the numbers, and find the helper models.
+
+        Raises:
+            UserError: the task needs a scorer and none is named; too few samples for MAUVE; and so on.
+        """
+        from ltm.api import Sampling
+        from ltm.config import whole_number
+        from ltm.data import corpora
+
+        super().__init__(entry, options)
+        settings = entry.settings["metadata"]
+        if settings.get("scorer") == "required" and options.scorer is None:
+            raise UserError(
+                f"{entry.name} is Gen PPL, which needs a scorer: --scorer ar-tiny, or pretrained:gpt2-large"
+            )
+        samples = settings["samples"] if options.samples is None else options.samples
+        self.samples = whole_number("--samples", samples, least=2)
+        self.prompt_tokens: int = settings["prompt_tokens"]
+        if self.prompt_tokens and options.prompt_tokens is not None:
+            self.prompt_tokens = options.prompt_tokens
+        self.new_tokens = settings["new_tokens"] if options.new_tokens is None else options.new_tokens
+        try:
+            self.sampling = Sampling(
+                temperature=1.0 if options.temperature is None else options.temperature,
+                top_p=None if options.top_p == 1 else options.top_p,
+            )
+        except ValueError as error:
+            raise UserError(f"--temperature, --top-p: {error}") from error
+        self.featuriser = None if options.mauve is None else _featuriser(options.mauve, self.samples)
+        self.split = corpora.load(entry.corpus, entry.split, data_dir=options.data_dir)
+        self.text = "".join(self.split.iter_texts())
+        self.scorer = None if options.scorer is None else find_helper("--scorer", options.scorer)
+        self._streams: dict[str, np.ndarray] = {}
+
+    def new(self, model: HarnessModel) -> int:
+        """New tokens per sample of this model."""
+        return self.new_tokens or model.block_length - self.prompt_tokens
+
+    def identity(self, model: HarnessModel) -> Identity:
+        """The samples, how they are drawn, and the helpers' weights.
+
+        Raises:
+            UserError: a prompt leaves no room in a block.
+        """
+        new = self.new(model)
+        if new < 1:
+            raise UserError(
+                f"{model.loaded.name}: prompts of {self.prompt_tokens} tokens leave no room in a block of "
+                f"{model.block_length}; fewer --prompt-tokens"
+            )
+        helpers = {"scorer": self.scorer, "featuriser": self.featuriser}
+        return results.identity(
+            self.entry,
+            self.split,
+            model,
+            blocks=self.samples,
+            tokens=self.samples * new,
+            draws=1,
+            precision_of_token_draws="float64",
+            temperature=float(self.sampling.temperature),
+            top_p=self.sampling.top_p,
+            prompt_tokens=self.prompt_tokens,
+            new_tokens=new,
+            **{what: None if one is None else _signature(one.model(self.options)) for what, one in helpers.items()},
+        )
+
+    def measure(self, model: HarnessModel, identity: Identity) -> Measurement:
+        """Generate, count, and score. Samples are kept as they come, so that another scorer needs no new ones.
+
+        Raises:
+            UserError: the corpus has too few passages; prompt and new tokens do not fit the model.
+        """
+        tokenizer, human = model.loaded.tokenizer, self._passages(model)
+        alike, others = human[: self.samples], human[self.samples : 2 * self.samples]
+        prompts = [row[: self.prompt_tokens].tolist() for row in alike] if self.prompt_tokens else None
+        made = self._generate(model, prompts or [[]] * self.samples)
+        eos = tokenizer.eos_id
+        ids = [[token for token in record["tokens"] if token != eos] for record in made]
+        written = [
+            _decoded(tokenizer, prompt, new) for prompt, new in zip(prompts or [[]] * len(ids), ids, strict=True)
+        ]
+        gold = [(row[: self.prompt_tokens].tolist(), row[self.prompt_tokens :].tolist()) for row in alike]
+        human_written = [_decoded(tokenizer, *pair) for pair in gold]
+        metrics = generation_metrics.text_metrics(ids)
+        metrics.append(generation_metrics.evaluations([record["network_evaluations"] for record in made]))
+        if len(gold) > 1:
+            metrics += generation_metrics.text_metrics([new for _, new in gold], "human_")
+        records = [
+            {
+                "sample": n,
+                "prompt_ids": prompts[n] if prompts else [],
+                "prompt": prompt,
+                "ids": record["tokens"],
+                "text": text,
+                "network_evaluations": record["network_evaluations"],
+            }
+            for n, (record, (prompt, text)) in enumerate(zip(made, written, strict=True))
+        ]
+        notes = self._notes(metrics, written, human)
+        if self.scorer is not None:
+            scorer = self.scorer.model(self.options)
+            more, note = gen_perplexity.gen_ppl(self.entry.name, scorer, model, written, human_written, records)
+            metrics, notes = metrics + more, notes + note
+        if self.featuriser is not None:
+            reference = [prompt + text for prompt, text in (_decoded(tokenizer, [], row.tolist()) for row in others)]
+            metrics += mauve.compare(self.featuriser.model(self.options), written, human_written, reference)
+        return Measurement(
+            metrics=tuple(metrics),
+            records=records,
+            data=results.data(self.split),
+            seconds=sum(record["seconds"] for record in made),
+            tokens=sum(len(record["tokens"]) for record in made),
+            notes=tuple(notes),
+        )
+
+    @classmethod
+    def reference_rows(cls, result: Result) -> Sequence[ReferenceRow]:
+        """Human text as long as the samples, and, where there is MAUVE, the same with its words shuffled."""
+        tokenizer = f"{result.tokenizer['name']} ({result.tokenizer['fingerprint'][:8]})"
+        length = f"{result.scoring['new_tokens']} tokens of {tokenizer}"
+        rows = []
+        for prefix, title in (("human_", f"human, {length}"), ("shuffled_", f"shuffled, {length}")):
+            metrics = [metric for metric in result.metrics if metric.name.startswith(prefix)]
+            if metrics:
+                named = {metric.name.removeprefix(prefix).partition("[")[0]: metric for metric in metrics}
+                rows.append(ReferenceRow(title, named))
+        return rows
+
+    def _passages(self, model: HarnessModel) -> np.ndarray:
+        """Human passages as long as a prompt and a sample of this model together, (N, length).
+
+        Raises:
+            UserError: there are too few.
+        """
         from tasks.generation.passages import passages
 
         tokenizer = model.loaded.tokenizer
-        if tokenizer.fingerprint not in self.streams:
-            self.streams[tokenizer.fingerprint] = tokenizer.encode(self.text)
-        return passages(self.streams[tokenizer.fingerprint], self.prompt_tokens + self.new(model))
-
-    def new(self, model: HarnessModel) -> int:
-        """New tokens of a sample of this model."""
-        return self.new_tokens or model.block_length - self.prompt_tokens
-
-
-def beside(result: Result) -> list[tuple[str, dict[str, Metric]]]:
-    """Rows of human text for the summary: as long as the samples, and, where there is MAUVE, with words shuffled."""
-    tokenizer = f"{result.tokenizer['name']} ({result.tokenizer['fingerprint'][:8]})"
-    length = f"{result.scoring['new_tokens']} tokens of {tokenizer}"
-    rows = []
-    for prefix, title in (("human_", f"human, {length}"), ("shuffled_", f"shuffled, {length}")):
-        own = [metric for metric in result.metrics if metric.name.startswith(prefix)]
-        if own:
-            rows.append((title, {metric.name.removeprefix(prefix).partition("[")[0]: metric for metric in own}))
-    return rows
-
-
-def prepare(entry: TaskEntry, options: argparse.Namespace) -> Prepared:
-    """The corpus, numbers that make sense, and judges that can be found.
-
-    Raises:
-        UserError: the task needs a scorer and none is named; too few samples for MAUVE; and so on.
-    """
-    from ltm.api import LanguageModel, Sampling
-    from ltm.config import whole_number
-    from ltm.data import corpora
-    from tasks import judge
-    from tasks.generation import mauve
-
-    settings = entry.settings["metadata"]
-    if settings.get("scorer") == "required" and options.scorer is None:
-        raise UserError(f"{entry.name} is Gen PPL, which needs a scorer: --scorer ar-tiny, or pretrained:gpt2-large")
-    samples = settings["samples"] if options.samples is None else whole_number("--samples", options.samples, least=2)
-    prompt, new = settings["prompt_tokens"], settings["new_tokens"]
-    if prompt and options.prompt_tokens is not None:
-        prompt = whole_number("--prompt-tokens", options.prompt_tokens, least=1)
-    if options.new_tokens is not None:
-        new = whole_number("--new-tokens", options.new_tokens, least=1)
-    try:
-        sampling = Sampling(
-            temperature=1.0 if options.temperature is None else options.temperature,
-            top_p=None if options.top_p == 1 else options.top_p,
-        )
-    except ValueError as error:
-        raise UserError(f"--temperature, --top-p: {error}") from error
-    featuriser = None
-    if options.mauve is not None:
-        mauve.check_available()
-        mauve.check_size(samples)
-        featuriser = judge.find("--mauve", options.mauve)
-        if featuriser.family.features is LanguageModel.features:
+        if tokenizer.fingerprint not in self._streams:
+            self._streams[tokenizer.fingerprint] = tokenizer.encode(self.text)
+        human = passages(self._streams[tokenizer.fingerprint], self.prompt_tokens + self.new(model))
+        wanted = self.samples * (1 if self.featuriser is None else 2)
+        if len(human) < wanted and (self.prompt_tokens or self.featuriser is not None):
             raise UserError(
-                f"--mauve {options.mauve}: the family {featuriser.family.family} has no features of texts; name an "
-                "autoregressive model, such as ar-tiny, or pretrained:gpt2-large"
+                f"{self.entry.corpus}/{self.entry.split} in tokens of {tokenizer.name} has {len(human)} passages of "
+                f"{human.shape[1]} tokens, {wanted} are needed: ask for fewer --samples, shorter ones, or take a "
+                "larger corpus (a task ..._openwebtext, or a task file of your own)"
             )
-    split = corpora.load(entry.corpus, entry.split, data_dir=options.data_dir)
-    return Prepared(
-        split=split,
-        text="".join(split.iter_texts()),
-        samples=samples,
-        prompt_tokens=prompt,
-        new_tokens=new,
-        sampling=sampling,
-        scorer=None if options.scorer is None else judge.find("--scorer", options.scorer),
-        featuriser=featuriser,
-    )
+        return human
+
+    def _generate(self, model: HarnessModel, prompts: Sequence[list[int]]) -> list[dict[str, Any]]:
+        from ltm.config import digest
+        from ltm.evaluation.rows import Prompt
+
+        new = self.new(model)
+        way = (new, self.sampling.temperature, self.sampling.top_p)
+        wishes = [
+            Prompt(
+                record=f"sample {n} {digest([prompt, *way])[:24]}",
+                tokens=prompt,
+                new_tokens=new,
+                sampling=self.sampling,
+                index=n,
+            )
+            for n, prompt in enumerate(prompts)
+        ]
+        try:
+            return model.runner.generations(self.entry.name, wishes)
+        except ValueError as error:
+            # Some families go on beyond a block; those that cannot say so before they begin.
+            if self.prompt_tokens + new <= model.block_length:
+                raise
+            fits = f"--prompt-tokens and --new-tokens must sum to at most {model.block_length}"
+            if not self.prompt_tokens:
+                fits = f"--new-tokens must be at most {model.block_length}"
+            raise UserError(f"{model.loaded.name} on {self.entry.name}: {error}; for this model {fits}") from error
+
+    def _notes(self, metrics: Sequence[Metric], written: Sequence[tuple[str, str]], human: np.ndarray) -> list[str]:
+        notes = []
+        values = {metric.name: metric.value for metric in metrics}
+        if empty := sum(not text for _, text in written):
+            notes.append(f"{empty} of {self.samples} samples are empty")
+        if broken := sum("\ufffd" in text for _, text in written):
+            notes.append(f"{broken} of {self.samples} samples have bytes that make no character, shown as U+FFFD")
+        if "human_unigram_entropy" in values:
+            count = min(len(human), self.samples)
+            short = "" if count == self.samples else f" (only {count}, so its distinct-n are not comparable)"
+            notes.append(
+                f"human text of that length{short}: entropy {values['human_unigram_entropy']:.3f}, "
+                f"distinct-2 {values.get('human_distinct_2', 0):.3f}, "
+                f"self-BLEU {values.get('human_self_bleu', 0):.3f}, "
+                f"repetition {values['human_repetition']:.3f}"
+            )
+        if self.scorer is None:
+            notes.append("no Gen PPL without a scorer: --scorer NAME")
+        if self.featuriser is None:
+            notes.append("no MAUVE without a featuriser: --mauve NAME, with --samples 500 or more")
+        return notes
 
 
-def identity(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: argparse.Namespace) -> dict[str, Any]:
-    """What a result's key is made of; the judges' weights are part of it.
+def _featuriser(name: str, samples: int) -> HelperModel:
+    from ltm.api import LanguageModel
 
-    Raises:
-        UserError: a prompt leaves no room in a block.
-    """
-    new = prepared.new(model)
-    if new < 1:
+    mauve.check_available()
+    mauve.check_size(samples)
+    featuriser = find_helper("--mauve", name)
+    if featuriser.family.features is LanguageModel.features:
         raise UserError(
-            f"{model.loaded.name}: prompts of {prepared.prompt_tokens} tokens leave no room in a block of "
-            f"{model.block_length}; fewer --prompt-tokens"
+            f"--mauve {name}: the family {featuriser.family.family} has no features of texts; name an autoregressive "
+            "model, such as ar-tiny, or pretrained:gpt2-large"
         )
-    judges = {"scorer": prepared.scorer, "featuriser": prepared.featuriser}
-    return results.identity(
-        entry,
-        prepared.split,
-        model,
-        blocks=prepared.samples,
-        tokens=prepared.samples * new,
-        draws=1,
-        precision_of_token_draws="float64",
-        temperature=float(prepared.sampling.temperature),
-        top_p=prepared.sampling.top_p,
-        prompt_tokens=prepared.prompt_tokens,
-        new_tokens=new,
-        **{what: None if judge is None else _signed(judge.model(options)) for what, judge in judges.items()},
-    )
+    return featuriser
 
 
-def _signed(judge: HarnessModel) -> str:
-    """Who judges, in one line that the board can show, and all that can change what it says."""
-    info = judge.loaded.info
+def _signature(helper: HarnessModel) -> str:
+    """One line that names a helper for the board, with everything that can change its numbers."""
+    info = helper.loaded.info
     digests = {
         "weights": info["weights_digest"],
         "config": info["config_digest"],
         "tokenizer": info["tokenizer"]["fingerprint"],
     }
-    return ", ".join([judge.loaded.name, *(f"{what} {digest[:12]}" for what, digest in digests.items())])
+    return ", ".join([helper.loaded.name, *(f"{what} {digest[:12]}" for what, digest in digests.items())])
 
 
-def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: argparse.Namespace) -> Measurement:
-    """Generate, count, and have it judged. Samples are kept as they come, so another judge needs no new ones.
-
-    Raises:
-        UserError: the corpus has too few passages; prompt and new tokens do not fit the model.
-    """
-    from tasks import judge
-    from tasks.generation import metrics as generation_metrics
-
-    tokenizer, human = model.loaded.tokenizer, prepared.passages(model)
-    wanted = prepared.samples * (1 if prepared.featuriser is None else 2)
-    if len(human) < wanted and (prepared.prompt_tokens or prepared.featuriser is not None):
-        raise UserError(
-            f"{entry.corpus}/{entry.split} in tokens of {tokenizer.name} has {len(human)} passages of {human.shape[1]} "
-            f"tokens, {wanted} are needed: ask for fewer --samples, shorter ones, or take a larger corpus (a task "
-            "..._openwebtext, or a task file of your own)"
-        )
-    alike, others = human[: prepared.samples], human[prepared.samples : 2 * prepared.samples]
-    prompts = [row[: prepared.prompt_tokens].tolist() for row in alike] if prepared.prompt_tokens else None
-    made = _generate(entry, prepared, model, prompts or [[]] * prepared.samples)
-    eos = tokenizer.eos_id
-    ids = [[token for token in record["tokens"] if token != eos] for record in made]
-    said = [_said(tokenizer, prompt, new) for prompt, new in zip(prompts or [[]] * len(ids), ids, strict=True)]
-    gold = [(row[: prepared.prompt_tokens].tolist(), row[prepared.prompt_tokens :].tolist()) for row in alike]
-    human_said = [_said(tokenizer, *pair) for pair in gold]
-    metrics = generation_metrics.statistics(ids)
-    metrics.append(generation_metrics.evaluations([record["network_evaluations"] for record in made]))
-    if len(gold) > 1:
-        metrics += generation_metrics.statistics([new for _, new in gold], "human_")
-    records = [
-        {
-            "sample": n,
-            "prompt_ids": prompts[n] if prompts else [],
-            "prompt": prompt,
-            "ids": record["tokens"],
-            "text": text,
-            "network_evaluations": record["network_evaluations"],
-        }
-        for n, (record, (prompt, text)) in enumerate(zip(made, said, strict=True))
-    ]
-    notes = _notes(prepared, metrics, said, human)
-    if prepared.scorer is not None:
-        more, note = judge.gen_ppl(entry.name, prepared.scorer.model(options), model, said, human_said, records)
-        metrics, notes = metrics + more, notes + note
-    if prepared.featuriser is not None:
-        reference = [prompt + text for prompt, text in (_said(tokenizer, [], row.tolist()) for row in others)]
-        metrics += judge.mauve(prepared.featuriser.model(options), said, human_said, reference)
-    return Measurement(
-        metrics=tuple(metrics),
-        records=records,
-        data=results.data(prepared.split),
-        seconds=sum(record["seconds"] for record in made),
-        tokens=sum(len(record["tokens"]) for record in made),
-        notes=tuple(notes),
-    )
-
-
-def _generate(
-    entry: TaskEntry, prepared: Prepared, model: HarnessModel, prompts: Sequence[list[int]]
-) -> list[dict[str, Any]]:
-    from ltm.config import digest
-    from ltm.evaluation.rows import Prompt
-
-    new = prepared.new(model)
-    way = (new, prepared.sampling.temperature, prepared.sampling.top_p)
-    wishes = [
-        Prompt(
-            record=f"sample {n} {digest([prompt, *way])[:24]}",
-            tokens=prompt,
-            new_tokens=new,
-            sampling=prepared.sampling,
-            index=n,
-        )
-        for n, prompt in enumerate(prompts)
-    ]
-    try:
-        return model.runner.generations(entry.name, wishes)
-    except ValueError as error:
-        # Some families go on beyond a block; those that cannot say so before they begin.
-        if prepared.prompt_tokens + new <= model.block_length:
-            raise
-        fits = f"--prompt-tokens and --new-tokens must sum to at most {model.block_length}"
-        if not prepared.prompt_tokens:
-            fits = f"--new-tokens must be at most {model.block_length}"
-        raise UserError(f"{model.loaded.name} on {entry.name}: {error}; for this model {fits}") from error
-
-
-def _said(tokenizer: Tokenizer, prompt: Sequence[int], new: Sequence[int]) -> tuple[str, str]:
-    """Prompt and new text; a character whose bytes both share goes to the new text where it can."""
+def _decoded(tokenizer: Tokenizer, prompt: Sequence[int], new: Sequence[int]) -> tuple[str, str]:
+    """Decode a prompt and the new text; a character that spans both goes to the new text where possible."""
     before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *new])
     return before, whole[len(before) :] if whole.startswith(before) else tokenizer.decode(new)
-
-
-def _notes(
-    prepared: Prepared, metrics: Sequence[Metric], said: Sequence[tuple[str, str]], human: np.ndarray
-) -> list[str]:
-    notes = []
-    values = {metric.name: metric.value for metric in metrics}
-    if empty := sum(not text for _, text in said):
-        notes.append(f"{empty} of {prepared.samples} samples are empty")
-    if broken := sum("\ufffd" in text for _, text in said):
-        notes.append(f"{broken} of {prepared.samples} samples have bytes that make no character, shown as U+FFFD")
-    if "human_unigram_entropy" in values:
-        count = min(len(human), prepared.samples)
-        short = "" if count == prepared.samples else f" (only {count}, so its distinct-n are not comparable)"
-        notes.append(
-            f"human text of that length{short}: entropy {values['human_unigram_entropy']:.3f}, "
-            f"distinct-2 {values.get('human_distinct_2', 0):.3f}, self-BLEU {values.get('human_self_bleu', 0):.3f}, "
-            f"repetition {values['human_repetition']:.3f}"
-        )
-    if prepared.scorer is None:
-        notes.append("no Gen PPL without a scorer: --scorer NAME")
-    if prepared.featuriser is None:
-        notes.append("no MAUVE without a featuriser: --mauve NAME, with --samples 500 or more")
-    return notes

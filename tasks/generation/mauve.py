@@ -2,11 +2,12 @@
 
 The divergence is the mauve-text package's, with its published defaults; it gets features, never text, so that nothing
 is fetched and no featuriser is chosen for us. It is optional: `pip install 'latent-thought-bench[mauve]'`.
-Shapes: N texts, D numbers a text.
+Shapes: N texts, D features per text.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sys
@@ -14,15 +15,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ltm import statistics
 from ltm.errors import UserError
-from ltm.rng import seed_of
+from tasks.generation.metrics import metric
+from tasks.models import label
 
 if TYPE_CHECKING:
     from ltm.harness import HarnessModel
+    from ltm.result import Metric
 
 LEAST_TEXTS = 500
 KMEANS_SEEDS = 5
@@ -49,6 +53,26 @@ def check_size(texts: int) -> None:
         raise UserError(
             f"MAUVE needs at least {LEAST_TEXTS} texts on each side, found {texts}: --samples {LEAST_TEXTS}"
         )
+
+
+def compare(
+    featuriser: HarnessModel,
+    written: Sequence[tuple[str, str]],
+    human: Sequence[tuple[str, str]],
+    reference: Sequence[str],
+) -> list[Metric]:
+    """MAUVE against human reference texts: of the model's texts, of other human texts (a ceiling), of shuffled ones."""
+    ceiling = ["".join(pair) for pair in human]
+    sets = {
+        "": ["".join(pair) for pair in written],
+        "human_": ceiling,
+        "shuffled_": [shuffled_words(text, n) for n, text in enumerate(ceiling)],
+    }
+    p_ND, metrics = features(featuriser, reference), []
+    for compared, texts in sets.items():
+        q_ND = features(featuriser, texts)
+        metrics += mauve_metrics(mauve(p_ND, q_ND), label(featuriser), min(len(p_ND), len(q_ND)), compared=compared)
+    return metrics
 
 
 def features(featuriser: HarnessModel, texts: Sequence[str]) -> np.ndarray:
@@ -91,8 +115,22 @@ def mauve(p_ND: np.ndarray, q_ND: np.ndarray) -> Mauve:
     )
 
 
+def mauve_metrics(found: Mauve, featuriser: str, n: int, *, compared: str = "") -> list[Metric]:
+    """MAUVE, its spread over k-means seeds, and MAUVE*; `compared` names texts that are not the model's: `human_`."""
+    rest: dict[str, Any] = {"unit": "set", "n": n}
+    mean = statistics.Measured(found.mean, found.sd / math.sqrt(KMEANS_SEEDS), None, None, "")
+    sd, star = (statistics.Measured(value, None, None, None, "") for value in (found.sd, found.star))
+    return [
+        metric(f"{compared}mauve[{featuriser}]", mean, "higher", headline=not compared, **rest),
+        metric(f"{compared}mauve_kmeans_sd[{featuriser}]", sd, "lower", **rest),
+        metric(f"{compared}mauve_star[{featuriser}]", star, "higher", **rest),
+    ]
+
+
 def shuffled_words(text: str, index: int) -> str:
     """The text with its words in random order, the white space between them as it was; `index` chooses the order."""
+    from ltm.rng import seed_of
+
     parts = re.split(r"(\s+)", text)
     words = [place for place, part in enumerate(parts) if part.strip()]
     order = np.random.default_rng(seed_of("shuffled words", index)).permutation(len(words))

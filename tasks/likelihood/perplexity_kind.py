@@ -1,97 +1,107 @@
-"""Perplexity: the whole text of a split through a model, block by block. The metrics' units are in stats.py."""
+"""Perplexity: score the whole text of a split block by block. `ltm.statistics` converts the units."""
 
 from __future__ import annotations
 
-import argparse
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from ltm import statistics
 from ltm.errors import UserError
-from ltm.result import Metric
+from ltm.result import Identity, Metric
 from tasks import results
-from tasks.kinds import Column, Measurement
+from tasks.kinds import Column, Measurement, Task
 
 if TYPE_CHECKING:
     from ltm.data.split import Split
     from ltm.evaluation.likelihoods import BlockLikelihoods, LikelihoodFloat
     from ltm.harness import HarnessModel
     from tasks.catalog import TaskEntry
-
-ITEMS = "blocks"
-COLUMNS = (
-    Column(metric="token_perplexity", header="Perplexity [95%]", form=".2f", interval=True, sign=True),
-    Column(metric="bits_per_byte", header="Bits/byte", form=".4f", sign=True),
-    Column(metric="kl_per_token", header="KL/token", form=".4f"),
-)
+    from tasks.options import EvalOptions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """A split, its text as models see it, and the length of that text in tokens by tokenizer, once known."""
+class Perplexity(Task):
+    """The perplexity of a split, or of one text file.
 
-    split: Split
-    text: str
-    tokens: dict[str, int] = field(default_factory=dict)
+    Attributes:
+        split: the raw text.
+        text: the text as models see it.
+    """
 
-
-def prepare(entry: TaskEntry, options: argparse.Namespace) -> Prepared:
-    """The split of the task, or the file."""
-    from ltm.data import corpora
-    from ltm.data.separated_text import SeparatedText
-
-    if entry.path is not None:
-        split = corpora.load_file(entry.path)
-    else:
-        split = corpora.load(entry.corpus, entry.split, data_dir=options.data_dir)
-    text = SeparatedText(split.iter_texts()) if options.eos_between_documents else "".join(split.iter_texts())
-    return Prepared(split=split, text=text)
-
-
-def identity(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: argparse.Namespace) -> dict[str, Any]:
-    """What a result's key is made of, known before anything is scored; `model.limit_blocks` is part of it."""
-    tokenizer = model.loaded.tokenizer
-    if tokenizer.fingerprint not in prepared.tokens:
-        prepared.tokens[tokenizer.fingerprint] = len(model.streams([prepared.text])[0])
-    tokens = prepared.tokens[tokenizer.fingerprint]
-    blocks = math.ceil(tokens / model.block_length)
-    if model.limit_blocks is not None and model.limit_blocks < blocks:
-        blocks, tokens = model.limit_blocks, model.limit_blocks * model.block_length
-    _, draws = next(iter(model.offered.values()))
-    return results.identity(
-        entry,
-        prepared.split,
-        model,
-        blocks=blocks,
-        tokens=tokens,
-        eos_between_documents=options.eos_between_documents,
-        draws=draws,
-        likelihoods=sorted(model.offered),
+    items = "blocks"
+    columns: ClassVar[Sequence[Column]] = (
+        Column(metric="token_perplexity", header="Perplexity [95%]", form=".2f", interval=True, sign=True),
+        Column(metric="bits_per_byte", header="Bits/byte", form=".4f", sign=True),
+        Column(metric="kl_per_token", header="KL/token", form=".4f"),
     )
 
+    def __init__(self, entry: TaskEntry, options: EvalOptions):
+        """Read the split, or the file."""
+        from ltm.data import corpora
+        from ltm.data.separated_text import SeparatedText
 
-def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: argparse.Namespace) -> Measurement:
-    """Score the text as lm-eval has it scored: one request for the whole of it.
+        super().__init__(entry, options)
+        if entry.path is not None:
+            self.split = corpora.load_file(entry.path)
+        else:
+            self.split = corpora.load(entry.corpus, entry.split, data_dir=options.data_dir)
+        texts = self.split.iter_texts()
+        self.text = SeparatedText(texts) if options.eos_between_documents else "".join(texts)
+        self._tokens: dict[str, int] = {}
+
+    def stream_tokens(self, model: HarnessModel) -> int:
+        """Tokens of the text under the model's tokenizer; counted once for each tokenizer."""
+        fingerprint = model.loaded.tokenizer.fingerprint
+        if fingerprint not in self._tokens:
+            self._tokens[fingerprint] = len(model.streams([self.text])[0])
+        return self._tokens[fingerprint]
+
+    def identity(self, model: HarnessModel) -> Identity:
+        """Blocks, tokens and likelihoods, known before anything is scored; `model.limit_blocks` is part of it."""
+        tokens = self.stream_tokens(model)
+        blocks = math.ceil(tokens / model.block_length)
+        if model.limit_blocks is not None and model.limit_blocks < blocks:
+            blocks, tokens = model.limit_blocks, model.limit_blocks * model.block_length
+        _, draws = next(iter(model.offered.values()))
+        return results.identity(
+            self.entry,
+            self.split,
+            model,
+            blocks=blocks,
+            tokens=tokens,
+            eos_between_documents=self.options.eos_between_documents,
+            draws=draws,
+            likelihoods=sorted(model.offered),
+        )
+
+    def measure(self, model: HarnessModel, identity: Identity) -> Measurement:
+        """Score the text as lm-eval would, in one request.
+
+        Raises:
+            UserError: a perplexity is beyond all floats.
+        """
+        return score(model, self.entry.name, self.text, self.split)
+
+
+def score(model: HarnessModel, task: str, text: str, split: Split) -> Measurement:
+    """Score a text and compute its metrics.
+
+    Args:
+        task: whose text it is; the noise depends on it.
+        text: as the model sees it.
+        split: the raw text, whose words and bytes count.
 
     Raises:
         UserError: a perplexity is beyond all floats.
     """
     from lm_eval.api.instance import Instance
 
-    request = Instance(
-        request_type="loglikelihood_rolling",
-        doc={},
-        arguments=(prepared.text,),
-        idx=0,
-        metadata=(entry.name, 0, 1),
-    )
+    request = Instance(request_type="loglikelihood_rolling", doc={}, arguments=(text,), idx=0, metadata=(task, 0, 1))
     (value,) = model.loglikelihood_rolling([request])
-    split = prepared.split
     try:
         metrics = [m for name in value.likelihoods for m in _metrics(name, value, split)]
     except ValueError as error:
-        raise UserError(f"{model.loaded.name} on {entry.name}: {error}") from error
+        raise UserError(f"{model.loaded.name} on {task}: {error}") from error
     return Measurement(
         metrics=tuple(metrics),
         records=_records(value),
@@ -99,41 +109,37 @@ def measure(entry: TaskEntry, prepared: Prepared, model: HarnessModel, options: 
         seconds=value.seconds,
         tokens=value.tokens,
         complete=value.complete,
-        found={"blocks": len(value.blocks.nats_N), "tokens": value.tokens, "draws": value.draws},
+        scored={"blocks": len(value.blocks.nats_N), "tokens": value.tokens, "draws": value.draws},
     )
 
 
-def _metrics(name: str, value: LikelihoodFloat, text: Split) -> list[Metric]:
-    from tasks import stats
-
+def _metrics(name: str, value: LikelihoodFloat, split: Split) -> list[Metric]:
     part = value.likelihoods[name]
-    cost = stats.nats_total(part.nats_N, part.tokens_N, part.mc_var_N)
+    total = statistics.nats_total(part.nats_N, part.tokens_N, part.mc_var_N)
     common: dict[str, Any] = {
         "likelihood": name,
         "headline": name == value.headline,
         "kind": part.kind,
         "n": len(part.nats_N),
     }
-    found = [results.metric("token_perplexity", cost.perplexity(), unit="token", **common)]
-    # The text's bytes and words are those of all of it.
+    metrics = [results.metric("token_perplexity", total.perplexity(), unit="token", **common)]
+    # Bytes and words are counted over the whole text only.
     if value.complete:
-        found.append(results.metric("word_perplexity", cost.perplexity(units=text.words), unit="word", **common))
-        found.append(results.metric("bits_per_byte", cost.bits_per_byte(text.bytes), unit="byte", **common))
-    mean_of_exp = stats.mean_of_exp(part.nats_N, part.tokens_N)
+        metrics.append(results.metric("word_perplexity", total.perplexity(units=split.words), unit="word", **common))
+        metrics.append(results.metric("bits_per_byte", total.bits_per_byte(split.bytes), unit="byte", **common))
+    mean_of_exp = statistics.mean_of_exp(part.nats_N, part.tokens_N)
     if name == value.headline and value.complete and math.isfinite(mean_of_exp):
-        # A legacy of published scripts, never what a model is ranked by.
+        # Some published scripts report it; models are never ranked by it.
         legacy = {**common, "headline": False, "kind": "estimate"}
-        found.append(Metric(name="token_perplexity_mean_of_exp", unit="token", value=mean_of_exp, **legacy))
+        metrics.append(Metric(name="token_perplexity_mean_of_exp", unit="token", value=mean_of_exp, **legacy))
     if name == value.headline:
-        found += [_term(term, part, common) for term in part.terms]
-    return found
+        metrics += [_term(term, part, common) for term in part.terms]
+    return metrics
 
 
 def _term(term: str, part: BlockLikelihoods, common: Mapping[str, Any]) -> Metric:
-    from tasks import stats
-
     # A part of a bound bounds nothing by itself.
-    value = stats.term_per_token(part.terms[term], part.tokens_N)
+    value = statistics.term_per_token(part.terms[term], part.tokens_N)
     return Metric(name=f"{term.lstrip('-')}_per_token", unit="token", value=value, **{**common, "kind": "estimate"})
 
 

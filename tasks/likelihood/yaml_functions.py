@@ -1,22 +1,27 @@
-"""What the perplexity tasks do: a split as one document, and the numbers that a log-likelihood of it can give.
+"""Functions that the YAML files of likelihood tasks name: loading texts, and turning log-likelihoods into metrics.
 
-lm-eval loads this file by its path, so it imports `ltm` and third-party packages alone. The units are in stats.py.
+lm-eval loads this file by its path, so it imports only `ltm` and third-party packages.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ltm import statistics
 from ltm.data.separated_text import SeparatedText
 from ltm.errors import UserError
 
 
-def load(
+def load_text(
     corpus: str, split: str, data_dir: str | None = None, eos_between_documents: bool = False, **_: Any
 ) -> dict[str, Any]:
-    """The split as a data set of one document: all its detokenised text, with what is known of the raw text.
+    """Load a split as a data set of one document: its detokenised text, with the counts of the raw text.
 
     lm-eval passes the model's arguments along, hence `**_`. `data_dir` and `eos_between_documents` come from
     `--metadata data_dir=DIR,eos_between_documents=true`; without the first, $LTM_DATA_DIR is the directory of corpora.
@@ -45,14 +50,14 @@ def load(
 
 
 def text(document: dict[str, Any]) -> str:
-    """What is scored. A function, since a template could touch white space."""
+    """Return the text to score. A function, since a template could change white space."""
     return SeparatedText(document["parts"]) if "parts" in document else document["text"]
 
 
 def results(document: dict[str, Any], results: list[Any]) -> dict[str, Any]:
-    """The metrics that this backend's answer can give, each with the same item for its aggregation in stats.py.
+    """Return an item for each metric that this backend's answer can give; the `lm_` functions below aggregate them.
 
-    A plain float knows neither its tokens nor its parts, so it gives word perplexity and bits per byte.
+    A plain float knows neither its tokens nor its terms, so it gives word perplexity and bits per byte only.
 
     Raises:
         UserError: the answer is not a finite number, or from a backend that knows no separators.
@@ -85,10 +90,10 @@ def results(document: dict[str, Any], results: list[Any]) -> dict[str, Any]:
 
 
 def results_in_chunks(document: dict[str, Any], answers: list[Any]) -> dict[str, Any]:
-    """As `results`, of a text that was read in chunks.
+    """Return what `results` does, for a text that was read in chunks.
 
     Raises:
-        UserError: it was not: an ELBO must not go by the name of a prequential task.
+        UserError: it was not read in chunks: a prequential task must not report an ELBO.
     """
     if getattr(answers[0], "headline", None) not in ("prequential_bound", "exact"):
         raise UserError(
@@ -96,3 +101,114 @@ def results_in_chunks(document: dict[str, Any], answers: list[Any]) -> dict[str,
             "--model_args pretrained=NAME,prequential=16"
         )
     return results(document, answers)
+
+
+def cut_last_word(text: str) -> tuple[str, str]:
+    """Split a text into what precedes its last word and that word with a space before it, as LAMBADA does.
+
+    Words are separated by white space (arXiv 1606.06031). A text of one word has an empty context.
+    """
+    *before, word = text.rstrip().rsplit(maxsplit=1) or [""]
+    return ("", word) if not before else (before[0], f" {word}")
+
+
+def load_last_words(corpus: str, split: str, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
+    """Load a split with one row per document, detokenised, with `context` and `word`."""
+    import datasets
+
+    from ltm.data import corpora
+
+    texts = corpora.load(corpus, split, data_dir=Path(data_dir) if data_dir else None).iter_texts()
+    rows = [dict(zip(("context", "word"), cut_last_word(text), strict=True)) for text in texts]
+    return {split: datasets.Dataset.from_list(rows)}
+
+
+def context(document: dict[str, Any]) -> str:
+    """Return the text before the last word."""
+    return document["context"]
+
+
+def word(document: dict[str, Any]) -> str:
+    """Return the last word, with the space before it."""
+    return document["word"]
+
+
+# Aggregations. An item is (log-likelihood, bytes, words) of a document, as `results` makes it.
+
+
+def lm_token_perplexity(items: Sequence[Any]) -> float:
+    """Token perplexity of the headline likelihood."""
+    return _perplexity_of(items).value
+
+
+def lm_token_perplexity_mc_se(items: Sequence[Any]) -> float:
+    """Monte Carlo standard error of the token perplexity."""
+    return _perplexity_of(items).stderr_mc or 0.0
+
+
+def lm_token_perplexity_ci95_low(items: Sequence[Any]) -> float:
+    """Lower end of the bootstrap interval of the token perplexity."""
+    ci95 = _perplexity_of(items).ci95
+    assert ci95 is not None
+    return ci95[0]
+
+
+def lm_token_perplexity_ci95_high(items: Sequence[Any]) -> float:
+    """Upper end of the bootstrap interval of the token perplexity."""
+    ci95 = _perplexity_of(items).ci95
+    assert ci95 is not None
+    return ci95[1]
+
+
+def lm_token_perplexity_mean_of_exp(items: Sequence[Any]) -> float:
+    """Mean of the blocks' perplexities, which some published scripts report."""
+    parts = [value.blocks for value, *_ in items]
+    return statistics.mean_of_exp(
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("nats_N", "tokens_N"))
+    )
+
+
+def lm_word_perplexity(items: Sequence[Any]) -> float:
+    """exp(total nats / words of the raw text)."""
+    nats, words = -math.fsum(item[0] for item in items), sum(item[2] for item in items)
+    return statistics.perplexity(nats / words)
+
+
+def lm_bits_per_byte(items: Sequence[Any]) -> float:
+    """Total bits over the bytes of the raw text."""
+    return -math.fsum(item[0] for item in items) / sum(item[1] for item in items) / math.log(2)
+
+
+def lm_kl_per_token(items: Sequence[Any]) -> float:
+    """KL part of the headline likelihood, nats per token."""
+    return _term_of(items, "-kl")
+
+
+def lm_reconstruction_per_token(items: Sequence[Any]) -> float:
+    """Reconstruction part of the headline likelihood, nats per token."""
+    return _term_of(items, "reconstruction")
+
+
+def lm_importance_bound_token_perplexity(items: Sequence[Any]) -> float:
+    """Token perplexity of the importance bound."""
+    return _perplexity_of(items, "importance_bound").value
+
+
+def lm_reused_noise_token_perplexity_estimate(items: Sequence[Any]) -> float:
+    """Token perplexity of the reused-noise estimate, which is not a bound."""
+    return _perplexity_of(items, "reused_noise_estimate").value
+
+
+def _perplexity_of(items: Sequence[Any], likelihood: str | None = None) -> statistics.Measured:
+    parts = [value.likelihoods[likelihood or value.headline] for value, *_ in items]
+    tokens_N = np.concatenate([part.tokens_N for part in parts])
+    known = all(part.mc_var_N is not None for part in parts)
+    mc_var_N = np.concatenate([part.mc_var_N for part in parts]) if known else None
+    return statistics.nats_total(np.concatenate([part.nats_N for part in parts]), tokens_N, mc_var_N).perplexity()
+
+
+def _term_of(items: Sequence[Any], term: str) -> float:
+    parts = [value.blocks for value, *_ in items]
+    return statistics.term_per_token(
+        np.concatenate([part.terms[term] for part in parts]), np.concatenate([part.tokens_N for part in parts])
+    )

@@ -5,7 +5,6 @@ A prompt that does not fit loses whole exemplars from its front; the question is
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from ltm.evaluation.rows import Prompt
     from ltm.tokenizer import Tokenizer
     from tasks.catalog import TaskEntry
+    from tasks.options import EvalOptions
 
 CONTROLS = ("shuffled-question", "wrong-answers")
 """The exemplars before another problem's question; the question after exemplars that have each other's solutions."""
@@ -63,7 +63,7 @@ class Settings:
         }
 
 
-def settings(entry: TaskEntry, options: argparse.Namespace) -> Settings:
+def settings(entry: TaskEntry, options: EvalOptions) -> Settings:
     """The settings of a run.
 
     Raises:
@@ -90,10 +90,6 @@ def settings(entry: TaskEntry, options: argparse.Namespace) -> Settings:
     for control in controls:
         if control not in CONTROLS:
             raise did_you_mean("control", control, CONTROLS)
-    if found.shots < 0:
-        raise UserError(f"--shots: expected 0 or more exemplars, found {found.shots}")
-    if found.temperature < 0:
-        raise UserError(f"--temperature: expected at least 0, found {found.temperature}")
     if "wrong-answers" in controls and found.shots < 2:
         raise UserError(
             f"--controls wrong-answers swaps the exemplars' solutions: expected --shots 2 or more, found {found.shots}"

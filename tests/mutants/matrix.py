@@ -16,7 +16,7 @@ from unittest import mock
 
 from ltm.errors import UserError
 from tasks.audit.checks import enumeration
-from tasks.audit.evidence import CheckResult
+from tasks.audit.checks.check import CheckResult
 from tests.mutants import MUTANTS, Mutant, latent, networks, pipeline, specimens, task_checks
 
 assert latent and networks and pipeline  # each adds its mutants

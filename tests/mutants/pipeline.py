@@ -8,12 +8,11 @@ from unittest import mock
 import torch
 
 from baselines.diffusion import unmasking
-from ltm import harness
+from ltm import harness, statistics
 from ltm.evaluation.runner import Runner
 from ltm.nn import left_to_right
 from ltm.tokenizer import Tokenizer
-from tasks import stats
-from tasks.problems import dataset, solver
+from tasks.problems import dataset, metrics, solver
 from tasks.problems.dataset import Problems
 from tests.mutants import Patch, changed, instead, mutant
 from tests.mutants.task_checks import GROUPS
@@ -40,16 +39,16 @@ def mean_of_perplexities() -> Patch:
     def make(sound):
         def bad(nats_N, tokens_N, mc_var_N=None):
             found = sound(nats_N, tokens_N, mc_var_N)
-            return found._replace(nats=found.tokens * math.log(stats.mean_of_exp(nats_N, tokens_N)))
+            return found._replace(nats=found.tokens * math.log(statistics.mean_of_exp(nats_N, tokens_N)))
 
         return bad
 
-    return instead(stats, "cost", make)
+    return instead(statistics, "nats_total", make)
 
 
 @mutant("ar", "bytes from the tokenizer: of the text that is scored, not of the raw text")
 def bytes_of_tokens() -> Patch:
-    return instead(stats.NatsTotal, "bits_per_byte", lambda sound: lambda self, byte_count: sound(self, self.tokens))
+    return instead(statistics.NatsTotal, "bits_per_byte", lambda sound: lambda self, _: sound(self, self.tokens))
 
 
 @mutant("ar", "text in small letters, against bytes of the text as it was")
@@ -95,7 +94,7 @@ def substring_scoring() -> Patch:
 
 @mutant("tasks", "pass@k as 1 - (1 - c/n)^k")
 def pass_with_replacement() -> Patch:
-    return mock.patch.object(solver, "pass_at_k", lambda n, c, k: 1 - (1 - c / n) ** k)
+    return mock.patch.object(metrics, "pass_at_k", lambda n, c, k: 1 - (1 - c / n) ** k)
 
 
 @mutant("tasks", "maj@k of the whole sample, a tie won")
@@ -103,7 +102,7 @@ def majority_of_all() -> Patch:
     def bad(answers, gold, k):
         return float(answers.count(gold) * 2 >= len(answers))
 
-    return mock.patch.object(solver, "majority_at_k", bad)
+    return mock.patch.object(metrics, "majority_at_k", bad)
 
 
 @mutant("tasks", "float32 Gumbel noise, the mask competing with the tokens at every step")

@@ -19,9 +19,9 @@ from ltm.known_sources.base import KnownSource
 from ltm.rng import SequenceRng
 from ltm.training.checkpoint import weights_digest
 from tasks.audit import twins
-from tasks.audit.checks import bookkeeping, enumeration, estimator, next_token, noise
+from tasks.audit.checks import bookkeeping, enumeration, estimator, next_token
 from tasks.audit.checks import source as source_checks
-from tasks.audit.evidence import CheckResult
+from tasks.audit.checks.check import CheckResult
 from tests.mutants.task_checks import by_chance
 
 SIZES = {"UPDATES": 120, "FAST_STEPS": 40, "FEW_DRAWS": 16, "DRAWS": 256}
@@ -137,7 +137,7 @@ CHECKS: dict[str, Callable[[Specimen], Sequence[CheckResult]]] = {
     "known_source": lambda s: source_checks.known_source(source_checks.claims_on(s.model, s.source, texts=TEXTS)),
     "known_source_64_steps": more_steps,
     "proposal_mass": proposal_mass,
-    "stated_error": lambda s: noise.stated_error(s.model, list(TEXT.encode()[:16])),
+    "stated_error": lambda s: estimator.stated_error(s.model, list(TEXT.encode()[:16])),
     "accounting": lambda s: bookkeeping.accounting(s.model, TEXT[:56]),
     "depends_on_weights": lambda s: bookkeeping.depends_on_weights(s.model, TEXT[:24]),
     "samples_follow_the_law": samples_follow_the_law,

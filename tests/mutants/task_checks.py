@@ -17,8 +17,8 @@ from baselines.diffusion import unmasking
 from ltm import tokenizer
 from ltm.api import Sampling
 from ltm.rng import SequenceRng
-from tasks.audit.evidence import CheckResult
-from tasks.problems import dataset, solver
+from tasks.audit.checks.check import CheckResult
+from tasks.problems import dataset, metrics, solver
 from tasks.problems import prompts as asking
 from tasks.problems.extraction import NUMBERS
 from tasks.problems.pass_at_k import K
@@ -79,7 +79,7 @@ def answers() -> list[CheckResult]:
 def rates() -> list[CheckResult]:
     """pass@k and maj@k of a few problems against enumeration of every choice of k samples."""
     texts = [[*["4"] * c, *["5", "6", "no"][: SAMPLES - c], *["5"] * (SAMPLES - c - 3)] for c in range(SAMPLES + 1)]
-    found = solver._rates(solver.Answered(golds=["4"] * len(texts), texts=texts), "flexible")
+    found = metrics._rates(solver.Answered(golds=["4"] * len(texts), texts=texts), "flexible")
     faults = []
     for c, own in enumerate(texts):
         right = [text == "4" for text in own]

@@ -5,7 +5,6 @@ Shapes: N blocks, L tokens.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
 import math
@@ -16,8 +15,9 @@ import numpy as np
 import torch
 
 from ltm.errors import UserError
+from ltm.latent.base import LatentModel
 from ltm.rng import SequenceRng, seed_of
-from tasks.audit.evidence import CheckResult
+from tasks.audit.checks.check import CheckResult
 
 if TYPE_CHECKING:
     from ltm.api import LoadedModel
@@ -66,7 +66,6 @@ def accounting(model: HarnessModel, text: str) -> list[CheckResult]:
 def _check_report(model: HarnessModel, text: str, faults: Mapping[str, list[str]]) -> None:
     """The metrics that a perplexity task would report of text with other bytes than it is scored by, against totals."""
     from ltm.data.split import Split
-    from tasks.catalog import TaskEntry
     from tasks.likelihood import perplexity_kind
 
     raw = (WORD_SPLIT, text)
@@ -75,10 +74,8 @@ def _check_report(model: HarnessModel, text: str, faults: Mapping[str, list[str]
     if model.loaded.tokenizer.decode(model.loaded.tokenizer.encode(scored + PLAIN).tolist()) != scored + PLAIN:
         for own in faults.values():
             own.append("tokens do not give the text back, so that less is scored than the raw text's bytes and words")
-    entry = TaskEntry(name="audit text", version=1.0, kind="perplexity", corpus="audit", split="text")
-    prepared = perplexity_kind.Prepared(split=split, text=scored)
     try:
-        found = perplexity_kind.measure(entry, prepared, model, argparse.Namespace())
+        found = perplexity_kind.score(model, "audit text", scored, split)
     except UserError as error:
         for own in faults.values():
             own.append(f"refused where perplexity is measured: {error}")
@@ -174,7 +171,8 @@ def _chain_rule(model: HarnessModel, rows: Sequence[Any], nats_N: torch.Tensor) 
 
 
 def _rounding(model: HarnessModel) -> float:
-    fitted = getattr(model.loaded.model.config, "posterior", None) is not None
+    inner = model.loaded.model
+    fitted = isinstance(inner, LatentModel) and inner.fits_posterior
     return 0.03 if fitted else ROUNDING.get(model.runner.dtype, 0.03)
 
 
@@ -195,7 +193,7 @@ def depends_on_weights(model: HarnessModel, text: str) -> list[CheckResult]:
                 name="depends_on_weights", likelihood=None, passed=None, value=math.nan, limit=math.nan, detail=detail
             )
         ]
-    other, again, fresh = _nats(_like(model, shaken), text), _nats(model, text), _uncached(model, text)
+    other, again, fresh = _nats(model.like(shaken), text), _nats(model, text), _uncached(model, text)
     half = text[: max(1, len(text) // 2)]
     kept_half, fresh_half = _nats(model, half), _uncached(model, half)
     limit, results = _rounding(model), []
@@ -240,20 +238,6 @@ def shake(loaded: LoadedModel, *, seed: int = 0) -> LoadedModel | None:
                 value.mul_(2)
     info = {**loaded.info, "weights_digest": weights_digest(model.state_dict())}
     return dataclasses.replace(loaded, model=model, info=info) if changed else None
-
-
-def _like(model: HarnessModel, loaded: LoadedModel) -> HarnessModel:
-    from ltm.harness import HarnessModel
-
-    return HarnessModel(
-        pretrained=loaded,
-        draws=model.runner.scorer.draws,
-        seed=model.runner.seed,
-        device=str(model.device),
-        batch_size=model.runner.scorer.batch_size,
-        dtype=model.runner.dtype,
-        headline_only=model.headline_only,
-    )
 
 
 def _nats(model: HarnessModel, text: str) -> dict[str, float]:

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from ltm.api import LanguageModel, LikelihoodEstimate
 from ltm.latent.base import LatentModel
 from ltm.rng import SequenceRng
-from tasks.audit.checks.mass import averages, beyond, part_of, summed
-from tasks.audit.evidence import CheckResult
+from tasks.audit.checks.check import CheckResult, beyond
+from tasks.audit.checks.mass import averages, part_of, summed
 
 TOKENS, LENGTH = 3, 4
 """Of the miniature; a family may need a length that is a little more."""

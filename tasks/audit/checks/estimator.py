@@ -1,6 +1,6 @@
-"""A check of what an ELBO is made of: from q and p(x|z) alone, with everything else written anew.
+"""Checks of estimators: an ELBO recomputed from q and p(x|z) alone, and Monte Carlo errors against actual spread.
 
-Shapes: N texts, L tokens, K draws, (Y, G, D) a text's latents.
+Shapes: N texts or copies, L tokens, K draws, (Y, G, D) latents of a text.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ltm.errors import UserError
+from ltm.latent.base import LatentModel
 from ltm.rng import SequenceRng, seed_of
-from tasks.audit.evidence import CheckResult
+from tasks.audit.checks.check import CheckResult
 
 if TYPE_CHECKING:
     from ltm.harness import HarnessModel
@@ -22,6 +22,11 @@ TEXTS, DRAWS, ERRORS = 4, 64, 4.0
 """Blocks of real text, draws of z for each, and how many standard errors a claim may be above what they give."""
 SLIP = 1e-4
 """Of a KL, and of an ELBO, for the rounding of float32."""
+
+COPIES, COPY_TOKENS = 64, 16
+"""Copies of one text that are scored under independent noises, and its length."""
+MOST = 4.0
+"""The largest ratio of stated variance to the variance over copies, and of that to the stated one."""
 
 
 def recomputed_elbo(model: HarnessModel, tokens: Sequence[int]) -> list[CheckResult]:
@@ -34,11 +39,8 @@ def recomputed_elbo(model: HarnessModel, tokens: Sequence[int]) -> list[CheckRes
     Args:
         tokens: of real text, at least one.
     """
-    from tasks.diagnostics.kind import checked
-
-    try:
-        reader = checked(model)
-    except UserError:
+    reader = model.loaded.model
+    if not (isinstance(reader, LatentModel) and reader.gaussian_posterior):
         return []
     length = min(len(tokens), reader.block_length)
     count = max(1, min(TEXTS, len(tokens) // length))
@@ -67,3 +69,45 @@ def recomputed_elbo(model: HarnessModel, tokens: Sequence[int]) -> list[CheckRes
             detail=f"{detail}; claimed {excess:+.3g} nats more, at most {limit:.3g}",
         )
     ]  # fmt: skip
+
+
+def stated_error(model: HarnessModel, tokens: Sequence[int]) -> list[CheckResult]:
+    """Score one text under independent noises: do its values spread as the Monte Carlo error that each of them states?
+
+    Averaged claims enter an e-value three standard errors lower, and a mass may exceed 1 by as much: an error stated
+    too large hides a false claim from both, and one stated too small refutes a sound one. Errors of logarithms of means
+    are approximations, too small where few draws carry the mean, and where q is fitted the fit has noise of its own,
+    of which the bound is right whatever it is: there, only an error that is too large is refuted. It shows nothing of
+    the values themselves, and of claims without such an error nothing at all.
+
+    Args:
+        tokens: of real text, at least one.
+    """
+    reader = model.runner.scorer.model
+    inner = model.loaded.model
+    fitted = isinstance(inner, LatentModel) and inner.fits_posterior
+    length = min(len(tokens), COPY_TOKENS, reader.block_length)
+    tokens_NL = torch.tensor(list(tokens[:length]), device=model.device).expand(COPIES, -1)
+    with torch.no_grad():
+        estimates = reader.log_likelihoods(
+            tokens_NL, rng=SequenceRng(model.runner.seed, range(COPIES)), draws=model.runner.scorer.draws
+        )
+    # The rounding of floats.
+    floor = (1e-6 * max(float(estimate.nats_B.abs().max()) for estimate in estimates.values())) ** 2
+    results = []
+    for name, estimate in estimates.items():
+        if estimate.mc_var_B is None:
+            continue
+        stated, spread = float(estimate.mc_var_B.double().mean()), float(estimate.nats_B.double().var())
+        ratio = (stated + floor) / (spread + floor)
+        results.append(
+            CheckResult(
+                name="stated_error",
+                likelihood=name,
+                passed=ratio <= MOST and (ratio >= 1 / MOST or fitted or not estimate.averaged),
+                value=ratio,
+                limit=MOST,
+                detail=f"stated variance {stated:.3g}, found {spread:.3g} over {COPIES} noises",
+            )
+        )
+    return results

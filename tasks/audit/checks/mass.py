@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ltm.api import LanguageModel, LikelihoodEstimate
 from ltm.rng import SequenceRng
-from tasks.audit.evidence import STANDARD_ERRORS, CheckResult
+from tasks.audit.checks.check import CheckResult
+from tasks.audit.checks.evidence import STANDARD_ERRORS
 
 ROUGH, AVERAGED_ERRORS, MOST_ERRORS = 0.05, 4.0, 5.0
 """Half a variance of averaged claims beyond which exponentials say little; the standard errors that such claims may be
@@ -70,12 +71,6 @@ def summed(
     return CheckResult(
         name=name, likelihood=likelihood, passed=passed and math.isfinite(mass), value=mass, limit=limit, detail=detail
     )
-
-
-def beyond(result: CheckResult) -> float:
-    """How bad a mass is: failures first, then by what it exceeds its limit, or is from 1."""
-    off = abs(result.value - 1) if not result.passed else result.value - result.limit
-    return math.inf if math.isnan(off) else off + (0 if result.passed else 1e6)
 
 
 def averages(reader: LanguageModel, context: int) -> bool:

@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from ltm.api import LikelihoodEstimate
 from ltm.latent.base import LatentModel
 from ltm.rng import SequenceRng, seed_of
-from tasks.audit.checks.mass import averages, beyond, joined, summed
-from tasks.audit.evidence import STANDARD_ERRORS, CheckResult
+from tasks.audit.checks.check import CheckResult, beyond
+from tasks.audit.checks.evidence import STANDARD_ERRORS
+from tasks.audit.checks.mass import averages, joined, summed
 
 if TYPE_CHECKING:
     from ltm.harness import HarnessModel

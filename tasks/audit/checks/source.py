@@ -15,7 +15,8 @@ import torch
 
 from ltm.data import corpora
 from ltm.rng import SequenceRng, seed_of
-from tasks.audit.evidence import ALPHA, STANDARD_ERRORS, CheckResult, Evidence, Floats, evidence, mean_lower_bound
+from tasks.audit.checks.check import CheckResult
+from tasks.audit.checks.evidence import ALPHA, STANDARD_ERRORS, Evidence, Floats, evidence, mean_lower_bound
 
 if TYPE_CHECKING:
     from ltm.api import Kind

@@ -68,28 +68,6 @@ class Evidence:
         return (self.threshold - self.log_e_value) / self.texts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckResult:
-    """What one check found of one likelihood.
-
-    Attributes:
-        name: of the check.
-        likelihood: whose; None of all that a model has.
-        passed: None where there was nothing to check, as `detail` says.
-        value, limit: what was found and the most that it may be, nan where that is no number.
-        detail: one line for a reader.
-        evidence: of a known source.
-    """
-
-    name: str
-    likelihood: str | None
-    passed: bool | None
-    value: float
-    limit: float
-    detail: str
-    evidence: Evidence | None = None
-
-
 def evidence(
     claims_N: Any, reference_N: Any, mc_var_N: Any = None, *, averaged: bool = False, alpha: float = ALPHA
 ) -> Evidence:

@@ -1,0 +1,86 @@
+"""The options of an evaluation, checked once, whether they come from the command line or from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from ltm.errors import UserError
+
+LEAST: Mapping[str, int] = {
+    "seed": 0,
+    "draws": 1,
+    "batch_size": 1,
+    "limit_blocks": 1,
+    "limit_problems": 1,
+    "chunk": 1,
+    "samples": 1,
+    "shots": 0,
+    "new_tokens": 1,
+    "prompt_tokens": 1,
+    "show_samples": 1,
+}
+"""The smallest allowed value of each whole number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalOptions:
+    """Options of one run of `ltm-eval`, named as on the command line; None means the model's or the task's default.
+
+    Attributes:
+        settings: `field=value` of the measured models' configs (`--set`).
+
+    Raises:
+        UserError: a value is out of range; names the option.
+    """
+
+    output: Path = Path("results")
+    data_dir: Path | None = None
+    seed: int = 0
+    draws: int | None = None
+    batch_size: int | str = "auto"
+    device: str | None = None
+    dtype: str = "float32"
+    settings: tuple[str, ...] = ()
+    headline_only: bool = False
+    limit_blocks: int | None = None
+    eos_between_documents: bool = False
+    chunk: int | None = None
+    proposal: str | None = None
+    samples: int | None = None
+    temperature: float | None = None
+    show_samples: int | None = None
+    top_p: float | None = None
+    new_tokens: int | None = None
+    prompt_tokens: int | None = None
+    scorer: str | None = None
+    mauve: str | None = None
+    shots: int | None = None
+    exemplars: str | None = None
+    controls: str | None = None
+    limit_problems: int | None = None
+
+    def __post_init__(self) -> None:
+        from ltm.config import whole_number
+        from ltm.devices import check_device, check_dtype
+
+        check_dtype(self.dtype)
+        if self.device is not None:
+            check_device(self.device)
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and not (name == "batch_size" and value == "auto"):
+                whole_number(flag(name), value, least=least)
+        if self.temperature is not None and not self.temperature >= 0:
+            raise UserError(f"--temperature: expected at least 0, found {self.temperature}")
+
+
+def flag(name: str) -> str:
+    """The command-line flag of an option: `--limit-blocks` for `limit_blocks`."""
+    return "--" + {"settings": "set"}.get(name, name).replace("_", "-")
+
+
+def option_names() -> list[str]:
+    """Names of all options."""
+    return [field.name for field in fields(EvalOptions)]
