@@ -1,5 +1,5 @@
-# Two commands from a fresh clone, set-up included: make demo, make test.
-# PYTHON chooses the interpreter (3.10 or newer) that .venv is made from.
+# From a fresh clone, set-up included: make demo, make test.
+# PYTHON is the interpreter (3.10 or newer) that .venv is made from.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -7,11 +7,11 @@ DEMO := demo
 QUICK := $(DEMO)/quick
 BOARD := docs/board
 
-# The dearest first, so that no core waits for the last.
+# The most expensive first, so that no core waits for the last one.
 TINY := ltm-tiny sedd-uniform-tiny bd3lm-tiny vae-vq-tiny vae-tiny sedd-tiny md4-learned-tiny md4-tiny mdlm-tiny ar-tiny
 TINY += ngram-tiny ngram-unigram-tiny ngram-uniform-tiny
 SCORED := $(addprefix score-,$(TINY))
-# Models of this size run several times faster side by side, a thread each, than one after another on all cores.
+# Models of this size run several times faster in parallel, one thread each, than one after another on all cores.
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 AXE := 4.14.1
@@ -21,12 +21,12 @@ AXE := 4.14.1
 
 help:
 	@echo "make demo    train, evaluate and rank two tiny models on text that comes with Python (six minutes, CPU)"
-	@echo "make leaderboard  train, evaluate, audit and rank every tiny model, JOBS at a time (default: a core each)"
-	@echo "make check   fail if that leaderboard is not what its results give"
-	@echo "make board   make leaderboard, and keep it with its results in $(BOARD) and README.md"
-	@echo "make readme  rebuild that from the results that are kept"
-	@echo "make test    run all tests; those of the page need a Chromium, and make axe for its accessibility"
-	@echo "make test-emulated  the same as on a processor with AVX2 alone"
+	@echo "make leaderboard  train, evaluate, audit and rank every tiny model, JOBS at a time (default: one per core)"
+	@echo "make check   fail if that leaderboard does not match its results"
+	@echo "make board   make leaderboard, and store it with its results in $(BOARD) and README.md"
+	@echo "make readme  rebuild that from the stored results"
+	@echo "make test    run all tests; those of the HTML page need Chromium, and make axe for accessibility"
+	@echo "make test-emulated  the same, as on a processor with only AVX2"
 	@echo "make lint    ruff and mypy"
 	@echo "make setup   only make .venv, with the exact versions of constraints.txt"
 	@echo "make clean   remove .venv, demo and caches"
@@ -39,7 +39,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-# A third of what the leaderboard trains on, and a home of its own. What is trained and scored already is not done again.
+# A third of the leaderboard's training text, in a home of its own. Finished training and scoring is not repeated.
 demo: export LTM_HOME = $(QUICK)/home
 demo: $(INSTALLED)
 	$(BIN)/ltm-train ltm-tiny --corpus pydocs --budget tokens=150k
@@ -54,7 +54,7 @@ leaderboard: $(INSTALLED)
 	@$(MAKE) --no-print-directory -j$(JOBS) $(SCORED)
 	$(BIN)/ltm-leaderboard build --results $(DEMO)/results --out $(DEMO)/LEADERBOARD.md
 
-# Tiny models train themselves on first use. What several models write at once, nobody can read: each has its log.
+# Tiny models train themselves on first use. Each writes its own log, since interleaved output would be unreadable.
 $(SCORED): score-%: $(INSTALLED)
 	@echo "$*: training, scoring, auditing; see $(DEMO)/logs/$*.log"
 	@$(BIN)/ltm-eval --model $* --tasks pydocs,audit --output $(DEMO)/results >>$(DEMO)/logs/$*.log 2>&1 \
@@ -64,7 +64,7 @@ $(SCORED): score-%: $(INSTALLED)
 check: $(INSTALLED)
 	$(BIN)/ltm-leaderboard check --results $(DEMO)/results --out $(DEMO)/LEADERBOARD.md
 
-# The board in the repository, with the results that it is made from. CHANGELOG.md names those that are replaced.
+# The board in the repository, with its results. CHANGELOG.md must name the results that are replaced.
 board: leaderboard
 	rm -rf $(BOARD)/results/*/
 	mkdir -p $(BOARD)/results
@@ -74,17 +74,17 @@ board: leaderboard
 readme: $(INSTALLED)
 	$(BIN)/ltm-leaderboard build --results $(BOARD)/results --out $(BOARD)/LEADERBOARD.md --readme README.md
 
-# A worker a core, each on one thread: tests are small, and many threads on little work only wait for each other.
+# One worker per core, one thread each: tests are small, and many threads on little work only wait for each other.
 test: export OMP_NUM_THREADS = 1
 test: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
-# As on a processor without AVX-512 and bfloat16. Nothing that a test says may depend on which one it runs on.
+# As on a processor without AVX-512 and bfloat16. No test's outcome may depend on the processor.
 test-emulated: export ATEN_CPU_CAPABILITY = avx2
 test-emulated: export ONEDNN_MAX_CPU_ISA = AVX2
 test-emulated: test
 
-# The one thing that tests take from another world: what checks that pages are accessible.
+# The tests' only npm package: the accessibility checker for the HTML page.
 axe:
 	npm install --no-save --no-package-lock --ignore-scripts axe-core@$(AXE)
 
