@@ -6,10 +6,12 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from leaderboard.entries import Entry, read
+from ltm import registry
 from ltm.config import config_digest, digest
 from ltm.errors import UserError
 from ltm.result import Metric, Result, find_results, read_records, to_bytes
@@ -68,7 +70,8 @@ def differences(entry: Entry) -> Iterator[str]:
 
 def recomputed(metric: Metric, result: Result, records: Records) -> float | None:
     """A metric from the records; None for those that need more than is in them, such as samples' n-grams."""
-    find = _FORMULAS.get(metric.name.partition("[")[0])
+    name = metric.name.partition("[")[0]
+    find = _FORMULAS.get(name) or _formulas_of_others().get(name)
     return find(metric, result, records) if find else _answers(metric, result, records)
 
 
@@ -185,6 +188,17 @@ _FORMULAS: dict[str, Callable[[Metric, Result, Records], float | None]] = {
     "audit_source_nats_per_token": _claimed("reference"),
     "audit_log_e_value": _log_e_value,
 }
+
+
+@cache
+def _formulas_of_others() -> dict[str, Callable[[Metric, Result, Records], float | None]]:
+    """Formulas of the kinds of task that other packages offer: the attribute `formulas` of their classes."""
+    points = registry.names(registry.TASKS)
+    others = [name for name, point in points.items() if point.module.partition(".")[0] != "tasks"]
+    formulas: dict[str, Callable[[Metric, Result, Records], float | None]] = {}
+    for name in others:
+        formulas |= registry.load(registry.TASKS, "kind of task", name).formulas
+    return formulas
 
 
 def edited_digit(path: Path) -> str | None:

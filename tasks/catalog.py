@@ -1,4 +1,4 @@
-"""The tasks there are, read from their YAML files without lm-eval, which takes seconds to import."""
+"""Find tasks and read their YAML files, without lm-eval, which takes seconds to import."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ltm import registry
 from ltm.errors import UserError, did_you_mean
 
 DIRECTORY = Path(__file__).parent
@@ -16,12 +17,12 @@ FILE = "text:"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskEntry:
-    """A task.
+    """A task, as its YAML file describes it.
 
     Attributes:
         name: the full one, such as `ltm_ptb`.
         version: grows when the same data would give other numbers.
-        kind: name in `tasks.kinds`.
+        kind: name in the entry-point group `ltm.tasks`.
         corpus, split: of `dataset_kwargs`; empty where a task has none.
         path: of the one text file that the task scores instead of a corpus.
         settings: the whole YAML file, with what it includes; functions are None.
@@ -36,9 +37,33 @@ class TaskEntry:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+def files() -> dict[str, Path]:
+    """Task files by full name: ours, and those next to the module of a kind that another package offers.
+
+    Raises:
+        UserError: two files have one name.
+    """
+    found: dict[str, Path] = {}
+    for folder in (DIRECTORY, *_folders_of_others()):
+        for path in sorted(folder.glob(f"{PREFIX}*.yaml")):
+            if path.stem in found:
+                raise UserError(f"two files for the task {path.stem}: {found[path.stem]}, {path}")
+            found[path.stem] = path
+    return found
+
+
+def _folders_of_others() -> list[Path]:
+    from importlib.util import find_spec
+
+    modules = {point.module for point in registry.names(registry.TASKS).values()}
+    others = sorted(module for module in modules if module.partition(".")[0] != __package__)
+    specs = [find_spec(module) for module in others]
+    return list(dict.fromkeys(Path(spec.origin).parent for spec in specs if spec is not None and spec.origin))
+
+
 def names() -> list[str]:
     """Full names of all tasks; a task's file has its name."""
-    return sorted(path.stem for path in DIRECTORY.glob(f"{PREFIX}*.yaml"))
+    return sorted(files())
 
 
 def resolve(wanted: Iterable[str]) -> list[str]:
@@ -79,7 +104,7 @@ def read(name: str) -> TaskEntry:
         path = Path(name.removeprefix(FILE)).expanduser()
         named = f"text_{stem(path)}"
         return TaskEntry(name=named, version=1.0, kind="perplexity", corpus=named, split="all", path=path)
-    settings = _settings(DIRECTORY / f"{name}.yaml")
+    settings = _settings(files()[name])
     data = settings.get("dataset_kwargs", {})
     return TaskEntry(
         name=settings["task"],

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 
 import ltm
 from tests.harness_models import save_small
 
+README = Path(__file__).parents[1] / "README.md"
 TEXT = "The cat sat on the mat. " * 40
 
 
@@ -99,3 +102,11 @@ def test_wrong_options_are_named(options, words):
 def test_unknown_models_are_named():
     with pytest.raises(ltm.UserError, match="unknown model 'ar-tinny'"):
         ltm.load("ar-tinny")
+
+
+def test_the_example_of_the_readme_runs(tmp_path, capsys):
+    (code,) = re.findall(r"```python\n(import ltm\n.*?)```", README.read_text(), re.S)
+    exec(compile(code, str(README), "exec"), {})
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].startswith("ar-tiny: ") and len(shown) >= 1 + len("The cat sat on the mat.")
+    assert sorted(path.parent.name for path in tmp_path.glob("results/*/*/*.json")) == ["ltm_pydocs"] * 2
