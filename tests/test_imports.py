@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 import subprocess
 import sys
+import typing
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,6 +27,84 @@ HEAVY = {
     *("lm_eval", "datasets", "transformers", "huggingface_hub", "matplotlib"),
 }
 COMMANDS = ("ltm-train", "ltm-eval", "ltm-leaderboard")
+
+CHECKS = ("bookkeeping", "enumeration", "estimator", "mass", "next_token", "noise", "source")
+LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "ltm": (
+        ("harness", "harness_requests", "train_cli", "model_store", "_lm_eval_hook"),
+        ("training", "evaluation"),
+        ("data", "latent"),
+        ("known_sources", "nn"),
+        ("api", "registry", "result", "result_schema"),
+        ("tokenizer", "files", "config", "devices", "statistics"),
+        ("rng", "hub", "progress", "errors", "recipes"),
+    ),
+    "baselines": (
+        (
+            "ar",
+            "ngram",
+            "vae",
+            "chance",
+            "pretrained",
+            *(f"diffusion.{name}" for name in ("mdlm", "md4", "sedd", "bd3lm")),
+        ),
+        ("diffusion", "vq"),
+    ),
+    "tasks": (
+        ("cli",),
+        ("paired",),
+        ("report", "samples", "provenance"),
+        ("audit",),
+        ("audit.checks", "diagnostics"),
+        ("likelihood", "problems", "generation"),
+        ("results", "models", "judge"),
+        ("kinds",),
+        ("catalog", "bootstrap", "ltm_eval_only"),
+        ("stats",),
+    ),
+    "leaderboard": (
+        ("cli",),
+        ("build", "compare"),
+        ("render", "csv_export"),
+        ("content",),
+        ("ranking",),
+        ("board",),
+        ("labels", "verify", "manifest"),
+        ("entries",),
+    ),
+}
+"""Folders and files of each package from the top down. An arrow goes to a lower layer, or to a file next to it."""
+UPWARD = {
+    # The audit's checks share what should lie below them, and one asks what only diagnostics know.
+    *((f"tasks.audit.checks.{check}", "tasks.audit.evidence") for check in CHECKS),
+    ("tasks.audit.checks.estimator", "tasks.diagnostics.kind"),
+    # A helper's answers are made where helpers are found.
+    *(("tasks.judge", f"tasks.generation.{module}") for module in ("gen_perplexity", "mauve", "metrics")),
+}
+"""The arrows that point up today: to be emptied, never to be added to."""
+
+OF_EVERY_MODEL = {"vocab_size", "width", "layers", "decoder", "lr", "matmul", "auto", "float32", "bfloat16", "float16"}
+"""Names of settings that the contract, recipes and devices have too, and so say nothing of a family."""
+OF_DIAGNOSTICS = {"steps", "latents"}
+"""Names of curves in results, which cannot change; of a config they are asked by no task."""
+BY_NAME = {
+    ("tasks/audit/checks/bookkeeping.py", "posterior"),
+    ("tasks/audit/checks/enumeration.py", "kl_warmup"),
+    ("tasks/audit/checks/enumeration.py", "kl_weight_start"),
+    ("tasks/audit/checks/enumeration.py", "posterior.steps"),
+    ("tasks/audit/checks/enumeration.py", "posterior.steps="),
+    ("tasks/audit/checks/noise.py", "posterior"),
+    ("tasks/audit/twins.py", "inference"),
+    ("tasks/audit/twins.py", "posterior"),
+    ("tasks/audit/twins.py", "variational"),
+    ("tasks/diagnostics/kind.py", "bottleneck=vq"),
+    ("tasks/diagnostics/kind.py", "inference=langevin"),
+    ("tasks/diagnostics/kind.py", "posterior"),
+    ("tasks/judge.py", "pretrained:"),
+}
+"""Where a task knows a family or a setting of one by its name today: to be emptied, never to be added to."""
+LONGER = {"ltm/nn/transformer.py": 380}
+"""Files that are longer than all may be, and how long at most."""
 
 
 def sources(package: str) -> list[Path]:
@@ -91,6 +172,91 @@ def test_no_module_leads_back_to_itself() -> None:
     assert {"ltm.api", "ltm.training.loop"} <= set(circles(graph))
 
 
+def place_of(module: str) -> tuple[str, int]:
+    """The folder or file of `LAYERS` that a module belongs to, the most exact one, and its layer from the top."""
+    package, _, name = module.partition(".")
+    places = {part: layer for layer, parts in enumerate(LAYERS[package]) for part in parts}
+    while name and name not in places:
+        name = name.rpartition(".")[0]
+    assert name, f"{module} has no place: give it one in LAYERS"
+    return name, places[name]
+
+
+def upward(graph: dict[str, set[str]]) -> set[tuple[str, str]]:
+    """Arrows within a package that go to a higher layer, or to another folder of the same one."""
+    found = set()
+    for name, targets in graph.items():
+        for target in targets:
+            if target.partition(".")[0] != name.partition(".")[0] or "." not in name:
+                continue
+            (own, layer), (other, below) = place_of(name), place_of(target)
+            is_folder = (ROOT / target.partition(".")[0] / other.replace(".", "/")).is_dir()
+            if below < layer or (below == layer and own != other and is_folder):
+                found.add((name, target))
+    return found
+
+
+def test_arrows_between_folders_point_down() -> None:
+    found = upward(arrows())
+    assert not found - UPWARD, f"these point up: {sorted(found - UPWARD)}"
+    assert not UPWARD - found, f"these are gone, so take them out of UPWARD: {sorted(UPWARD - found)}"
+    # The test can fail, on an arrow up and on one between folders side by side.
+    wrong = {("ltm.nn.spans", "ltm.latent.bounds"), ("ltm.training.loop", "ltm.evaluation.rows")}
+    assert upward({name: {target} for name, target in wrong}) == wrong
+    assert upward({"ltm.latent.bounds": {"ltm.nn.spans", "ltm.latent.base"}, "ltm.api": {"ltm.registry"}}) == set()
+
+
+def names_of_families() -> set[str]:
+    """Our families, their settings, and the words that a setting may have as its value."""
+    from ltm import registry
+    from ltm.config import setting_names
+
+    found = set()
+    for point in entry_points(group=registry.MODELS):
+        if point.module.partition(".")[0] not in PACKAGES:
+            continue
+        family = point.load()
+        found |= {point.name, *family.presets}
+        todo = [family.miniature(vocab_size=5, block_length=4)]
+        found |= {part for name in setting_names(todo[0]) for part in (name, name.rpartition(".")[2])}
+        while todo:
+            config = todo.pop()
+            todo += [value for value in vars_of(config).values() if dataclasses.is_dataclass(value)]
+            hints = typing.get_type_hints(type(config)).values()
+            found |= {word for hint in hints for word in typing.get_args(hint) if isinstance(word, str)}
+    return found - OF_EVERY_MODEL
+
+
+def vars_of(config: Any) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+
+
+def named_in(code: str, names: set[str]) -> set[str]:
+    """Strings in code that are one of the names, that name with a value (`field=value`), or a source of a family."""
+    found = set()
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            name = re.split("[=:]", node.value)[0]
+            if name in names - OF_DIAGNOSTICS and " " not in node.value:
+                found.add(node.value)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("getattr", "hasattr"):
+            found |= {a.value for a in node.args[1:2] if isinstance(a, ast.Constant) and a.value in names}
+    return found
+
+
+def test_no_task_knows_a_family_by_name() -> None:
+    names = names_of_families()
+    assert {"ar", "bd3lm", "ltm-tiny", "posterior.steps", "inference", "langevin", "vq", "clip_low"} <= names
+    found = {
+        (str(path.relative_to(ROOT)), word) for path in sources("tasks") for word in named_in(path.read_text(), names)
+    }
+    assert not found - BY_NAME, f"a task that knows a family treats it specially: {sorted(found - BY_NAME)}"
+    assert not BY_NAME - found, f"these are gone, so take them out of BY_NAME: {sorted(BY_NAME - found)}"
+    # The test can fail.
+    code = "if getattr(config, 'steps', 0) and family == 'vae' or known('bottleneck=vq'): print('steps of vae')"
+    assert named_in(code, names) == {"steps", "vae", "bottleneck=vq"}
+
+
 def test_no_family_imports_another() -> None:
     families = {point.module for point in entry_points(group="ltm.models") if point.module.startswith("baselines.")}
     assert len(families) > 5
@@ -100,7 +266,7 @@ def test_no_family_imports_another() -> None:
 
 
 def test_folders_are_small_enough_to_see_at_once() -> None:
-    for package in PACKAGES:
+    for package in (*PACKAGES, "benchmarks"):
         for folder in {path.parent for path in sources(package)}:
             files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
             assert len(files) <= (20 if folder == ROOT / "ltm" else 15), f"{folder.relative_to(ROOT)} has {len(files)}"
@@ -120,7 +286,8 @@ def test_what_lm_eval_loads_by_path_does_not_need_a_package_called_tasks() -> No
 def test_files_are_short_enough_to_read() -> None:
     for source in (path for package in (*PACKAGES, "benchmarks") for path in sources(package)):
         lines = len(source.read_text().splitlines())
-        assert lines <= 400, f"{source.relative_to(ROOT)} has {lines} lines; split it by idea"
+        most = LONGER.get(str(source.relative_to(ROOT)), 350)
+        assert lines <= most, f"{source.relative_to(ROOT)} has {lines} lines; split it by idea"
         assert source.stem != "utils", f"{source.relative_to(ROOT)}: name it for what it does"
 
 

@@ -10,7 +10,7 @@ from ltm import registry
 from ltm.api import Sampling
 from ltm.rng import SequenceRng
 from tests.contract.conftest import V, all_texts
-from tests.sampler_laws import law
+from tests.support.sampler_laws import law
 
 
 def test_repeats_under_a_seed_whatever_the_batch(model):

@@ -108,7 +108,7 @@ def majority_of_all() -> Patch:
 @mutant("tasks", "float32 Gumbel noise, the mask competing with the tokens at every step")
 def float32_gumbel() -> Patch:
     def bad(predict, canvas_BL, mask_id, rates, noise, **options):
-        from tests.test_unmasking import gumbel_counts
+        from tests.baselines.diffusion.test_unmasking import gumbel_counts
 
         counts = gumbel_counts(torch.float32, canvas_BL.numel())
         drawn, first = [], 0

@@ -22,7 +22,7 @@ from tasks.problems import dataset, metrics, solver
 from tasks.problems import prompts as asking
 from tasks.problems.extraction import NUMBERS
 from tasks.problems.pass_at_k import K
-from tests.test_extraction import TABLE
+from tests.tasks.problems.test_extraction import TABLE
 
 SHOTS, PROBLEMS, SAMPLES = 5, 8, 6
 STEPS, POSITIONS = 4096, 2000

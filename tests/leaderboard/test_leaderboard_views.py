@@ -1,0 +1,411 @@
+"""Audits, equal budgets, Pareto fronts, curves, plots, the CSV, and differences between models and commits."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import math
+import random
+import re
+import shutil
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from leaderboard import cli, labels
+from leaderboard.board import Board, board
+from leaderboard.build import files
+from leaderboard.content import audits, cost_views, page, sections, task_results
+from leaderboard.content.document import Axis, Figure, Part, Point, Series, Value
+from leaderboard.csv_export import csv_table
+from leaderboard.entries import load
+from leaderboard.ranking import ranked
+from leaderboard.render import svg, terminal
+from ltm.result import Metric, Result, write_result
+from tests.support.result_factory import make_result
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "results"
+Run = Callable[..., int]
+
+
+def build(directory: Path, *results: Result) -> Board:
+    for result in results:
+        write_result(result, directory)
+    return board(load(directory))
+
+
+def rows_of(part: Part) -> tuple[tuple[str | Value, ...], ...]:
+    assert part.table is not None
+    return part.table.rows
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Call the command line in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["ltm-leaderboard", *arguments])
+        return cli.main()
+
+    return call
+
+
+# Audits.
+
+
+def audit(of: Result, verdicts: dict[str, bool], *, claimed: float = 2.4, source: float = 2.3, n: int = 256) -> Result:
+    """An audit result of the model of another result."""
+
+    def metric(name: str, likelihood: str | None, value: float, headline: bool = False) -> Metric:
+        return Metric(
+            name=name, likelihood=likelihood, headline=headline, unit="nats", value=value, kind="exact", n=n,
+            direction="higher",
+        )  # fmt: skip
+
+    found = []
+    for i, (likelihood, passed) in enumerate(verdicts.items()):
+        found.append(metric("audit_passed", likelihood, float(passed), headline=i == 0))
+        found.append(metric("audit_log_e_value", likelihood, -10.0 if passed else 500.0))
+        found.append(metric("audit_claimed_nats_per_token", likelihood, claimed if passed else source - 0.1))
+        found.append(metric("audit_total_mass", likelihood, 0.9))
+    found.append(metric("audit_source_nats_per_token", None, source))
+    found.append(metric("audit_source_entropy_per_token", None, source - 0.01))
+    return dataclasses.replace(
+        of,
+        task={"name": "ltm_audit", "version": 1.0, "split": "test"},
+        data={**of.data, "corpus": "topics", "fingerprint": "7" * 64},
+        metrics=tuple(found),
+    )
+
+
+def test_a_failed_likelihood_loses_its_kind_and_its_rank_on_every_corpus(tmp_path: Path) -> None:
+    good, bad = make_result(name="ar-tiny", family="ar", nats=3.3), make_result(nats=3.0)
+    elsewhere = make_result(nats=3.0, task_name="ltm_ptb", fingerprint="e" * 64)
+    verdicts = {"elbo": False, "importance_bound": True}
+    built = build(tmp_path, good, bad, elsewhere, audit(bad, verdicts), audit(good, {"exact": True}))
+    (section,) = built.sections
+    for column in section.columns:
+        assert "ltm-tiny" not in ranked(section.rows, column)
+    pydocs = next(column for column in section.columns if column.title == "pydocs")
+    assert ranked(section.rows, pydocs) == {"ar-tiny": (1, False)}
+    shown = sections.task_table(section, pydocs)
+    rows = {row[0]: dict(zip(shown.header, map(str, row), strict=True)) for row in shown.rows}
+    assert rows["ltm-tiny"]["Perplexity"].startswith("~ ") and rows["ltm-tiny"]["Audit"] == "failed"
+    assert rows["ltm-tiny"]["Bits/byte"].startswith("~ ") and rows["ltm-tiny"]["Word perplexity"].startswith("~ ")
+    # Its other likelihood passed, and is the bound that it was.
+    assert rows["ltm-tiny"]["Importance bound"].startswith("≤ ")
+    assert rows["ar-tiny"]["Audit"] == "passed"
+    # No view of what costs what takes it for a number.
+    against = [part for part in cost_views.parts(section, "x") if "against" in part.title]
+    assert "ltm-tiny" not in {str(row[0]) for part in against for row in rows_of(part)}
+    # The files are as they were.
+    assert load(tmp_path)[0].result.metrics != () and any(
+        "lower_bound" in str(e.result.metrics) for e in load(tmp_path)
+    )
+
+
+def test_verdicts_go_by_configuration_and_one_failure_outweighs_passes(tmp_path: Path) -> None:
+    one, other = make_result(), make_result(model={"config": {"width": 64}, "config_digest": "4" * 64}, nats=3.5)
+    again = make_result(training_seed=1)
+    results = [one, other, again, audit(one, {"elbo": True}), audit(again, {"elbo": False})]
+    (section,) = build(tmp_path, *results).sections
+    found = {str(row.label): str(row.first.metric("token_perplexity").kind) for row in section.rows}  # type: ignore[union-attr]
+    assert found == {"ltm-tiny (width 64, of None)": "lower_bound", "ltm-tiny (width 128, of ltm-tiny)": "estimate"}
+    said = {row.label: sections._audit(row) for row in section.rows}
+    assert said == {"ltm-tiny (width 64, of None)": "not audited", "ltm-tiny (width 128, of ltm-tiny)": "failed"}
+
+
+def test_the_audit_table_has_the_line_that_no_model_can_be_below(tmp_path: Path) -> None:
+    results = [make_result(), make_result(name="ar-tiny", family="ar")]
+    verdicts = [audit(results[0], {"elbo": False}), audit(results[1], {"exact": True})]
+    built = build(tmp_path, *results, *verdicts)
+    (entries,) = built.audits
+    part = audits.part(entries, "Audit")
+    assert part.table is not None
+    rows = [dict(zip(part.table.header, map(str, row), strict=True)) for row in part.table.rows]
+    assert [row["Model"] for row in rows] == [
+        "ltm-tiny",
+        "the source itself: no model can need less",
+        "ar-tiny",
+    ]
+    assert rows[0]["Verdict"] == "failed" and float(rows[0]["Log e-value"]) > float(rows[0]["Threshold"]) > 4.6
+    assert float(rows[0]["Claimed, nats/token"]) < float(rows[1]["Claimed, nats/token"]) == 2.29
+    assert rows[2]["Total mass"] == "0.9000"
+    assert [part.title for part in page.parts(built)].count("Audit") == 1
+    # An audit is no task that models are compared by.
+    assert built.others == ()
+    # A terminal gets the verdicts too.
+    stream = io.StringIO()
+    terminal.print_board(built, Console(file=stream, width=terminal.TERMINAL_WIDTH))
+    lines = [line.split() for line in stream.getvalue().splitlines()]
+    assert ["ltm-tiny", "failed", "elbo", "–", "500.0"] in lines and [
+        "ar-tiny",
+        "passed",
+        "exact",
+        "–",
+        "-10.00",
+    ] in lines
+
+
+# At equal cost.
+
+
+def test_groups_are_of_what_is_equal(tmp_path: Path) -> None:
+    results = [make_result(name=f"ar-{t}", family="ar", training={"tokens": t}) for t in (100, 104, 106, 200, 300, 310)]
+    (section,) = build(tmp_path, *results).sections
+    found = cost_views.groups(section.rows, 1.05, lambda row: row.first.training["tokens"])
+    assert [[row.label for row in group] for group in found] == [["ar-100", "ar-104"], ["ar-300", "ar-310"]]
+    assert cost_views.groups(section.rows, 1.05, lambda row: None) == []
+    titles = {part.title for part in cost_views.parts(section, "x")}
+    assert {"At equal training tokens", "At equal training compute"} <= titles
+    (alone,) = build(tmp_path / "alone", results[0]).sections
+    assert cost_views.parts(alone, "x") == []
+
+
+def test_ranks_of_a_group_are_within_the_group(tmp_path: Path) -> None:
+    results = [
+        make_result(name=name, family="ar", nats=nats, training={"tokens": tokens})
+        for name, nats, tokens in (("best", 3.0, 900), ("a", 3.2, 100), ("b", 3.4, 100))
+    ]
+    (section,) = build(tmp_path, *results).sections
+    part = next(part for part in cost_views.parts(section, "x") if part.title == "At equal training tokens")
+    assert part.table is not None
+    assert [re.sub(r".*\((\d+=?)\)$", r"\1", str(row[1])) for row in part.table.rows] == ["1", "2"]
+    assert [row[0] for row in part.table.rows] == ["a", "b"]
+
+
+def test_the_front_is_what_nothing_dominates() -> None:
+    rng = random.Random(0)
+    points = [(rng.randrange(1, 12), rng.randrange(1, 12)) for _ in range(60)]
+    found = cost_views.dominated([cost for cost, _ in points], [worth for _, worth in points])
+    for point, by in zip(points, found, strict=True):
+        better = [p for p in points if p != point and p[0] <= point[0] and p[1] <= point[1]]
+        assert (by is None) == (not better)
+        if by is not None:
+            assert points[by] in better and points[by][1] == min(worth for _, worth in better)
+    assert cost_views.dominated([], []) == [] and cost_views.dominated([1, 1], [2, 2]) == [None, None]
+
+
+def test_the_pareto_view_marks_who_is_dominated_and_counts_who_is_left_out(tmp_path: Path) -> None:
+    results = [
+        make_result(name=name, family="ar", nats=nats, training={"flops": flops})
+        for name, nats, flops in (("cheap", 4.0, 1e12), ("good", 3.0, 1e13), ("worse", 3.5, 2e13))
+    ]
+    (section,) = build(tmp_path, *results).sections
+    (part,) = [part for part in cost_views.parts(section, "x") if part.title == "pydocs against compute"]
+    assert part.table is not None and len(part.figures) == 2
+    assert {row[0]: row[3] for row in part.table.rows} == {"cheap": "front", "good": "front", "worse": "good"}
+    # All score at the same cost, so there only the best is on the front.
+    assert {row[0]: row[5] for row in part.table.rows} == {"cheap": "good", "good": "front", "worse": "good"}
+    assert [p.faint for p in part.figures[0].series[0].points] == [row[3] != "front" for row in part.table.rows]
+    free = [make_result(name=f"count-{i}", family="ar", nats=4.0 + i, training={"flops": 0.0}) for i in range(2)]
+    (section,) = build(tmp_path / "free", *free).sections
+    (part,) = [part for part in cost_views.parts(section, "x") if "against" in part.title]
+    assert "Of unknown cost, and in no plot: 2." in part.text[0]
+
+
+# Other tasks.
+
+
+def test_diagnostics_give_curves_and_generation_gives_entropy() -> None:
+    built = board(load(GOLDEN))
+    names = labels.titles(built.others)
+    found = [task_results.parts(entries, name) for entries, name in zip(built.others, names, strict=True)]
+    parts = {part.title: part for group in found for part in group}
+    (curve,) = parts["Bounds by fast steps"].figures
+    elbo, importance = curve.series
+    assert [text for _, text in curve.x.ticks] == ["0", "1", "2", "4", "8", "16", "32", "64"]
+    assert all(a.y >= b.y for a, b in zip(elbo.points, importance.points, strict=True)) and importance.dashed
+    written = [float(str(row[2]).removeprefix("≤ ")) for row in rows_of(parts["Bounds by fast steps"])]
+    assert written == [round(p.y, 4) for p in elbo.points]
+    (scatter,) = parts["continuation"].figures
+    assert [series.name for series in scatter.series] == ["samples", "human text"]
+    (point,) = scatter.series[0].points
+    (entry,) = [entry for entry in built.entries if entry.result.task["name"] == "ltm_continuation"]
+    values = {metric.name: metric.value for metric in entry.result.metrics}
+    assert (point.x, point.y) == (values["unigram_entropy"], values["gen_ppl[ar-tiny]"])
+    assert [row[0] for row in rows_of(parts["continuation"])] == ["ar-tiny", "human text"]
+
+
+def test_two_texts_of_one_task_have_two_names(tmp_path: Path) -> None:
+    metric = Metric(name="pass@5", likelihood=None, headline=True, unit="problem", value=0.2, kind="exact", n=5)
+    chance = dataclasses.replace(metric, name="chance_prior_pass@5", headline=False, value=0.3)
+    results = [
+        dataclasses.replace(make_result(task_name="ltm_sums", fingerprint=f * 64), metrics=(metric, chance))
+        for f in "ab"
+    ]
+    built = build(tmp_path, *results)
+    assert labels.titles(built.others) == ["sums (text aaaaaaaa)", "sums (text bbbbbbbb)"]
+    shown = task_results.table(built.others[0])
+    assert shown.header[:2] == ("Model", "pass@5 ↓") and [str(row[0]) for row in shown.rows] == [
+        "ltm-tiny",
+        "chance: prior",
+    ]
+    assert [str(row[1]) for row in shown.rows] == ["0.2000", "0.3000"]
+
+
+# Plots and the CSV.
+
+
+def figure(points: list[tuple[float, float]], **axes: Axis) -> Figure:
+    marks = tuple(Point(x=x, y=y, label=f"<b>{i}</b>", tip='"&\x00\u202e') for i, (x, y) in enumerate(points))
+    axes = {"x": Axis(label="x < y", log=True), "y": Axis(label="y"), **axes}
+    return Figure(
+        name="f", title="<script>", words="w", series=(Series(name="s & t", points=marks, joined=True),), **axes
+    )
+
+
+@pytest.mark.parametrize("points", [[(1.0, 2.0)], [(1e-3, 0.0), (1e12, 1e-9)], [(5.0, 7.0), (5.0, 7.0)], []])
+def test_plots_are_sound_xml_with_every_point_inside(points: list[tuple[float, float]]) -> None:
+    text = svg.svg(figure(points))
+    root = ElementTree.fromstring(text)
+    assert text == svg.svg(figure(points))
+    space = "{http://www.w3.org/2000/svg}"
+    circles = root.findall(f"{space}circle")
+    assert len(circles) == len(points)
+    for circle in circles:
+        assert svg.LEFT <= float(circle.attrib["cx"]) <= svg.WIDTH - svg.RIGHT
+        assert svg.TOP <= float(circle.attrib["cy"]) <= svg.HEIGHT - svg.BOTTOM
+    assert "<b>" not in text and "<script>" not in text and root.attrib["role"] == "img"
+
+
+def test_larger_values_are_further_along_and_logarithms_keep_ratios() -> None:
+    circles = ElementTree.fromstring(svg.svg(figure([(1, 1), (10, 2), (100, 3)]))).findall(
+        "{http://www.w3.org/2000/svg}circle"
+    )
+    (x0, x1, x2), (y0, y1, y2) = ([float(c.attrib[k]) for c in circles] for k in ("cx", "cy"))
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2) and x1 > x0
+    assert y0 - y1 == pytest.approx(y1 - y2, abs=0.2) and y1 < y0
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "log"), [(0.3, 0.9, False), (-5, 5, False), (2, 2.2, True), (0, 1.5, True), (5, 13, True)]
+)
+def test_ticks_are_few_and_inside(low: float, high: float, log: bool) -> None:
+    ticks = svg._round_numbers(low, high, log=log)
+    assert 2 <= len(ticks) <= 7
+    assert all(low - 1e-9 <= (math.log10(t) if log else t) <= high + 1e-9 for t in ticks)
+
+
+def test_the_csv_has_every_metric_in_full_and_no_formulas(tmp_path: Path) -> None:
+    built = build(tmp_path, make_result(name="=cmd|' /C calc'!A0"), make_result(name="ar-tiny", family="ar", nats=3.4))
+    rows = [row for row in csv.DictReader(io.StringIO(csv_table(built))) if row["source"] == "measured"]
+    assert len(rows) == sum(len(entry.result.metrics) for entry in built.entries)
+    assert {row["model"] for row in rows} == {"'=cmd|' /C calc'!A0", "ar-tiny"}
+    by = {(row["model"], row["metric"], row["likelihood"]): row for row in rows}
+    row = by["ar-tiny", "token_perplexity", "exact"]
+    assert float(row["value"]) == math.exp(3.4) and row["rank"] == "2" and row["audit"] == "not audited"
+    assert by["ar-tiny", "bits_per_byte", "exact"]["rank"] == ""
+
+
+# Differences.
+
+
+def scored(name: str, shift: float, *, seed: int = 0, **changes: Any) -> tuple[Result, list[dict]]:
+    """A result with records: the text's own variation is shared, a model's own is small."""
+    text, own = random.Random(1), random.Random(name)
+    values = [-255 * 3.2 + 40 * text.gauss(0, 1) - 255 * shift + own.gauss(0, 1) for _ in range(20)]
+    result = make_result(name=name, family="ar", nats=-sum(values) / 5100, training_seed=seed, **changes)
+    return result, [{"block": i, "tokens": 255, "exact": value} for i, value in enumerate(values)]
+
+
+def said_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    lines = [line for line in capsys.readouterr().out.splitlines() if all(word in line for word in words)]
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_compare_is_paired_and_antisymmetric(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, shift in (("ar-a", 0.0), ("ar-b", 0.02), ("ar-c", 0.0001)):
+        result, records = scored(name, shift)
+        write_result(result, tmp_path / "results", records=records)
+    numbers = {}
+    for a, b, verdict in (("ar-a", "ar-b", "B worse"), ("ar-b", "ar-a", "B better"), ("ar-a", "ar-c", "no difference")):
+        assert run("compare", a, b) == 0
+        line = said_of(capsys, "pydocs", "paired")
+        assert verdict in line
+        numbers[a, b] = [float(x) for x in re.findall(r"[+-]\d+\.\d+", line)]
+    there, back = numbers["ar-a", "ar-b"], numbers["ar-b", "ar-a"]
+    assert there == pytest.approx([-back[0], -back[2], -back[1]], abs=1e-9)
+    assert there[1] < there[0] < there[2] and there[0] == pytest.approx(0.02, abs=0.005)
+
+
+def test_commits_are_compared_model_by_model(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for commit, shift in (("a" * 40, 0.0), ("b" * 40, 0.02)):
+        for name in ("ar-a", "ar-b"):
+            changes: Any = {"provenance": {"commit": commit}, "model": {"weights_digest": commit[:1] * 64}}
+            result, records = scored(name, shift, **changes)
+            write_result(result, tmp_path / "results", records=records)
+    assert run("compare", "aaaa", "bbbbbbb") == 0
+    said = capsys.readouterr().out
+    assert [line.split()[1] for line in said.splitlines() if "B worse" in line] == ["ar-a", "ar-b"]
+    assert run("compare", "aaaa", "cccc") == 2
+    assert "unknown model or commit 'cccc'" in capsys.readouterr().err
+
+
+def test_seeds_are_compared_with_their_like_and_what_is_alone_is_counted(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, seeds in (("ar-a", (0, 1, 2)), ("ar-b", (0, 1))):
+        for seed in seeds:
+            result, records = scored(name, 0.01 * seed, seed=seed)
+            write_result(result, tmp_path / "results", records=records)
+    assert run("compare", "ar-a", "ar-b") == 0
+    said = capsys.readouterr().out
+    assert said.count("(paired)") == 2 and "seed 1" in said and "without a counterpart on the other side: 1" in said
+
+
+def test_what_cannot_be_paired_or_told_apart_is_said(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_result(make_result(name="ar-a", family="ar", nats=3.0), tmp_path / "results")
+    write_result(make_result(name="ar-b", family="ar", nats=3.5), tmp_path / "results")
+    write_result(make_result(name="ar-c", family="ar", tokenizer={"fingerprint": "c" * 64}), tmp_path / "results")
+    for width in (1, 2):
+        model = {"config": {"width": width}, "config_digest": str(width) * 64}
+        write_result(make_result(name="ltm-x", model=model), tmp_path / "results")
+    assert run("compare", "ar-a", "ar-b") == 0
+    assert "B worse (not paired)" in capsys.readouterr().out
+    assert run("compare", "ar-a", "ar-c") == 2
+    assert "ar-a and ar-c have no task, text, tokenizer and training seed in common" in capsys.readouterr().err
+    assert run("compare", "ar-a", "ltm-x") == 2
+    assert "ltm-x stands for several results" in capsys.readouterr().err
+    assert run("compare", "ar-a", "ltm-x (width 2)") == 0
+    assert run("compare", "ar-a", "ar-bb") == 2
+    assert "did you mean ar-b" in capsys.readouterr().err
+
+
+# Size.
+
+
+def test_two_thousand_results_build_in_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    rng = random.Random(0)
+    for model in range(250):
+        for task in range(8):
+            nats = 3 + model / 200 + task / 10 + rng.gauss(0, 0.003)
+            result = make_result(
+                name=f"ar-{model}",
+                family="ar",
+                nats=nats,
+                task_name=f"ltm_t{task}",
+                fingerprint=str(task) * 64,
+                training={"tokens": 1000 * (model // 10 + 1), "flops": 1e12 * (model % 37 + 1)},
+            )
+            write_result(
+                result, tmp_path, records=[{"block": i, "tokens": 255, "exact": -255 * nats} for i in range(20)]
+            )
+    # Processor time, so that other programs on the machine do not count.
+    started = time.process_time()
+    made = files(board(load(tmp_path)), tmp_path / "LEADERBOARD.md")
+    assert time.process_time() - started < 10
+    assert len(made) == 3 + 16
+    shutil.rmtree(tmp_path)

@@ -1,0 +1,135 @@
+"""The audit from the outside: verdicts in a result, evidence that can be computed again, and what is said."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from ltm.config import to_dict
+from ltm.data import corpora
+from ltm.harness import HarnessModel
+from ltm.result import find_results, read_records, read_result
+from tasks import cli
+from tasks.audit import report, twins
+from tasks.audit.checks import enumeration, next_token
+from tasks.audit.checks.evidence import evidence
+from tasks.audit.run import audit
+from tests.support.harness_models import save_small
+
+TEXT = "".join(f"line {n} of a text that says {n * n} things\n" for n in range(40))
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A home with small models, and twins and miniatures that hardly train."""
+    monkeypatch.setenv("LTM_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(twins, "RECIPE", {**twins.RECIPE, "budget": "tokens=4k"})
+    monkeypatch.setattr(corpora, "SIZES", {**corpora.SIZES, "train": 500})
+    corpora.split_of.cache_clear()
+    monkeypatch.setattr(enumeration, "UPDATES", 30)
+    for name, few in (("FEW_DRAWS", 8), ("DRAWS", 32), ("FAST_STEPS", 40)):
+        monkeypatch.setattr(enumeration, name, few)
+    for name in ("ar-tiny", "ltm-tiny"):
+        save_small(tmp_path, name)
+    yield tmp_path
+    corpora.split_of.cache_clear()
+
+
+def run(models: str, *more: str) -> int:
+    return cli.main(["--model", models, "--tasks", "audit", "--limit-blocks", "12", *more])
+
+
+def test_a_cell_has_a_verdict_and_all_that_its_evidence_is_made_of(place, capsys):
+    assert run("ar-tiny", "--proposal", "ar-tiny") == 0
+    printed = capsys.readouterr()
+    assert "exact: 8 of 8 checks passed" in printed.err and "passed" in printed.out
+    assert all(len(line) <= 100 for line in printed.err.splitlines() if line.startswith("  "))
+    (path,) = find_results(place / "results")
+    result = read_result(path)
+    assert (result.task["name"], result.model["name"], result.status) == ("ltm_audit", "ar-tiny", "partial")
+    found = {m.name: m for m in result.metrics}
+    verdict = found["audit_passed"]
+    assert (verdict.value, verdict.unit, verdict.kind, verdict.direction, verdict.headline) == (
+        1.0, "verdict", "exact", "higher", True
+    )  # fmt: skip
+    records = [r for r in read_records(path, result) if r["part"] == "text"]
+    assert len(records) == 12 == result.scoring["blocks"] and result.scoring["block_length"] == 128
+    again = evidence([r["exact"] for r in records], [r["reference"] for r in records])
+    assert found["audit_log_e_value"].value == pytest.approx(again.log_e_value) and again.log_e_value < 0
+    tokens = sum(r["tokens"] for r in records)
+    for name, part in (("audit_claimed_nats_per_token", "exact"), ("audit_source_nats_per_token", "reference")):
+        assert found[name].value == pytest.approx(-math.fsum(r[part] for r in records) / tokens)
+    assert found["audit_source_nats_per_token"].likelihood is None
+    assert found["audit_total_mass"].value == pytest.approx(1) and found["audit_proposal_mass"].value <= 1
+    assert result.data["corpus"] == "topics" and result.data["source"]["kind"] == "known_source"
+    assert path.with_suffix(".svg").exists() or "no figure" in printed.err
+    assert run("ar-tiny", "--proposal", "ar-tiny") == 0
+    assert "nothing to do" in capsys.readouterr().err
+
+
+def test_each_likelihood_of_a_latent_model_has_a_verdict(place):
+    from ltm.known_sources.topics import Topics
+
+    source = Topics(length=16, words=6, topics=2, classes=2)
+    # What was asked for elsewhere, such as a quick look, limits no check.
+    model = HarnessModel(pretrained="ltm-tiny", device="cpu", headline_only=True, limit_blocks=1)
+    found = audit(model, source, TEXT, texts=8)
+    assert found.likelihoods == [
+        "elbo",
+        "importance_bound",
+        "reused_noise_estimate",
+        "predictive_bound",
+        "prequential_bound",
+    ]
+    assert found.more_steps is not None and found.more_steps[1] == 256
+    assert {c.name for c in found.checks if c.likelihood == "elbo"} == {
+        "known_source", "known_source_256_steps", "total_mass", "blank_mass", "next_token_mass", "recomputed_elbo",
+        "stated_error", "accounting", "depends_on_weights",
+    }  # fmt: skip
+    assert {c.name for c in found.checks if c.likelihood is None} == {"decoder_mass"}
+    assert {c.name for c in found.checks if c.likelihood == "predictive_bound"} == {
+        "continuation_mass", "next_token_mass"
+    }  # fmt: skip
+    for name in ("elbo", "importance_bound", "predictive_bound"):
+        assert found.passed(name), found.refutations(name)
+    said = report.write(found)
+    assert "elbo: 10 of 10 checks passed" in said and "texts, this model" in said
+    assert found.claims.averaged == {"elbo"} and set(found.seconds) >= {"training", "known_source", "total_mass"}
+
+
+def test_a_likelihood_fails_by_one_refutation(place, monkeypatch):
+    from dataclasses import replace
+
+    from ltm.known_sources.topics import Topics
+
+    def inflated(*arguments, **options):
+        return [replace(r, passed=False, detail="planted") for r in sound(*arguments, **options)]
+
+    sound = next_token.next_token_mass
+    monkeypatch.setattr(next_token, "next_token_mass", inflated)
+    found = audit(HarnessModel(pretrained="ar-tiny", device="cpu"), Topics(length=16), TEXT, texts=4)
+    assert found.claims.kinds == {"exact": "exact"}
+    assert not found.passed("exact") and [c.name for c in found.refutations("exact")] == ["next_token_mass"]
+    said = report.write(found)
+    assert "FAILED" in said and "refuted by next_token_mass: planted" in said
+
+
+def test_mistakes_are_said_before_anything_is_trained(place, capsys):
+    assert run("ar-tiny", "--proposal", "ar-tinny") == 2
+    assert "--proposal ar-tinny" in capsys.readouterr().err
+    assert not list((place / "models").glob("audit-*"))
+
+
+def test_a_configs_settings_reach_its_twin(place):
+    loaded = HarnessModel(pretrained="ltm-tiny", device="cpu", settings=["posterior.lr=0.1"]).loaded
+    from ltm.known_sources.topics import Topics
+
+    twin = twins.twin(loaded, Topics(length=16))
+    assert to_dict(twin.model.config)["posterior"]["lr"] == 0.1
+
+
+def test_bars_span_from_the_lowest_to_the_highest():
+    assert report.bars([0, 7, 3.5]) == "▁█▅" or report.bars([0, 7, 3.5]) == "▁█▄"
+    assert report.bars([1, 1]) == "▁▁" and report.bars([0, math.inf]) == "▁█"
