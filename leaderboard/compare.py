@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from leaderboard.board import Board
 from leaderboard.content import notation
-from leaderboard.content.document import Table
+from leaderboard.content.document import NOTHING, Table
 from leaderboard.entries import PERPLEXITY, Entry
 from leaderboard.ranking import blocks, judged_by, paired_difference
 from leaderboard.render.terminal import print_table
@@ -116,7 +116,7 @@ def _metric(result: Result) -> Metric:
 
 def _difference(a: Entry, b: Entry, first: Metric, second: Metric) -> Sequence[str]:
     if first.name != second.name:
-        return f"{first.name} and {second.name}", notation.NOTHING, notation.NOTHING
+        return f"{first.name} and {second.name}", NOTHING, NOTHING
     estimate = "estimate" in (first.kind, second.kind)
     if first.name == PERPLEXITY:
         value = math.log(second.value / first.value)

@@ -37,7 +37,7 @@ def build(directory: Path, *results: Result) -> Board:
 
 
 def rendered(built: Board) -> str:
-    return markdown(page.parts(built), sections.remainder(built), plots="plots")
+    return markdown(page.whole(built), plots="plots")
 
 
 def records(nats: float, name: str, noise: random.Random, *, blocks: int = 20, spread: float = 1.0) -> list[dict]:
@@ -345,7 +345,7 @@ def test_the_terminal_gets_at_most_100_columns_and_signs_it_can_show(tmp_path: P
     built = build(tmp_path, make_result(), make_result(name="a-model-of-a-very-long-name-" * 3, scoring={"draws": 3}))
     for encoding, sign in (("utf-8", "≤ 24.53"), ("ascii", "<= 24.53")):
         stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-        terminal.print_board(built, Console(file=stream, width=terminal.TERMINAL_WIDTH))
+        terminal.print_parts(page.brief(built), Console(file=stream, width=terminal.TERMINAL_WIDTH))
         stream.seek(0)
         text = stream.read()
         assert sign in text

@@ -244,8 +244,8 @@ def test_a_page_that_is_not_there_and_plots_of_another_board(
     capsys.readouterr()
     assert run("check") == 1
     said = capsys.readouterr().err
-    assert "leaderboard.html is not there" in said
-    assert "of-a-model-that-went.svg is of no board any more" in said and "drawn-by-hand" not in said
+    assert "leaderboard.html is missing" in said
+    assert "of-a-model-that-went.svg does not belong to this board" in said and "drawn-by-hand" not in said
     assert run("build") == 0 and run("check") == 0
     assert mine.exists() and not plot.with_name("of-a-model-that-went.svg").exists()
 

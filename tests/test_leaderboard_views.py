@@ -144,7 +144,7 @@ def test_the_audit_table_has_the_line_that_no_model_can_be_below(tmp_path: Path)
     assert built.others == ()
     # A terminal gets the verdicts too.
     stream = io.StringIO()
-    terminal.print_board(built, Console(file=stream, width=terminal.TERMINAL_WIDTH))
+    terminal.print_parts(page.brief(built), Console(file=stream, width=terminal.TERMINAL_WIDTH))
     lines = [line.split() for line in stream.getvalue().splitlines()]
     assert ["ltm-tiny", "failed", "elbo", "–", "500.0"] in lines and [
         "ar-tiny",

@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 
 from leaderboard.content import notation
-from leaderboard.content.document import Part, Table, Value
-from leaderboard.content.notation import NOTHING
+from leaderboard.content.document import FAILED, NOTHING, Part, Table, Value
 from leaderboard.entries import AUDIT, Entry
 from leaderboard.labels import labels
 from ltm.result import Metric, Result, read_records
@@ -77,7 +76,7 @@ def _row(label: str, entry: Entry, verdict: Metric, checks: Sequence[str]) -> tu
     ]
     details = "; ".join(f"{record['check']}: {record['detail']}" for record in refuted)
     said = Value(
-        text=notation.PASSED if verdict.value == 1 else notation.FAILED,
+        text=notation.PASSED if verdict.value == 1 else FAILED,
         tip=f"{notation.describe(entry, verdict)}{'; ' if details else ''}{details}",
     )
     names = ", ".join(record["check"].replace("_", " ") for record in refuted)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from leaderboard.board import Column, Row, Section
 from leaderboard.content import notation
-from leaderboard.content.document import Axis, Figure, Part, Point, Series, Table, Value, slug
+from leaderboard.content.document import NOTHING, Axis, Figure, Part, Point, Series, Table, Value, slug
 from leaderboard.content.sections import by_perplexity, perplexity, rank
 from leaderboard.ranking import claim, ranked
 
@@ -120,9 +120,9 @@ def _pareto(section: Section, column: Column, name: str) -> Part | None:
                 row.label,
                 perplexity(row.entries[column]),
                 notation.short(measures[0][2](row)),
-                verdicts[0].get(row.label, notation.NOTHING),
+                verdicts[0].get(row.label, NOTHING),
                 notation.short(measures[1][2](row)),
-                verdicts[1].get(row.label, notation.NOTHING),
+                verdicts[1].get(row.label, NOTHING),
             )
             for row in rows
         ),

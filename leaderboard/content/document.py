@@ -5,6 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+NOTHING = "–"
+"""The text of a table cell that has no value."""
+
+FAILED = "failed"
+"""The verdict that stands out where there is colour."""
+
 
 def printable(text: str) -> str:
     """The text on one line, with what no reader should meet (control characters, reversed writing) made visible."""
@@ -95,6 +101,21 @@ class Part:
     figures: tuple[Figure, ...] = ()
     table: Table | None = None
     folded: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """All parts of a board, with what explains them and the line that ends it.
+
+    Attributes:
+        short_legend: the signs in one line.
+        legend: the signs in full, a line each; `code` and *emphasis* are marked.
+    """
+
+    parts: tuple[Part, ...]
+    short_legend: str
+    legend: tuple[str, ...]
+    end: str
 
 
 def slug(text: str) -> str:

@@ -6,16 +6,15 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from leaderboard.content.document import Value
+from leaderboard.content.document import FAILED, NOTHING, Value
 from leaderboard.entries import Entry
 from ltm.result import Metric
 
 SIGNS = {"exact": "", "lower_bound": "≤ ", "estimate": "~ "}
 """By kind of likelihood. A lower bound on log p is an upper bound on perplexity, hence ≤."""
 
-NOTHING = "–"
-PASSED, FAILED = "passed", "failed"
-"""Verdicts."""
+PASSED = "passed"
+"""The verdict on a likelihood that no check refutes; `FAILED` is the other."""
 
 LEGEND = (
     "`23.10` is exact. `≤ 24.31` is a bound: the model's perplexity is at most that, up to the error shown. `~ 22.80` "

@@ -1,12 +1,22 @@
-"""Everything that a board says, in order; and the files that say it."""
+"""Everything that a board says, in order; and in brief."""
 
 from __future__ import annotations
 
 from leaderboard import labels
 from leaderboard.board import Board
-from leaderboard.content import audits, cost_views, document, notation, reported, task_results
-from leaderboard.content.document import Part, Table
+from leaderboard.content import audits, cost_views, document, notation, reported, sections, task_results
+from leaderboard.content.document import NOTHING, Page, Part, Table
 from leaderboard.content.sections import caption, overview, task_table, title
+
+
+def whole(board: Board) -> Page:
+    """All parts with the legend, and at the end how many files are not shown."""
+    return Page(
+        parts=tuple(parts(board)),
+        short_legend=notation.SHORT_LEGEND,
+        legend=notation.LEGEND,
+        end=sections.remainder(board),
+    )
 
 
 def parts(board: Board) -> list[Part]:
@@ -27,6 +37,21 @@ def parts(board: Board) -> list[Part]:
     return [*found, provenance(board)]
 
 
+def brief(board: Board) -> list[Part]:
+    """Of each task a table narrow enough for a terminal, under the title of its section; then the signs in one line."""
+    found = []
+    for section in board.sections:
+        found.append(Part(title=title(section)))
+        for column in section.columns:
+            found.append(Part(title=caption(section, column), level=3, table=sections.brief_table(section, column)))
+    groups = (*board.others, *board.audits)
+    for entries, name in zip(groups, labels.titles(groups), strict=True):
+        brief_table = audits.brief_table if entries in board.audits else task_results.brief_table
+        found.append(Part(title=name))
+        found.append(Part(title=task_results.caption(entries), level=3, table=brief_table(entries)))
+    return [*found, Part(title="", text=(notation.SHORT_LEGEND, sections.remainder(board)))]
+
+
 def provenance(board: Board) -> Part:
     """Where each result comes from."""
     rows = []
@@ -36,7 +61,7 @@ def provenance(board: Board) -> Part:
             (
                 entry.name,
                 result.model["weights_digest"][:12],
-                (found["commit"] or notation.NOTHING)[:12] + (" with changes" if found["dirty"] else ""),
+                (found["commit"] or NOTHING)[:12] + (" with changes" if found["dirty"] else ""),
                 found["date"],
                 found["device"],
                 result.scoring["dtype"],

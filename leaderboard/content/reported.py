@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from leaderboard.board import CORPORA, Section
-from leaderboard.content.document import Part, Table
-from leaderboard.content.notation import NOTHING
+from leaderboard.content.document import NOTHING, Part, Table
 
 FILE = Path(__file__).with_name("reported.json")
 SHOTS = {"ltm_gsm8k": "0", "ltm_gsm8k_5shot": "5", "ltm_gsm8k_10shot": "10", "": "not stated"}

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 from leaderboard.board import Board, Column, Row, Section
 from leaderboard.content import notation, reported
-from leaderboard.content.document import Table, Value
-from leaderboard.content.notation import NOTHING
+from leaderboard.content.document import NOTHING, Table, Value
 from leaderboard.entries import PERPLEXITY, Entry
 from leaderboard.ranking import headline, ranked
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from leaderboard.content import notation, reported
 from leaderboard.content.cost_views import mean_and_error
-from leaderboard.content.document import Axis, Figure, Part, Point, Series, Table, Value, slug
+from leaderboard.content.document import NOTHING, Axis, Figure, Part, Point, Series, Table, Value, slug
 from leaderboard.entries import Entry
 from leaderboard.labels import labels
 from leaderboard.ranking import judged_by
@@ -80,8 +80,8 @@ def table(entries: Sequence[Entry]) -> Table:
                 (
                     row,
                     *(notation.value_and_error([values.get(name)]) for name in names),
-                    notation.NOTHING,
-                    notation.NOTHING,
+                    NOTHING,
+                    NOTHING,
                 )
                 for (row, *_), values in sorted(beside.items())
             ),
@@ -90,8 +90,8 @@ def table(entries: Sequence[Entry]) -> Table:
             (
                 paper.label,
                 *(_share(paper, entries[0].result, name) for name in names),
-                notation.NOTHING,
-                notation.NOTHING,
+                NOTHING,
+                NOTHING,
             )
             for paper in papers
         ),
@@ -100,7 +100,7 @@ def table(entries: Sequence[Entry]) -> Table:
 
 def _share(paper: reported.Reported, result: Result, name: str) -> str:
     value = paper.values[result.task["name"]] if name == "pass@5_legacy_substring" else None
-    return f"{float(value) / 100:.3f}" if value else notation.NOTHING
+    return f"{float(value) / 100:.3f}" if value else NOTHING
 
 
 def _value(entry: Entry, metric: Metric | None) -> str | Value:
@@ -151,7 +151,7 @@ def _chance_rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
         for metric in entry.result.metrics:
             whose, name = _whose(metric.name)
             if whose.startswith("chance") and name == judged:
-                row = (whose, judged, notation.value_and_error([metric]), str(metric.n), notation.NOTHING)
+                row = (whose, judged, notation.value_and_error([metric]), str(metric.n), NOTHING)
                 found[row] = metric.value if metric.direction == "lower" else -metric.value
     return sorted(found, key=lambda row: (found[row], row))
 

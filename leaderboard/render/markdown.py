@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from leaderboard.content import notation
-from leaderboard.content.document import Figure, Part, Table, Value, printable
+from leaderboard.content.document import NOTHING, Figure, Page, Table, Value, printable
 
 
-def markdown(parts: Sequence[Part], end: str, *, plots: str) -> str:
+def markdown(page: Page, *, plots: str) -> str:
     """The whole page; figures are the SVG files in the folder `plots`, named by the figures."""
     lines = ["# Leaderboard", "", "Made by `ltm-leaderboard build` from result files; do not edit it by hand.", ""]
-    lines += [f"- {line}" for line in notation.LEGEND]
-    for part in parts:
+    lines += [f"- {line}" for line in page.legend]
+    for part in page.parts:
         lines += ["", f"{'#' * part.level} {escape(part.title)}"]
         lines += [line for text in part.text for line in ("", escape(text))]
         lines += [line for figure in part.figures for line in ("", _image(figure, plots))]
@@ -23,7 +22,7 @@ def markdown(parts: Sequence[Part], end: str, *, plots: str) -> str:
             if part.folded:
                 table = ["<details><summary>Show</summary>", "", *table, "", "</details>"]
             lines += ["", *table]
-    return "\n".join([*lines, "", escape(end), ""])
+    return "\n".join([*lines, "", escape(page.end), ""])
 
 
 def markdown_table(table: Table) -> list[str]:
@@ -31,7 +30,7 @@ def markdown_table(table: Table) -> list[str]:
     rule = ["---" if i == 0 or i in table.words else "---:" for i in range(len(table.header))]
     rows = [_escaped(row) for row in (table.header, *table.rows)]
     # A dash in italics is still a dash.
-    italics = [tuple(c if c == notation.NOTHING else f"*{c}*" for c in _escaped(row)) for row in table.reported]
+    italics = [tuple(c if c == NOTHING else f"*{c}*" for c in _escaped(row)) for row in table.reported]
     return ["| " + " | ".join(results) + " |" for results in (rows[0], rule, *rows[1:], *italics)]
 
 
