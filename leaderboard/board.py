@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from leaderboard.entries import PERPLEXITY, Entry, audited, is_audit
-from leaderboard.labels import legible, row_identity, tell_apart
+from leaderboard.labels import readable_identity, row_identity, tell_apart
 from ltm.config import canonical_json
 from ltm.result import Result
 
@@ -125,20 +125,16 @@ def _section(key: tuple[Any, ...], entries: list[Entry], not_shown: Counter[str]
     groups: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         groups[canonical_json(row_identity(entry.result))].append(entry)
-    parts = [part for group in groups.values() for part in _one_training_a_seed(group)]
-    names = [part[0][0].result.model["name"] for part in parts]
-    labels = tell_apart(names, [{**legible(part[0].result), **extra} for part, extra in parts])
+    trainings = [training for group in groups.values() for training in _one_training_per_seed(group)]
+    names = [members[0].result.model["name"] for members, _ in trainings]
+    labels = tell_apart(names, [{**readable_identity(members[0].result), **weights} for members, weights in trainings])
     rows = []
-    for label, (part, _) in zip(labels, parts, strict=True):
-        results: dict[Column, list[Entry]] = defaultdict(list)
-        for entry in part:
-            results[columns[_column_key(entry.result)]].append(entry)
-        rows.append(
-            Row(
-                label=label,
-                entries={c: _one_scoring_a_training(results[c], not_shown) for c in columns.values() if c in results},
-            )
-        )
+    for label, (members, _) in zip(labels, trainings, strict=True):
+        scorings: dict[Column, list[Entry]] = defaultdict(list)
+        for entry in members:
+            scorings[columns[_column_key(entry.result)]].append(entry)
+        shown = {c: _one_scoring_per_training(scorings[c], not_shown) for c in columns.values() if c in scorings}
+        rows.append(Row(label=label, entries=shown))
     return Section(
         track=[*TRACKS, "reference"][key[0]],
         tokenizer=key[1],
@@ -168,7 +164,7 @@ def _columns(entries: list[Entry]) -> dict[tuple[Any, ...], Column]:
     }
 
 
-def _one_training_a_seed(group: list[Entry]) -> list[tuple[list[Entry], dict[str, str]]]:
+def _one_training_per_seed(group: list[Entry]) -> list[tuple[list[Entry], dict[str, str]]]:
     """The group itself; or, where one training seed has led to two sets of weights, a part for each set."""
     weights: dict[Any, set[str]] = defaultdict(set)
     for entry in group:
@@ -181,7 +177,7 @@ def _one_training_a_seed(group: list[Entry]) -> list[tuple[list[Entry], dict[str
     ]
 
 
-def _one_scoring_a_training(entries: list[Entry], not_shown: Counter[str]) -> tuple[Entry, ...]:
+def _one_scoring_per_training(entries: list[Entry], not_shown: Counter[str]) -> tuple[Entry, ...]:
     """For each set of weights the scoring with the lowest seed, and of these the one with most likelihoods.
 
     The others are counted, not averaged in.

@@ -95,7 +95,7 @@ def write(contents: Mapping[Path, bytes], entries: Sequence[Entry], places: Plac
     Raises:
         UserError: the manifest or the changelog cannot be read.
     """
-    listed, now, changelog = manifest.read(places.results), manifest.of(entries), _changelog(places)
+    listed, now, changelog = manifest.read(places.results), manifest.digests_of(entries), _changelog(places)
     manifest_path = places.results / manifest.NAME
     for path, content in {**contents, manifest_path: manifest.content(listed, now, changelog)}.items():
         same = path.exists() and path.read_bytes() == content
@@ -105,7 +105,7 @@ def write(contents: Mapping[Path, bytes], entries: Sequence[Entry], places: Plac
     for path in _old_plots(contents, places.out):
         path.unlink()
         print(f"removed {path}")
-    for problem in manifest.gone(listed, now, changelog).values():
+    for problem in manifest.unexplained(listed, now, changelog).values():
         print(f"note: {problem}; ltm-leaderboard check will fail", file=sys.stderr)
 
 
@@ -157,11 +157,14 @@ def _old_plots(contents: Mapping[Path, bytes], out: Path) -> list[Path]:
 
 
 def _manifest_problems(entries: Sequence[Entry], places: Places) -> list[str]:
-    listed, now = manifest.read(places.results), manifest.of(entries)
-    gone = manifest.gone(listed, now, _changelog(places)).values()
+    listed, now = manifest.read(places.results), manifest.digests_of(entries)
+    unexplained = manifest.unexplained(listed, now, _changelog(places)).values()
     path = places.results / manifest.NAME
     return [
-        *(f"{problem}: restore it, or say in {places.changelog} that it was removed, and why" for problem in gone),
+        *(
+            f"{problem}: restore it, or say in {places.changelog} that it was removed, and why"
+            for problem in unexplained
+        ),
         *(f"{path} does not list {name}; was it edited?" for name in sorted(now.keys() - listed.keys())),
     ]
 

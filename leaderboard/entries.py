@@ -72,10 +72,10 @@ def audited(entries: Sequence[Entry]) -> list[Entry]:
     """The entries with what audits say of models of the same configuration; one failure outweighs any pass."""
     verdicts: dict[str, dict[str, bool]] = defaultdict(dict)
     for entry in entries:
-        known = verdicts[entry.result.model["config_digest"]] if is_audit(entry.result) else {}
         for metric in entry.result.metrics:
             if metric.name == AUDIT and metric.likelihood is not None:
-                known[metric.likelihood] = known.get(metric.likelihood, True) and metric.value == 1
+                of_config = verdicts[entry.result.model["config_digest"]]
+                of_config[metric.likelihood] = of_config.get(metric.likelihood, True) and metric.value == 1
     return [_with_audit(entry, verdicts.get(entry.result.model["config_digest"], {})) for entry in entries]
 
 

@@ -30,28 +30,28 @@ def row_identity(result: Result) -> dict[str, Any]:
     }
 
 
-def legible(result: Result) -> dict[str, Any]:
+def readable_identity(result: Result) -> dict[str, Any]:
     """The identity with the settings of the config, `posterior.steps`, in place of its digest."""
     identity = row_identity(result)
     del identity["config"]
     settings = leaves(result.model["config"])
-    chosen = [name for name in settings if name.rpartition(".")[2] in MACHINE_SETTINGS]
-    return {**{name: value for name, value in settings.items() if name not in chosen}, **identity}
+    ours = {name: value for name, value in settings.items() if name.rpartition(".")[2] not in MACHINE_SETTINGS}
+    return {**ours, **identity}
 
 
 def tell_apart(names: Sequence[str], identities: Sequence[Mapping[str, Any]]) -> list[str]:
     """Each name, followed by what tells it apart from others of the same name, if there are any."""
-    alike: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    by_name: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for name, identity in zip(names, identities, strict=True):
-        alike[name].append(identity)
+        by_name[name].append(identity)
     different: dict[str, list[str]] = {}
-    for name, same in alike.items():
-        keys = dict.fromkeys(key for other in same for key in other) if len(same) > 1 else ()
-        different[name] = [key for key in keys if len({repr(other.get(key)) for other in same}) > 1]
+    for name, namesakes in by_name.items():
+        keys = dict.fromkeys(key for identity in namesakes for key in identity) if len(namesakes) > 1 else ()
+        different[name] = [key for key in keys if len({repr(identity.get(key)) for identity in namesakes}) > 1]
     labels = []
     for name, identity in zip(names, identities, strict=True):
-        said = ", ".join(f"{key} {identity.get(key)}" for key in different[name])
-        labels.append(f"{name} ({said})" if said else name)
+        difference = ", ".join(f"{key} {identity.get(key)}" for key in different[name])
+        labels.append(f"{name} ({difference})" if difference else name)
     return labels
 
 
@@ -65,7 +65,7 @@ def titles(groups: Sequence[Sequence[Entry]]) -> list[str]:
 def labels(entries: Sequence[Entry]) -> list[str]:
     """The models' names, with what tells results of the same name apart."""
     identities = [
-        {**legible(e.result), "training seed": e.result.training["seed"], "seed": e.result.scoring["seed"]}
+        {**readable_identity(e.result), "training seed": e.result.training["seed"], "seed": e.result.scoring["seed"]}
         for e in entries
     ]
     return tell_apart([entry.result.model["name"] for entry in entries], identities)

@@ -18,6 +18,7 @@ RELATIVE = 1e-9
 """How far a number may be from what the records give: sums in another order, no more."""
 
 Records = Sequence[Mapping[str, Any]]
+Formula = Callable[[Metric, Result, Records], float | None]
 
 
 def verify(results_dir: Path) -> tuple[list[Entry], list[str]]:
@@ -26,13 +27,14 @@ def verify(results_dir: Path) -> tuple[list[Entry], list[str]]:
     for path in find_results(results_dir):
         try:
             entry = read(path, results_dir)
-            found = [f"{path}: {problem}" for problem in differences(entry)]
+            wrong = [f"{path}: {problem}" for problem in differences(entry)]
         except UserError as error:
             problems.append(str(error))
-            problems += [f"{path}: {found}" for found in [edited_digit(path)] if found]
+            if edit := edited_digit(path):
+                problems.append(f"{path}: {edit}")
             continue
-        problems += found
-        if not found:
+        problems += wrong
+        if not wrong:
             entries.append(entry)
     return entries, problems
 
@@ -54,9 +56,9 @@ def differences(entry: Entry) -> Iterator[str]:
         return
     if "block" in records[0] and "tokens" in records[0] and "part" not in records[0]:
         tokens = sum(record["tokens"] for record in records)
-        for field, found in (("blocks", len(records)), ("tokens", tokens)):
-            if result.scoring[field] != found:
-                yield f"field scoring.{field}: expected {found}, which the records give, found {result.scoring[field]}"
+        for field, count in (("blocks", len(records)), ("tokens", tokens)):
+            if result.scoring[field] != count:
+                yield f"field scoring.{field}: expected {count}, which the records give, found {result.scoring[field]}"
     for i, metric in enumerate(result.metrics):
         value = recomputed(metric, result, records)
         if value is not None and not math.isclose(value, metric.value, rel_tol=RELATIVE, abs_tol=1e-12):
@@ -68,22 +70,22 @@ def differences(entry: Entry) -> Iterator[str]:
 
 def recomputed(metric: Metric, result: Result, records: Records) -> float | None:
     """A metric from the records; None for those that need more than is in them, such as samples' n-grams."""
-    find = _FORMULAS.get(metric.name.partition("[")[0])
-    return find(metric, result, records) if find else _answers(metric, result, records)
+    formula = _FORMULAS.get(metric.name.partition("[")[0], _pass_at_k)
+    return formula(metric, result, records)
 
 
-def _perplexity(units: Callable[[Result, Records], float]) -> Callable[[Metric, Result, Records], float | None]:
-    def find(metric: Metric, result: Result, records: Records) -> float | None:
+def _perplexity(units: Callable[[Result, Records], float]) -> Formula:
+    def formula(metric: Metric, result: Result, records: Records) -> float | None:
         if not all(metric.likelihood in record and "tokens" in record for record in records):
             return None
         return math.exp(-math.fsum(record[str(metric.likelihood)] for record in records) / units(result, records))
 
-    return find
+    return formula
 
 
 def _bits_per_byte(metric: Metric, result: Result, records: Records) -> float | None:
-    found = _perplexity(lambda result, _: result.data["bytes"] * math.log(2))(metric, result, records)
-    return None if found is None else math.log(found)
+    per_bit = _perplexity(lambda result, _: result.data["bytes"] * math.log(2))(metric, result, records)
+    return None if per_bit is None else math.log(per_bit)
 
 
 def _mean_of_exp(metric: Metric, result: Result, records: Records) -> float | None:
@@ -92,17 +94,17 @@ def _mean_of_exp(metric: Metric, result: Result, records: Records) -> float | No
     return _mean(math.exp(-record[str(metric.likelihood)] / record["tokens"]) for record in records)
 
 
-def _posterior(name: str) -> Callable[[Metric, Result, Records], float | None]:
+def _posterior(name: str) -> Formula:
     """Of diagnostics: a mean over texts, of the KL a token."""
 
-    def find(metric: Metric, result: Result, records: Records) -> float | None:
-        own = [record for record in records if record.get("part") == "posterior"]
-        if not own:
+    def formula(metric: Metric, result: Result, records: Records) -> float | None:
+        texts = [record for record in records if record.get("part") == "posterior"]
+        if not texts:
             return None
-        total = math.fsum(record[name] for record in own)
-        return total / (sum(record["tokens"] for record in own) if name == "kl" else len(own))
+        total = math.fsum(text[name] for text in texts)
+        return total / (sum(text["tokens"] for text in texts) if name == "kl" else len(texts))
 
-    return find
+    return formula
 
 
 def _gen_ppl(metric: Metric, result: Result, records: Records) -> float | None:
@@ -116,17 +118,17 @@ def _accuracy(metric: Metric, result: Result, records: Records) -> float | None:
     return _mean(record["greedy"] for record in records) if all("greedy" in record for record in records) else None
 
 
-def _claimed(name: str | None) -> Callable[[Metric, Result, Records], float | None]:
+def _claimed(name: str | None) -> Formula:
     """Of audits: nats a token of the source's texts, claimed by the metric's likelihood or by the one named."""
 
-    def find(metric: Metric, result: Result, records: Records) -> float | None:
+    def formula(metric: Metric, result: Result, records: Records) -> float | None:
         texts = [record for record in records if record.get("part") == "text"]
         key = name or str(metric.likelihood)
         if not texts or any(key not in text for text in texts):
             return None
         return -math.fsum(text[key] for text in texts) / sum(text["tokens"] for text in texts)
 
-    return find
+    return formula
 
 
 def _log_e_value(metric: Metric, result: Result, records: Records) -> float | None:
@@ -149,28 +151,28 @@ def _verdict(metric: Metric, result: Result, records: Records) -> float | None:
     return float(not refuted) if checks else None
 
 
-def _answers(metric: Metric, result: Result, records: Records) -> float | None:
+def _pass_at_k(metric: Metric, result: Result, records: Records) -> float | None:
     """Of problems: the unbiased pass@k, and its chance rows, under the rule that the name ends in."""
-    found = re.fullmatch(r"(?:chance_([^_]+)_)?pass@(\d+)(?:_(?:legacy_)?([a-z]+))?", metric.name)
-    if found is None or not all("answers" in record for record in records):
+    match = re.fullmatch(r"(?:chance_([^_]+)_)?pass@(\d+)(?:_(?:legacy_)?([a-z]+))?", metric.name)
+    if match is None or not all("answers" in record for record in records):
         return None
-    guesser, k, rule = found[1], int(found[2]), found[3] or result.scoring["rule"]
+    guesser, k, rule = match[1], int(match[2]), match[3] or result.scoring["rule"]
     if guesser:
         return _mean(record["chance"][guesser][rule] for record in records)
-    return _mean(_pass(record["answers"][rule], record["gold"], k) for record in records)
+    return _mean(_pass_probability(record["answers"][rule], record["gold"], k) for record in records)
 
 
-def _pass(answers: Sequence[str | None], gold: str, k: int) -> float:
+def _pass_probability(answers: Sequence[str | None], gold: str, k: int) -> float:
     wrong = sum(answer != gold for answer in answers)
     return 1 - math.comb(wrong, k) / math.comb(len(answers), k)
 
 
 def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return math.fsum(found) / len(found)
+    numbers = list(values)
+    return math.fsum(numbers) / len(numbers)
 
 
-_FORMULAS: dict[str, Callable[[Metric, Result, Records], float | None]] = {
+_FORMULAS: dict[str, Formula] = {
     "token_perplexity": _perplexity(lambda _, records: sum(record["tokens"] for record in records)),
     "word_perplexity": _perplexity(lambda result, _: result.data["words"]),
     "last_word_perplexity": _perplexity(lambda _, records: len(records)),
@@ -197,9 +199,9 @@ def edited_digit(path: Path) -> str | None:
     for place, parent, key in _leaves(data, ""):
         value = parent[key]
         text = value if isinstance(value, str) else json.dumps(value)
-        for found in re.finditer(r"\d", text):
-            for digit in "0123456789".replace(found[0], ""):
-                other = text[: found.start()] + digit + text[found.end() :]
+        for match in re.finditer(r"\d", text):
+            for digit in "0123456789".replace(match[0], ""):
+                other = text[: match.start()] + digit + text[match.end() :]
                 try:
                     parent[key] = other if isinstance(value, str) else json.loads(other)
                 except ValueError:

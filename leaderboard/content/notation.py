@@ -108,9 +108,9 @@ def describe(entry: Entry, metric: Metric) -> str:
 
 def provenance(entry: Entry) -> str:
     """Commit, device, date and file of a result."""
-    found = entry.result.provenance
-    commit = (found["commit"] or "commit unknown")[:12] + (" with changes" if found["dirty"] else "")
-    return f"{commit}, on {found['device']}, {found['date'][:10]}, {entry.name}"
+    origin = entry.result.provenance
+    commit = (origin["commit"] or "commit unknown")[:12] + (" with changes" if origin["dirty"] else "")
+    return f"{commit}, on {origin['device']}, {origin['date'][:10]}, {entry.name}"
 
 
 def with_tooltip(text: str, entries: Sequence[Entry], metrics: Sequence[Metric | None]) -> str | Value:

@@ -59,7 +59,7 @@ def comparable(section: Section) -> bool:
 def parts(tasks: Sequence[str]) -> list[Part]:
     """All that papers report, with sources and differences; of GSM8K only where the board has one of its tasks."""
     header = ("Model", "Size", "trFLOPs/token", "Tokens", *CORPORA.values())
-    found = [
+    listed = [
         Part(
             title="Reported elsewhere: zero-shot perplexity",
             text=(
@@ -78,7 +78,7 @@ def parts(tasks: Sequence[str]) -> list[Part]:
         _sources("Where the reported perplexities come from", perplexities()),
     ]
     if set(tasks) & set(SHOTS):
-        found += [
+        listed += [
             Part(
                 title="Reported elsewhere: GSM8K, pass@5 in per cent",
                 text=("Not measured here, not ranked. Read off a figure, to ± 0.3.",),
@@ -90,7 +90,7 @@ def parts(tasks: Sequence[str]) -> list[Part]:
             ),
             _sources("Where the reported GSM8K numbers come from", gsm8k()),
         ]
-    return found
+    return listed
 
 
 def _values(row: Reported) -> tuple[str, ...]:
@@ -98,9 +98,9 @@ def _values(row: Reported) -> tuple[str, ...]:
 
 
 def _sources(title: str, rows: Sequence[Reported]) -> Part:
-    listed = tuple((row.model, row.source, " ".join(row.differences)) for row in rows)
+    cited = tuple((row.model, row.source, " ".join(row.differences)) for row in rows)
     header = ("Model", "Source", "What its protocol does otherwise")
-    return Part(title=title, level=3, folded=True, table=Table(header=header, rows=listed, words=(1, 2)))
+    return Part(title=title, level=3, folded=True, table=Table(header=header, rows=cited, words=(1, 2)))
 
 
 def _row(row: Mapping[str, Any], tasks: Mapping[str, str]) -> Reported:

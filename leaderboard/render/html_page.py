@@ -85,11 +85,11 @@ def _table(table: Table, title: str) -> list[str]:
 
 
 def _row(row: Sequence[str | Value], words: Sequence[bool]) -> str:
-    results = "".join(
+    cells = "".join(
         f"<td{_class(w, long=len(str(value)) > LONG, failed=str(value) == FAILED)}>{_value(value)}</td>"
         for value, w in zip(row[1:], words[1:], strict=True)
     )
-    return f'<tr><th scope="row">{_text(str(row[0]))}</th>{results}</tr>'
+    return f'<tr><th scope="row">{_text(str(row[0]))}</th>{cells}</tr>'
 
 
 def _class(words: bool, long: bool = False, failed: bool = False) -> str:
@@ -103,11 +103,11 @@ def _value(value: str | Value) -> str:
 
 
 def _anchors(parts: Sequence[Part]) -> list[str]:
-    found: list[str] = []
+    anchors: list[str] = []
     for part in parts:
         name = slug(part.title)
-        found.append(name if name not in found else f"{name}-{len(found)}")
-    return found
+        anchors.append(name if name not in anchors else f"{name}-{len(anchors)}")
+    return anchors
 
 
 def _text(text: str) -> str:

@@ -31,7 +31,7 @@ def markdown_table(table: Table) -> list[str]:
     rows = [_escaped(row) for row in (table.header, *table.rows)]
     # A dash in italics is still a dash.
     italics = [tuple(c if c == NOTHING else f"*{c}*" for c in _escaped(row)) for row in table.reported]
-    return ["| " + " | ".join(results) + " |" for results in (rows[0], rule, *rows[1:], *italics)]
+    return ["| " + " | ".join(cells) + " |" for cells in (rows[0], rule, *rows[1:], *italics)]
 
 
 def _escaped(row: Iterable[str | Value]) -> tuple[str, ...]:

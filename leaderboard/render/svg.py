@@ -11,7 +11,8 @@ from leaderboard.content.document import Axis, Figure, Point, Series, printable
 
 WIDTH, HEIGHT = 460, 330
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 30, 44
-FONT, COLOURS, LEGEND_LINE, CROWD = 12, 6, 17, 40
+FONT, LEGEND_LINE, RADIUS = 12, 17, 4
+COLOURS, CROWD = 6, 40
 MADE_BY = "<!-- made by ltm-leaderboard build -->"
 
 STYLE = (
@@ -53,27 +54,9 @@ def svg(figure: Figure, *, alone: bool = True) -> str:
         f'<text class="title" x="{LEFT}" y="16">{_text(_shortened(figure.title, WIDTH - LEFT - RIGHT))}</text>',
         *_axes(figure, x, y),
     ]
-    boxes: list[tuple[float, float, float, float]] = []
     for i, series in enumerate(figure.series):
-        colour = _colour(series, i)
-        if series.joined:
-            path = "L".join(f"{_px(x.place(p.x))} {_px(y.place(p.y))}" for p in series.points)
-            dash = ' stroke-dasharray="5 4"' if series.dashed else ""
-            lines.append(f'<path class="{colour}" stroke-width="1.5"{dash} d="M{path}"/>')
-        for p in series.points:
-            cx, cy = x.place(p.x), y.place(p.y)
-            boxes.append((cx - 4, cy - 4, cx + 4, cy + 4))
-            faint = " faint" if p.faint else ""
-            tip = f"<title>{_text(p.tip)}</title>" if p.tip else ""
-            lines.append(
-                f'<circle class="{colour}{faint}" stroke-width="1.5" cx="{_px(cx)}" cy="{_px(cy)}" r="4">{tip}</circle>'
-            )
-    lines += _legend(named)
-    # Who is not dominated is named first, while there is room; in a crowd nobody else is.
-    for point in sorted(
-        (p for p in points if p.label and not (p.faint and len(points) > CROWD)), key=lambda p: p.faint
-    ):
-        lines += _label(point, x.place(point.x), y.place(point.y), boxes)
+        lines += _marks(series, _colour(series, i), x, y)
+    lines += [*_legend(named), *_labels(points, x, y)]
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 
@@ -97,6 +80,22 @@ def _axes(figure: Figure, x: Scale, y: Scale) -> list[str]:
     return lines
 
 
+def _marks(series: Series, colour: str, x: Scale, y: Scale) -> list[str]:
+    lines = []
+    if series.joined:
+        path = "L".join(f"{_px(x.place(p.x))} {_px(y.place(p.y))}" for p in series.points)
+        dash = ' stroke-dasharray="5 4"' if series.dashed else ""
+        lines.append(f'<path class="{colour}" stroke-width="1.5"{dash} d="M{path}"/>')
+    for p in series.points:
+        cx, cy = _px(x.place(p.x)), _px(y.place(p.y))
+        faint = " faint" if p.faint else ""
+        tip = f"<title>{_text(p.tip)}</title>" if p.tip else ""
+        lines.append(
+            f'<circle class="{colour}{faint}" stroke-width="1.5" cx="{cx}" cy="{cy}" r="{RADIUS}">{tip}</circle>'
+        )
+    return lines
+
+
 def _legend(named: Sequence[tuple[str, Series]]) -> list[str]:
     """Names of series below the plot, a line each, where no data are."""
     lines = []
@@ -108,6 +107,20 @@ def _legend(named: Sequence[tuple[str, Series]]) -> list[str]:
         name = _text(_shortened(series.name, WIDTH - LEFT - 30))
         lines.append(f'<text x="{LEFT + 26}" y="{y}">{name}</text>')
     return lines
+
+
+def _labels(points: Sequence[Point], x: Scale, y: Scale) -> list[str]:
+    """The points' names. Points that nothing dominates are named first, while there is room; in a crowd only they."""
+    boxes = []
+    for p in points:
+        cx, cy = x.place(p.x), y.place(p.y)
+        boxes.append((cx - RADIUS, cy - RADIUS, cx + RADIUS, cy + RADIUS))
+    named = [p for p in points if p.label and not (p.faint and len(points) > CROWD)]
+    return [
+        line
+        for point in sorted(named, key=lambda p: p.faint)
+        for line in _label(point, x.place(point.x), y.place(point.y), boxes)
+    ]
 
 
 def _label(point: Point, x: float, y: float, boxes: list[tuple[float, float, float, float]]) -> list[str]:
@@ -124,13 +137,13 @@ def _label(point: Point, x: float, y: float, boxes: list[tuple[float, float, flo
 
 
 def _scale(axis: Axis, values: Sequence[float], start: float, end: float) -> Scale:
-    of = math.log10 if axis.log else float
-    found = [of(value) for value in (*values, *(value for value, _ in axis.ticks))] or [0.0]
-    low, high = min(found), max(found)
+    transform = math.log10 if axis.log else float
+    transformed = [transform(value) for value in (*values, *(value for value, _ in axis.ticks))] or [0.0]
+    low, high = min(transformed), max(transformed)
     margin = 0.06 * (high - low) or 0.5
     low, high = low - margin, high + margin
     ticks = axis.ticks or tuple((value, _tick(value)) for value in _round_numbers(low, high, log=axis.log))
-    return Scale(place=lambda value: start + (of(value) - low) / (high - low) * (end - start), ticks=ticks)
+    return Scale(place=lambda value: start + (transform(value) - low) / (high - low) * (end - start), ticks=ticks)
 
 
 def _round_numbers(low: float, high: float, *, log: bool) -> list[float]:
@@ -138,8 +151,8 @@ def _round_numbers(low: float, high: float, *, log: bool) -> list[float]:
     if log and high - low >= 1:
         steps = (1, 2, 5) if high - low < 2 else (1,)
         powers = range(math.floor(low), math.ceil(high) + 1)
-        found = [m * 10.0**p for p in powers for m in steps if low <= p + math.log10(m) <= high]
-        return found[:: math.ceil(len(found) / 7)]
+        ticks = [m * 10.0**p for p in powers for m in steps if low <= p + math.log10(m) <= high]
+        return ticks[:: math.ceil(len(ticks) / 7)]
     if log:
         low, high = 10**low, 10**high
     power = 10.0 ** math.floor(math.log10((high - low) / 5))

@@ -35,23 +35,23 @@ def print_parts(parts: Sequence[Part], console: Console) -> None:
             console.print(_text(text, console))
 
 
-def print_table(brief: Table, words: str, console: Console) -> None:
+def print_table(table: Table, title: str, console: Console) -> None:
     """Print a table of few columns under some words."""
     from rich import box
     from rich import table as rich_table
 
-    table = rich_table.Table(
-        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=_text(words, console), title_justify="left"
+    printed = rich_table.Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=_text(title, console), title_justify="left"
     )
-    for i, name in enumerate(brief.header):
-        table.add_column(name, justify="right" if i else "left", overflow="fold", no_wrap=i > 0)
-    for row in brief.rows:
-        table.add_row(*(_text(str(value), console) for value in row))
-    console.print(table)
+    for i, name in enumerate(table.header):
+        printed.add_column(name, justify="right" if i else "left", overflow="fold", no_wrap=i > 0)
+    for row in table.rows:
+        printed.add_row(*(_text(str(value), console) for value in row))
+    console.print(printed)
 
 
-def _text(words: str, console: Console) -> Text:
+def _text(text: str, console: Console) -> Text:
     from rich.text import Text
 
     # A terminal without ≤ would show something worse in its place.
-    return Text(words if console.encoding.startswith("utf") else words.translate(_PLAIN))
+    return Text(text if console.encoding.startswith("utf") else text.translate(_PLAIN))
