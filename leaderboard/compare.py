@@ -1,4 +1,4 @@
-"""Two models, or two commits, on the same text: differences with 95% intervals, paired where they can be."""
+"""Two models, or two commits, on the same text: differences with 95% intervals, paired where possible."""
 
 from __future__ import annotations
 
@@ -20,13 +20,17 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SHORTEST_COMMIT = 4
+"""The fewest characters that are taken for a commit."""
 
 
 def compare(board: Board, a: str, b: str, console: Console) -> None:
-    """Print how B differs from A on every task that both have a result of.
+    """Print how B differs from A on every task for which both have a result.
+
+    Perplexities are compared in nats per token, everything else in the metric's own unit.
 
     Raises:
-        UserError: one of them is no model and no commit of the board, or they have nothing in common.
+        UserError: A or B is neither a model nor a commit of the board, or stands for several results; they have
+            nothing in common; or the records of a result do not give its perplexity.
     """
     by_commit, side_a, side_b = _sides(board, a, b)
     first, second = _by_key(a, side_a, by_commit), _by_key(b, side_b, by_commit)
@@ -37,13 +41,13 @@ def compare(board: Board, a: str, b: str, console: Console) -> None:
             f"{a} and {b} have no task, text, tokenizer and training seed in common, so there is nothing to compare; "
             "score both with: ltm-eval --model A,B --tasks ..."
         )
-    header = ("Task", *(["Model"] if by_commit else []), a[:20], b[:20], "B − A", "95% interval", "Seen")
+    header = ("Task", *(["Model"] if by_commit else []), a[:20], b[:20], "B − A", "95% interval", "Verdict")
     print_table(Table(header=header, rows=tuple(rows)), f"{b} against {a}", console)
     if unmatched:
         console.print(f"Results without a counterpart on the other side: {unmatched}.")
     console.print(
-        "Of perplexities, differences are nats a token, paired over the same blocks where both have records. A bound "
-        "is compared as it stands: the truth behind it may be better."
+        "Differences of perplexities are in nats per token, paired over the same blocks where both have records. "
+        "A bound is compared as it stands: the true value behind it may be better."
     )
 
 
@@ -73,7 +77,7 @@ def _sides(board: Board, a: str, b: str) -> tuple[bool, list[Entry], list[Entry]
 
 
 def _by_name(board: Board) -> dict[str, list[Entry]]:
-    """Entries by the label of their row, and by the model's name where that says which row."""
+    """Entries by the label of their row, and those that are in no row by the name of their model."""
     by_name: dict[str, list[Entry]] = {}
     for section in board.sections:
         for row in section.rows:
@@ -93,7 +97,7 @@ def _made_at(entry: Entry, commit: str) -> bool:
 
 
 def _key(entry: Entry, by_commit: bool) -> tuple[str, ...]:
-    """What two results must have in common to be compared."""
+    """The fields in which two results must agree to be compared."""
     result = entry.result
     task, scoring = result.task, result.scoring
     text = (task["name"], str(task["version"]), task["split"], result.data["fingerprint"])
@@ -125,15 +129,15 @@ def _difference(a: Entry, b: Entry, first: Metric, second: Metric) -> Sequence[s
         blocks_a, blocks_b = blocks(a, first), blocks(b, second)
         if blocks_a is not None and blocks_b is not None:
             low, high = paired_difference(blocks_a, blocks_b)
-            # 0 - x, since -0.0 would be written with its sign.
+            # 0 - x instead of -x: -0.0 would be printed with its sign.
             return f"{value:+.4f}", *_interval_and_verdict(0 - high, 0 - low, first.direction, estimate, "paired")
         ends = [math.log(m.ci95.high / m.ci95.low) / 2 for m in (first, second) if m.ci95]
     else:
         value = second.value - first.value
         ends = [(m.ci95.high - m.ci95.low) / 2 for m in (first, second) if m.ci95]
     if len(ends) < 2:
-        return f"{value:+.4g}", "none", "no intervals: no saying"
-    # Independent texts would have this; of results on one text it is too wide, so it errs on the side of caution.
+        return f"{value:+.4g}", "none", "undecided (no intervals)"
+    # The interval for independent texts; for results on one text it is too wide rather than too narrow.
     half = math.hypot(*ends)
     return f"{value:+.4f}", *_interval_and_verdict(value - half, value + half, first.direction, estimate, "not paired")
 
@@ -141,4 +145,4 @@ def _difference(a: Entry, b: Entry, first: Metric, second: Metric) -> Sequence[s
 def _interval_and_verdict(low: float, high: float, direction: str, estimate: bool, how: str) -> tuple[str, str]:
     better = high < 0 if direction == "lower" else low > 0
     verdict = "no difference" if low <= 0 <= high else "B better" if better else "B worse"
-    return f"[{low:+.4f}, {high:+.4f}]", f"~ {how}: no saying" if estimate else f"{verdict} ({how})"
+    return f"[{low:+.4f}, {high:+.4f}]", f"~ undecided ({how})" if estimate else f"{verdict} ({how})"

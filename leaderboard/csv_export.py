@@ -1,4 +1,4 @@
-"""All numbers of a board as one CSV: a row a metric, measured and reported, with all that is needed to filter them."""
+"""All numbers of a board as one CSV: a row per metric, measured or reported, with all fields needed to filter them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ HEADER = (
 
 
 def csv_table(board: Board) -> str:
-    """The whole board; numbers in full, texts so that no spreadsheet takes them for a formula."""
+    """Return the whole board as CSV: numbers in full, and texts that no spreadsheet takes for a formula.
+
+    Raises:
+        UserError: the records of a result do not give its perplexity.
+    """
     labels_and_ranks: dict[Entry, tuple[str, str]] = {}
     for section in board.sections:
         for column in section.columns:

@@ -1,4 +1,4 @@
-"""What rows and tables are called, and what tells those of one name apart."""
+"""The names of rows and tables, and what tells those of the same name apart."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from leaderboard.entries import PERPLEXITY, Entry
 from ltm.config import MACHINE_SETTINGS, leaves
 from ltm.result import Result
 
-# What a section or a column already says, what a repetition varies, or what stands beside the headline and does not
-# move it: the rest of `scoring` tells rows apart.
+# Fields of `scoring` that do not tell rows apart: a section or column states them already, repetitions vary them, or
+# they add likelihoods without changing the headline.
 _NOT_OF_THE_ROW = {"block_length", "blocks", "tokens", "eos_between_documents", "seed", "likelihoods"}
 
 
 def row_identity(result: Result) -> dict[str, Any]:
-    """What makes two results results of one row, but for the training seed."""
+    """Return the fields in which the results of a row agree; only the training seed may differ."""
     training, headline = result.training, result.metric(PERPLEXITY)
     return {
         "model": result.model["name"],
@@ -31,7 +31,10 @@ def row_identity(result: Result) -> dict[str, Any]:
 
 
 def readable_identity(result: Result) -> dict[str, Any]:
-    """The identity with the settings of the config, `posterior.steps`, in place of its digest."""
+    """Return the row identity with the config's settings, such as `posterior.steps`, in place of its digest.
+
+    Settings that a machine chooses for itself are left out.
+    """
     identity = row_identity(result)
     del identity["config"]
     settings = leaves(result.model["config"])
@@ -40,7 +43,7 @@ def readable_identity(result: Result) -> dict[str, Any]:
 
 
 def tell_apart(names: Sequence[str], identities: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Each name, followed by what tells it apart from others of the same name, if there are any."""
+    """Return each name, followed by what tells it apart from others of the same name, if there are any."""
     by_name: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for name, identity in zip(names, identities, strict=True):
         by_name[name].append(identity)
@@ -56,14 +59,14 @@ def tell_apart(names: Sequence[str], identities: Sequence[Mapping[str, Any]]) ->
 
 
 def titles(groups: Sequence[Sequence[Entry]]) -> list[str]:
-    """The tasks, with what tells two of one name apart."""
+    """Return the task of each group, with what tells groups of the same name apart."""
     results = [entries[0].result for entries in groups]
     identities = [{**result.task, "text": result.data["fingerprint"][:8]} for result in results]
     return tell_apart([result.task["name"].removeprefix("ltm_") for result in results], identities)
 
 
 def labels(entries: Sequence[Entry]) -> list[str]:
-    """The models' names, with what tells results of the same name apart."""
+    """Return the model of each entry, with what tells entries of the same name apart."""
     identities = [
         {**readable_identity(e.result), "training seed": e.result.training["seed"], "seed": e.result.scoring["seed"]}
         for e in entries

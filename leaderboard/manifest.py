@@ -1,7 +1,7 @@
-"""The list of all results that a board was ever built from, so that none goes away or changes without a word.
+"""The list of all results that a board was ever built from, so that none is removed or changed silently.
 
-RESULTS/MANIFEST has a line a result: MODEL/TASK/KEY and a digest of its metrics. `build` adds to it; a line goes, or
-changes, only when the changelog names the result.
+RESULTS/MANIFEST has a line per result: a digest of its metrics, and MODEL/TASK/KEY. `build` adds lines; it removes or
+changes one only if the changelog names the result.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ NAME = "MANIFEST"
 
 
 def read(results_dir: Path) -> dict[str, str]:
-    """Digests by result; empty where no board was built yet.
+    """Read the digests by MODEL/TASK/KEY; empty if no board was built yet.
 
     Raises:
-        UserError: a line is none that `build` writes.
+        UserError: a line is not of the form that `build` writes.
     """
     path = results_dir / NAME
     if not path.exists():
@@ -40,12 +40,12 @@ def read(results_dir: Path) -> dict[str, str]:
 
 
 def digests_of(entries: Iterable[Entry]) -> dict[str, str]:
-    """What the results at hand would have in it."""
+    """Return the digests of these results by MODEL/TASK/KEY, as the manifest lists them."""
     return {entry.name.removesuffix(".json"): config.digest(to_dict(entry.result)["metrics"])[:12] for entry in entries}
 
 
 def unexplained(listed: Mapping[str, str], now: Mapping[str, str], changelog: str) -> dict[str, str]:
-    """Results that are no longer there, or have other numbers, and why that is wrong: the changelog is silent."""
+    """Return a problem for each listed result that was removed or changed and that the changelog does not name."""
     changes = {
         name: "was removed" if name not in now else "has other numbers than before"
         for name, before in listed.items()
@@ -55,6 +55,6 @@ def unexplained(listed: Mapping[str, str], now: Mapping[str, str], changelog: st
 
 
 def content(listed: Mapping[str, str], now: Mapping[str, str], changelog: str) -> bytes:
-    """The file after a build: what is there, and what went without a word."""
+    """Return the new manifest: current results, and the old lines of those that `unexplained` names."""
     kept = {name: listed[name] for name in unexplained(listed, now, changelog)}
     return "".join(f"{digest} {name}\n" for name, digest in sorted({**now, **kept}.items())).encode()

@@ -1,4 +1,4 @@
-"""Whether result files say what was measured: digests, places, and every number that the records can give again."""
+"""Verification of result files: digests, places, and every number that the records determine."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from ltm.errors import UserError
 from ltm.result import Metric, Result, find_results, read_records, to_bytes
 
 RELATIVE = 1e-9
-"""How far a number may be from what the records give: sums in another order, no more."""
+"""Relative tolerance for recomputed numbers, which may differ by the order of summation only."""
 
 Records = Sequence[Mapping[str, Any]]
 Formula = Callable[[Metric, Result, Records], float | None]
 
 
 def verify(results_dir: Path) -> tuple[list[Entry], list[str]]:
-    """The sound results, and what is wrong with the others: file, field, expected, found."""
+    """Return the sound results, and the problems of the others: file, field, what was expected, what was found.
+
+    Nothing is raised for a damaged result: it is one of the problems.
+    """
     entries, problems = [], []
     for path in find_results(results_dir):
         try:
@@ -40,16 +43,17 @@ def verify(results_dir: Path) -> tuple[list[Entry], list[str]]:
 
 
 def differences(entry: Entry) -> Iterator[str]:
-    """What a result says otherwise than its own config and records do.
+    """Yield a line for each field of a result that contradicts its own config or records.
 
     Raises:
-        UserError: the records are missing or are not those that the result was written with.
+        UserError: the records are missing, or are not those that the result was written with.
     """
     result = entry.result
     if entry.path.read_bytes() != to_bytes(result):
-        yield "expected the one spelling that results have, found another; was it formatted by hand?"
-    expected, before = config_digest(result.model["config"]), digest(result.model["config"])
-    if result.model["config_digest"] not in (expected, before):  # the latter from before machines could choose
+        yield "expected the canonical formatting of results, found another; was it formatted by hand?"
+    # Older results have a digest of the whole config, with the settings that are now left to the machine.
+    expected, older = config_digest(result.model["config"]), digest(result.model["config"])
+    if result.model["config_digest"] not in (expected, older):
         yield f"field model.config_digest: expected {expected}, found {result.model['config_digest']}"
     records = read_records(entry.path, result)
     if not records:
@@ -69,7 +73,7 @@ def differences(entry: Entry) -> Iterator[str]:
 
 
 def recomputed(metric: Metric, result: Result, records: Records) -> float | None:
-    """A metric from the records; None for those that need more than is in them, such as samples' n-grams."""
+    """Compute a metric from the records; None if it needs more than they hold, such as the n-grams of samples."""
     formula = _FORMULAS.get(metric.name.partition("[")[0], _pass_at_k)
     return formula(metric, result, records)
 
@@ -95,7 +99,7 @@ def _mean_of_exp(metric: Metric, result: Result, records: Records) -> float | No
 
 
 def _posterior(name: str) -> Formula:
-    """Of diagnostics: a mean over texts, of the KL a token."""
+    """Diagnostics: nats per token for `kl`, otherwise the mean over texts."""
 
     def formula(metric: Metric, result: Result, records: Records) -> float | None:
         texts = [record for record in records if record.get("part") == "posterior"]
@@ -119,7 +123,7 @@ def _accuracy(metric: Metric, result: Result, records: Records) -> float | None:
 
 
 def _claimed(name: str | None) -> Formula:
-    """Of audits: nats a token of the source's texts, claimed by the metric's likelihood or by the one named."""
+    """Audit: nats per token that the metric's likelihood, or the one called `name`, claims for the source's texts."""
 
     def formula(metric: Metric, result: Result, records: Records) -> float | None:
         texts = [record for record in records if record.get("part") == "text"]
@@ -132,7 +136,7 @@ def _claimed(name: str | None) -> Formula:
 
 
 def _log_e_value(metric: Metric, result: Result, records: Records) -> float | None:
-    """Of audits: claimed less true nats. Averaged claims enter three standard errors lower, and either is right."""
+    """Audit: claimed minus true nats, and for averaged claims three standard errors less; both are accepted."""
     texts, key = [record for record in records if record.get("part") == "text"], str(metric.likelihood)
     if not texts or any(key not in text for text in texts):
         return None
@@ -145,14 +149,14 @@ def _log_e_value(metric: Metric, result: Result, records: Records) -> float | No
 
 
 def _verdict(metric: Metric, result: Result, records: Records) -> float | None:
-    """Of audits: a likelihood has passed when no check refutes it, or all that the model has."""
+    """Audit: 1 unless a check refutes this likelihood, or all likelihoods of the model; then 0."""
     checks = [record for record in records if record.get("part") == "check"]
     refuted = [c for c in checks if c["passed"] is False and c["likelihood"] in (metric.likelihood, None)]
     return float(not refuted) if checks else None
 
 
 def _pass_at_k(metric: Metric, result: Result, records: Records) -> float | None:
-    """Of problems: the unbiased pass@k, and its chance rows, under the rule that the name ends in."""
+    """Problems: the unbiased pass@k, of the model or of a chance row, under the extraction rule that ends the name."""
     match = re.fullmatch(r"(?:chance_([^_]+)_)?pass@(\d+)(?:_(?:legacy_)?([a-z]+))?", metric.name)
     if match is None or not all("answers" in record for record in records):
         return None
@@ -190,7 +194,10 @@ _FORMULAS: dict[str, Formula] = {
 
 
 def edited_digit(path: Path) -> str | None:
-    """Where one digit of a result file was changed: the only change of a digit that brings its own digest back."""
+    """Return the field of a result file in which one digit was changed, with its value before and after.
+
+    None if no change of a single digit restores the file's digest.
+    """
     try:
         data = json.loads(path.read_bytes())
         recorded = data.pop("digest")
@@ -205,7 +212,7 @@ def edited_digit(path: Path) -> str | None:
                 try:
                     parent[key] = other if isinstance(value, str) else json.loads(other)
                 except ValueError:
-                    continue  # 007 is no number
+                    continue  # not a number, such as 007
                 if digest(data) == recorded:
                     return f"field {place}: expected {parent[key]!r}, found {value!r}"
         parent[key] = value
@@ -213,7 +220,7 @@ def edited_digit(path: Path) -> str | None:
 
 
 def _leaves(data: Any, place: str) -> Iterator[tuple[str, Any, Any]]:
-    """Each text and number, with its place in words, and where to put another in its stead."""
+    """Yield each text and number as (path of the field, container, key), so that it can be replaced."""
     for key in list(data) if isinstance(data, dict) else range(len(data)):
         here = f"{place}[{key}]" if isinstance(data, list) else f"{place}.{key}" if place else str(key)
         if isinstance(data[key], dict | list):

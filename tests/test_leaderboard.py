@@ -41,7 +41,7 @@ def rendered(built: Board) -> str:
 
 
 def records(nats: float, name: str, noise: random.Random, *, blocks: int = 20, spread: float = 1.0) -> list[dict]:
-    """Blocks of 255 tokens that need `nats` a token on average; half of their variation is the text's own."""
+    """Blocks of 255 tokens that need `nats` per token on average; they vary with the text and by `spread`."""
     text = random.Random(1)
     values = [-255 * nats + 40 * text.gauss(0, 1) + spread * noise.gauss(0, 1) for _ in range(blocks)]
     shift = -nats * 255 - sum(values) / blocks

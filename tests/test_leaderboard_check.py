@@ -197,7 +197,7 @@ def test_another_spelling_of_the_same_is_a_problem(tmp_path: Path) -> None:
     path = write_result(make_result(), tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text())))
     _, (problem,) = verify(tmp_path)
-    assert "expected the one spelling that results have" in problem
+    assert "expected the canonical formatting of results" in problem
 
 
 def test_edited_records_are_found(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

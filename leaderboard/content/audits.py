@@ -1,4 +1,4 @@
-"""What audits found: whether the numbers of a model can be likelihoods at all, on text whose likelihood is known."""
+"""What audits found: whether a model's numbers can be likelihoods at all, on text whose likelihood is known."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from leaderboard.labels import labels
 from ltm.result import Metric, Result, read_records
 
 THRESHOLD = math.log(100)
-"""Nats: a valid claim exceeds the source by this much over all texts with a probability of at most 1%."""
+"""Nats by which a valid claim exceeds the source's own, over all texts, with a probability of at most 1%."""
+
 COLUMNS = {
     "audit_claimed_nats_per_token": "Claimed, nats/token",
     "audit_source_nats_per_token": "Source, nats/token",
     "audit_log_e_value": "Log e-value",
 }
+"""The metrics with a column in every audit table, and the column's title."""
 ENTROPY = "audit_source_entropy_per_token"
 LINE = "the source itself: no model can need less"
+"""The label of a source's own row, which shows its entropy."""
 
 
 def part(entries: Sequence[Entry], title: str) -> Part:
-    """The verdicts on all likelihoods of the models, by source; a line of each source says what none can be below."""
+    """Return the verdicts on all likelihoods of the models, by source, with the entropy of each source as a row."""
     verdicts = [
         (label, entry, verdict)
         for label, entry in zip(labels(entries), entries, strict=True)
@@ -51,13 +54,13 @@ def part(entries: Sequence[Entry], title: str) -> Part:
         *("Model", "Verdict", "Likelihood", "Refuted by", "Source"),
         *(*COLUMNS.values(), "Threshold", *(_heading(name) for name in checks)),
     )
-    # The line of a source stands where it belongs: below whoever claims less, in every sense.
+    # Sorted by claim, so that a source's own row separates the claims below its entropy from the others.
     ordered = tuple(sorted([*rows, *floors], key=_order))
     return Part(title=title, text=(words,), table=Table(header=header, rows=ordered, words=(1, 2, 3, 4)))
 
 
 def brief_table(entries: Sequence[Entry]) -> Table:
-    """The verdicts in a few columns."""
+    """Return the verdicts in a few columns, without the sources' own rows."""
     whole = part(entries, "").table
     assert whole is not None
     kept = [whole.header.index(name) for name in ("Model", "Verdict", "Likelihood", "Refuted by", "Log e-value")]
@@ -91,7 +94,7 @@ def _is_check(metric: Metric) -> bool:
 
 
 def _metric_of(result: Result, name: str, likelihood: str | None) -> Metric | None:
-    """The metric of a likelihood, or the one that is of none: the source's."""
+    """The metric of a likelihood, or else the one that belongs to no likelihood but to the source."""
     named = {metric.likelihood: metric for metric in result.metrics if metric.name == name}
     return named.get(likelihood, named.get(None))
 

@@ -1,4 +1,4 @@
-"""A section seen by what its numbers cost: at equal tokens, at equal compute, and which models nothing dominates."""
+"""A section by cost: ranks at equal tokens and at equal compute, and which models no other dominates."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from leaderboard.content.document import NOTHING, Axis, Figure, Part, Point, Ser
 from leaderboard.content.sections import by_perplexity, perplexity, rank
 from leaderboard.ranking import claim, ranked
 
-EQUAL_TOKENS, EQUAL_COMPUTE = 1.05, 1.25
-"""The largest may have so many times as much as the least, and is taken for equal."""
+EQUAL_TOKENS = 1.05
+"""Training tokens count as equal if the most is at most this many times the least."""
+EQUAL_COMPUTE = 1.25
+"""Training FLOPs count as equal if the most is at most this many times the least."""
 
 
 def parts(section: Section, name: str) -> list[Part]:
-    """The views of a section that have something to show; `name` begins the names of its figures."""
+    """Return the views of a section that have something to show; names of figures begin with `name`."""
     equal = [
         _equal(section, EQUAL_TOKENS, lambda row: row.first.training["tokens"], "At equal training tokens", "tokens"),
         _equal(section, EQUAL_COMPUTE, lambda row: row.first.training["flops"], "At equal training compute", "FLOPs"),
@@ -27,7 +29,10 @@ def parts(section: Section, name: str) -> list[Part]:
 
 
 def groups(rows: Sequence[Row], ratio: float, amount: Callable[[Row], float | None]) -> list[list[Row]]:
-    """Rows of which the most has at most `ratio` times as much as the least, from the least on; at least two each."""
+    """Group rows from the least amount on, so that within a group the most is at most `ratio` times the least.
+
+    Groups of one are left out, and so are rows whose amount is zero or not known.
+    """
     known = [(value, row) for row in rows if (value := amount(row))]
     grouped: list[list[tuple[float, Row]]] = []
     for value, row in sorted(known, key=lambda pair: (pair[0], pair[1].label)):
@@ -67,7 +72,10 @@ def _perplexity_and_rank(row: Row, column: Column, ranks: dict[str, tuple[int, b
 
 
 def dominated(costs: Sequence[float], perplexities: Sequence[float]) -> list[int | None]:
-    """For each point the best one that costs no more, is no worse, and is better in one of both; None at the front."""
+    """Return for each point the index of the one that dominates it, the best if there are several; None at the front.
+
+    A point dominates another if it costs no more and is no worse, and is better in one of the two.
+    """
     pairs = list(zip(costs, perplexities, strict=True))
     order = sorted(range(len(pairs)), key=lambda i: (pairs[i][1], pairs[i][0]))
     dominators: list[int | None] = []
@@ -79,7 +87,7 @@ def dominated(costs: Sequence[float], perplexities: Sequence[float]) -> list[int
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What a Pareto view sets perplexity against: FLOPs of a row, None or 0 where they are not known."""
+    """FLOPs that perplexity is plotted against, `of` a row; None or 0 if they are not known."""
 
     key: str
     label: str

@@ -9,17 +9,17 @@ NOTHING = "–"
 """The text of a table cell that has no value."""
 
 FAILED = "failed"
-"""The verdict that stands out where there is colour."""
+"""The verdict that is highlighted where there is colour."""
 
 
 def printable(text: str) -> str:
-    """The text on one line, with what no reader should meet (control characters, reversed writing) made visible."""
+    """Return the text on one line, with a visible mark for each control character or change of direction."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
-    """A text in a table, with what can be said about it where there is room: its kind, interval, draws, provenance."""
+    """A text in a table, and what a tooltip adds to it: kind, interval, draws, provenance."""
 
     text: str
     tip: str
@@ -30,11 +30,11 @@ class Value:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Columns named by `header`, rows of as many texts. The first column holds names, the others numbers.
+    """Rows with a text for each column of `header`. The first column holds names, the others numbers.
 
     Attributes:
-        reported: rows of numbers that others measured; below the others, in italics, whatever these are sorted by.
-        words: columns that hold words too, beside the first.
+        reported: rows of numbers that others measured; they stay in italics below `rows`, however those are sorted.
+        words: indices of further columns that hold words.
     """
 
     header: tuple[str, ...]
@@ -45,7 +45,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A mark of a figure. `faint` ones are drawn hollow, and named only where there is room."""
+    """A mark in a figure. `faint` ones are drawn hollow, and labelled only where there is room."""
 
     x: float
     y: float
@@ -56,7 +56,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """Points of one colour, its own unless given; `joined` by a line, perhaps `dashed`. A name is for the legend."""
+    """Points of one colour, by default the series' own, perhaps joined by a line. A named series is in the legend."""
 
     name: str
     points: tuple[Point, ...]
@@ -67,7 +67,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """A label, and where the ticks are; without `ticks` they are found, at round numbers or powers of ten."""
+    """A label, and ticks as (value, text); without `ticks` they are placed at round numbers or powers of ten."""
 
     label: str
     log: bool = False
@@ -76,7 +76,7 @@ class Axis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A plot. `name` is that of its file; `words` say what is to be seen, for those who do not see it."""
+    """A plot. `name` is its file's, without suffix; `words` describe the plot to those who cannot see it."""
 
     name: str
     title: str
@@ -88,11 +88,11 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A heading with what stands under it, in this order: text, figures, table.
+    """A heading and what follows it, in this order: text, figures, table.
 
     Attributes:
-        level: 2 for a chapter, 3 for what belongs to the chapter before it.
-        folded: whether the table is shown only when asked for.
+        level: 2 for a chapter, 3 for a subsection of the chapter before it.
+        folded: True if the table is hidden until the reader opens it.
     """
 
     title: str
@@ -105,11 +105,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """All parts of a board, with what explains them and the line that ends it.
+    """All parts of a board, with the legend and a closing line.
 
     Attributes:
-        short_legend: the signs in one line.
-        legend: the signs in full, a line each; `code` and *emphasis* are marked.
+        short_legend: what the signs mean, in one line.
+        legend: what the signs mean, in full, an item per sign; `code` and *emphasis* are marked like this.
     """
 
     parts: tuple[Part, ...]
@@ -119,5 +119,5 @@ class Page:
 
 
 def slug(text: str) -> str:
-    """The text as part of a file's name."""
+    """Return the text as part of a file name: lower-case letters and digits, with dashes between."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"

@@ -1,4 +1,4 @@
-"""Everything that a board says, in order; and in brief."""
+"""Everything that a board says, in order: the whole page, and a brief version for the terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from leaderboard.content.sections import caption, overview, task_table, title
 
 
 def whole(board: Board) -> Page:
-    """All parts with the legend, and at the end how many files are not shown."""
+    """Return the page with all parts, the legend, and a closing line on what is not shown."""
     return Page(
         parts=tuple(parts(board)),
         short_legend=notation.SHORT_LEGEND,
@@ -20,14 +20,18 @@ def whole(board: Board) -> Page:
 
 
 def parts(board: Board) -> list[Part]:
-    """All parts of the page; views without data are left out."""
+    """Return all parts of the page; views without data are left out.
+
+    Raises:
+        UserError: the records of a result do not give its perplexity.
+    """
     listed = []
     for n, section in enumerate(board.sections):
         listed.append(Part(title=title(section), table=overview(section)))
         for column in section.columns:
             text = (f"{caption(section, column)}.",)
             listed.append(Part(title=column.title, level=3, text=text, table=task_table(section, column)))
-        # Two sections of one track and tokenizer differ in fields too many for a name.
+        # Numbered, since sections of one track and tokenizer differ in too many fields for a name.
         listed += cost_views.parts(section, document.slug(f"{section.track} {section.tokenizer} {n + 1}"))
     for entries, name in zip(board.others, labels.titles(board.others), strict=True):
         listed += task_results.parts(entries, name)
@@ -38,7 +42,11 @@ def parts(board: Board) -> list[Part]:
 
 
 def brief(board: Board) -> list[Part]:
-    """Of each task a table narrow enough for a terminal, under the title of its section; then the signs in one line."""
+    """Return a narrow table per task under the title of its section, then the signs and what is not shown.
+
+    Raises:
+        UserError: the records of a result do not give its perplexity.
+    """
     listed = []
     for section in board.sections:
         listed.append(Part(title=title(section)))
@@ -53,7 +61,7 @@ def brief(board: Board) -> list[Part]:
 
 
 def provenance(board: Board) -> Part:
-    """Where each result comes from."""
+    """Return the part that says where each result comes from."""
     rows = []
     for entry in board.entries:
         result, origin = entry.result, entry.result.provenance

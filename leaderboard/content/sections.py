@@ -1,4 +1,4 @@
-"""The tables of a section: an overview of its models, and one for each task."""
+"""The tables of a section: an overview of its models, and one table per task."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from leaderboard.ranking import headline, ranked
 
 
 def by_perplexity(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
-    """Rows in order of their perplexity, geometric mean over columns; those with fewer columns, or estimates, later."""
+    """Sort rows by perplexity, the geometric mean over columns; rows that lack columns come later, estimates last."""
 
     def order(row: Row) -> tuple[bool, int, float, str]:
         by_column = [[m for e in row.entries.get(column, ()) if (m := headline(e))] for column in columns]
@@ -26,14 +26,17 @@ def by_perplexity(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
 
 
 def by_rank(section: Section, column: Column) -> tuple[list[Row], dict[str, tuple[int, bool]]]:
-    """The rows that a column has results of, by rank, then perplexity, and those without a rank last; and the ranks."""
+    """Sort the rows with results in a column by rank, then perplexity, those without a rank last.
+
+    Returns the rows, and by label each rank and whether it is shared.
+    """
     rows = by_perplexity([row for row in section.rows if column in row.entries], [column])
     ranks = ranked(rows, column)
     return sorted(rows, key=lambda row: ranks[row.label][0] if row.label in ranks else len(rows) + 1), ranks
 
 
 def overview(section: Section) -> Table:
-    """A row a model: its perplexity in every column of the section, its size, its training, and its cost."""
+    """Return a row per model: its perplexity in every column of the section, its size, its training, and its cost."""
     audited = any(entry.audit for row in section.rows for entries in row.entries.values() for entry in entries)
     rows = [
         (
@@ -67,7 +70,7 @@ def overview(section: Section) -> Table:
 
 
 def task_table(section: Section, column: Column) -> Table:
-    """A row a model that was scored on the column's task: every likelihood, unit, part and cost."""
+    """Return a row per model that was scored on the column's task: every likelihood, unit, part and cost."""
     in_order, ranks = by_rank(section, column)
     others = _other_likelihoods(in_order, column)
     rows = []
@@ -116,7 +119,7 @@ def _audit(row: Row) -> str:
 
 
 def brief_table(section: Section, column: Column) -> Table:
-    """What of a task fits on a terminal."""
+    """Return the columns of a task's table that fit on a terminal."""
     in_order, ranks = by_rank(section, column)
     return Table(
         header=(
@@ -142,7 +145,7 @@ def brief_table(section: Section, column: Column) -> Table:
 
 
 def rank(ranks: dict[str, tuple[int, bool]], row: Row) -> str:
-    """`1`, `1=` where it is shared, a dash where there is none."""
+    """Format the rank of a row: `1`, `1=` if it is shared, a dash if there is none."""
     if row.label not in ranks:
         return NOTHING
     number, shared = ranks[row.label]
@@ -150,13 +153,13 @@ def rank(ranks: dict[str, tuple[int, bool]], row: Row) -> str:
 
 
 def perplexity(entries: Sequence[Entry]) -> str | Value:
-    """The headline perplexity of a row in a column, with sign, error, and all that is known of it."""
+    """Format the headline perplexity of a row in a column, with sign, error, and a tooltip."""
     metrics = [headline(entry) for entry in entries]
     return notation.with_tooltip(notation.value_and_error(metrics), entries, metrics)
 
 
 def likelihood_part(entries: Sequence[Entry], name: str) -> str:
-    """The mean of a part of the headline likelihood, to 1e-4 nats; parts carry no sign of their own."""
+    """Format the mean of a part of the headline likelihood, to 1e-4 nats per token; parts carry no sign."""
     values = [metric.value for entry in entries if (metric := entry.result.metric(name)) is not None]
     return f"{statistics.fmean(values):.4f}" if values else NOTHING
 
@@ -168,7 +171,7 @@ def _other_likelihoods(rows: Sequence[Row], column: Column) -> list[str]:
 
 
 def title(section: Section) -> str:
-    """What the results of a section have in common."""
+    """Return the title of a section: what its results have in common."""
     separator = "EOS between documents" if section.eos_between_documents else "no separator"
     return (
         f"{section.track.capitalize()} track · {section.tokenizer} ({section.tokenizer_fingerprint[:8]}) · "
@@ -177,7 +180,7 @@ def title(section: Section) -> str:
 
 
 def caption(section: Section, column: Column) -> str:
-    """Which text a column is about."""
+    """Return a line on the task and the text of a column, with their sizes."""
     result = next(row.entries[column][0].result for row in section.rows if column in row.entries)
     data, scoring = result.data, result.scoring
     return (
@@ -188,6 +191,6 @@ def caption(section: Section, column: Column) -> str:
 
 
 def remainder(board: Board) -> str:
-    """How many result files no table shows, and why."""
+    """Return a line on the number of result files, and on how many no table shows and why."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in board.not_shown.items())
     return f"{board.files} result files" + (f"; not shown: {reasons}." if reasons else ".")

@@ -1,4 +1,4 @@
-"""Results that are no perplexities: a table for each task on one text, and figures of what belongs in one."""
+"""Results other than perplexities: a table for each task on one text, and figures for generation and diagnostics."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ltm.result import Metric, Result, read_records
 
 _BOUNDS = ("elbo", "importance_bound")
 REFERENCE = ("chance", "human", "shuffled")
-"""First word of metrics that are not the model's: `human_...`, and `chance_NAME_...` of the chance model NAME."""
+"""First words of metrics that are not the model's: `human_...`, and `chance_NAME_...` for the chance model NAME."""
 OWN = ""
-"""The owner of the metrics that are the model's."""
+"""The owner of the model's own metrics."""
 
 
 def parts(entries: Sequence[Entry], title: str) -> list[Part]:
-    """All that the results of a task on one text say."""
+    """Return all parts on the results of a task on one text."""
     whole = Part(
         title=title,
         text=(f"{caption(entries)}.",),
@@ -35,7 +35,7 @@ def parts(entries: Sequence[Entry], title: str) -> list[Part]:
 
 
 def caption(entries: Sequence[Entry]) -> str:
-    """Which version of the task it is, and on which text."""
+    """Return a line on the version of the task and on its text."""
     task, data = entries[0].result.task, entries[0].result.data
     return (
         f"{task['name']} version {task['version']}, {data['corpus']} {task['split']} "
@@ -44,9 +44,9 @@ def caption(entries: Sequence[Entry]) -> str:
 
 
 def table(entries: Sequence[Entry]) -> Table:
-    """A row a result, the best first, a column a metric; below them blind guessing and human text, by the same metrics.
+    """Return a row per result, the best first, and a column per metric, then rows of chance models and human text.
 
-    What papers report of a task is in the reported rows, in per cent made a share.
+    Numbers that papers report for the task are in the reported rows, converted from per cent to shares.
     """
     entries = in_order(entries)
     by_owner = [_by_owner(entry.result) for entry in entries]
@@ -93,13 +93,13 @@ def _value(entry: Entry, metric: Metric | None) -> str | Value:
 
 
 def _named(result: Result) -> dict[str, Metric]:
-    """Metrics by name, with the likelihood in it where there are several of a name."""
+    """Metrics by name, followed by the likelihood where several have the same name."""
     counts = Counter(metric.name for metric in result.metrics)
     return {m.name if counts[m.name] == 1 else f"{m.name} ({m.likelihood})": m for m in result.metrics}
 
 
 def _by_owner(result: Result) -> dict[str, dict[str, Metric]]:
-    """Metrics by the label of the row that they belong to, `OWN` first, and by their name there."""
+    """Metrics by owner, which is `OWN` or the label of another row, and by their name there."""
     by_owner: dict[str, dict[str, Metric]] = {OWN: {}}
     for name, metric in _named(result).items():
         owner, name_there = _owner(name)
@@ -108,7 +108,7 @@ def _by_owner(result: Result) -> dict[str, dict[str, Metric]]:
 
 
 def _reference_rows(by_owner: Sequence[Mapping[str, Mapping[str, Metric]]]) -> list[tuple[str, Mapping[str, Metric]]]:
-    # Human text differs between tokenizers, so each set of values is a row of its own.
+    # Human text scores differently under each tokenizer, so each set of values gets a row.
     distinct: dict[tuple[str, ...], Mapping[str, Metric]] = {}
     for metrics_by_owner in by_owner:
         for owner, metrics in metrics_by_owner.items():
@@ -119,7 +119,7 @@ def _reference_rows(by_owner: Sequence[Mapping[str, Mapping[str, Metric]]]) -> l
 
 
 def _owner(name: str) -> tuple[str, str]:
-    """Split a metric's name into the label of its row and its name there: `chance_constants_pass@5` is pass@5."""
+    """Split a metric's name into its owner and its name there: `chance: constants` owns `chance_constants_pass@5`."""
     first, _, rest = name.partition("_")
     if first not in REFERENCE:
         return OWN, name
@@ -130,7 +130,7 @@ def _owner(name: str) -> tuple[str, str]:
 
 
 def brief_table(entries: Sequence[Entry]) -> Table:
-    """A row a result, with what it is judged by."""
+    """Return a row per result with the metric that it is judged by, then the chance models by the same."""
     entries = in_order(entries)
     rows = []
     for entry, label in zip(entries, labels(entries), strict=True):
@@ -148,7 +148,7 @@ def brief_table(entries: Sequence[Entry]) -> Table:
 
 
 def _chance_rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
-    """What blind guessing gets by the metric that models are judged by, as the results carry it. Best first."""
+    """The chance models' values of the metric that models are judged by, as the results carry them, best first."""
     badness: dict[tuple[str, ...], float] = {}
     for entry in entries:
         judged = judged_by(entry.result).name
@@ -165,7 +165,7 @@ def _badness(metric: Metric) -> float:
 
 
 def in_order(entries: Sequence[Entry]) -> list[Entry]:
-    """The best first, by what they are judged by; where nothing is the headline, and in ties, by file."""
+    """Sort results by what they are judged by, the best first; ties, and those without a headline, by file."""
 
     def order(entry: Entry) -> tuple[str, float, str]:
         metric = judged_by(entry.result)
@@ -175,7 +175,7 @@ def in_order(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def _figure_prefix(entries: Sequence[Entry]) -> str:
-    """What names of figures begin with."""
+    """The beginning of the names of a task's figures."""
     result = entries[0].result
     return slug(
         f"{result.task['name']} {result.task['version']} {result.task['split']} {result.data['fingerprint'][:8]}"
@@ -183,7 +183,7 @@ def _figure_prefix(entries: Sequence[Entry]) -> str:
 
 
 def _generation_figures(entries: Sequence[Entry]) -> list[Figure]:
-    """Gen PPL against entropy, a figure a scorer; human text beside, which is what samples should be like."""
+    """Gen PPL against entropy, one figure per scorer, with human text for comparison."""
     scorers = sorted({m.name for e in entries for m in e.result.metrics if m.name.startswith("gen_ppl[")})
     figures = []
     for name in scorers:
@@ -220,7 +220,7 @@ def _generation_point(label: str, metrics: Mapping[str, Metric], name: str, pref
 
 
 def _curve(entries: Sequence[Entry], setting: str, label: str) -> Part | None:
-    """Bounds by a setting of inference, from the records of diagnostics."""
+    """Bounds against a setting of inference, from the records of diagnostics."""
     series, rows, values = [], [], set()
     for colour, (name, entry) in enumerate(zip(labels(entries), entries, strict=True)):
         records = [r for r in read_records(entry.path, entry.result) or [] if r.get("part") == f"bounds by {setting}"]
@@ -270,5 +270,5 @@ def _bound(record: Mapping[str, Any], setting: str, likelihood: str, result: Res
 
 
 def _position(value: int) -> float:
-    # Doublings are equally far apart, and so is 0 from 1.
+    # Doublings are equally spaced, and 0 is as far from 1 as 1 from 2.
     return math.log2(value) + 1 if value else 0.0

@@ -1,7 +1,7 @@
-"""The board as one HTML file that carries its style, its script and its plots, and asks nobody for anything.
+"""The board as one HTML file that contains its style, script and plots, and loads nothing else.
 
-Without JavaScript everything is there; the script adds sorting and filtering. What is known of a number is a text
-beside it, shown while it has the pointer or the focus.
+Everything is there without JavaScript; the script adds sorting and filtering. What is known about a number is in a
+tooltip, shown while the number has the pointer or the focus.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from leaderboard.render.svg import STYLE, svg
 
 FOLDER = Path(__file__).parent
 LONG = 40
-"""Characters beyond which words in a table go over several lines."""
+"""Characters beyond which the words in a table cell are wrapped."""
 
 
 def html_page(page: Page) -> str:
-    """The page. Its policy lets this script and this style run and nothing else, whatever a model is called."""
+    """Return the page. Its policy allows its own script and style and nothing else, whatever a model is called."""
     style = (FOLDER / "page.css").read_text().strip() + STYLE
     script = (FOLDER / "page.js").read_text().strip()
     policy = (
@@ -115,7 +115,7 @@ def _text(text: str) -> str:
 
 
 def _marked(text: str) -> str:
-    """Our own words, in which `code` and *emphasis* are marked."""
+    """Escape text of our own, in which `code` and *emphasis* are marked."""
     return re.sub(r"\*([^*]+)\*", r"<em>\1</em>", re.sub(r"`([^`]+)`", r"<code>\1</code>", _text(text)))
 
 

@@ -1,4 +1,4 @@
-"""Figures as SVG: plain marks, lines and texts, the same bytes for the same figure, in light and dark."""
+"""Figures as SVG, in light and dark: plain marks, lines and text; the same figure gives the same bytes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from dataclasses import dataclass
 from leaderboard.content.document import Axis, Figure, Point, Series, printable
 
 WIDTH, HEIGHT = 460, 330
+"""Size in pixels, without the legend."""
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 30, 44
+"""Margins around the plotting area, in pixels."""
 FONT, LEGEND_LINE, RADIUS = 12, 17, 4
-COLOURS, CROWD = 6, 40
+"""Font size, height of a line of the legend, and radius of a mark, in pixels."""
+COLOURS = 6
+"""The number of colours; further series use them again."""
+CROWD = 40
+"""Points beyond which faint ones are not labelled."""
 MADE_BY = "<!-- made by ltm-leaderboard build -->"
+"""Marks the files that a later build may remove."""
 
 STYLE = (
     ".plot{--ink:#1f2328;--paper:#fff;--line:#d0d7de;--c0:#0550ae;--c1:#bc4c00;--c2:#1a7f37;--c3:#8250df;--c4:#a40e26;"
@@ -32,14 +39,14 @@ STYLE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """From values to pixels, along one axis."""
+    """The map from values to pixels along one axis, and the ticks as (value, text)."""
 
     place: Callable[[float], float]
     ticks: tuple[tuple[float, str], ...]
 
 
 def svg(figure: Figure, *, alone: bool = True) -> str:
-    """The figure; `alone` with its style, for a file of its own, otherwise for a page that has `STYLE`."""
+    """Return the figure, with its style if it stands `alone` in a file, without it for a page that has `STYLE`."""
     points = [point for series in figure.series for point in series.points]
     x = _scale(figure.x, [p.x for p in points], LEFT, WIDTH - RIGHT)
     y = _scale(figure.y, [p.y for p in points], HEIGHT - BOTTOM, TOP)
@@ -97,7 +104,7 @@ def _marks(series: Series, colour: str, x: Scale, y: Scale) -> list[str]:
 
 
 def _legend(named: Sequence[tuple[str, Series]]) -> list[str]:
-    """Names of series below the plot, a line each, where no data are."""
+    """The names of series below the plot, one per line."""
     lines = []
     for n, (colour, series) in enumerate(named):
         y = HEIGHT + LEGEND_LINE * n + 8
@@ -110,7 +117,7 @@ def _legend(named: Sequence[tuple[str, Series]]) -> list[str]:
 
 
 def _labels(points: Sequence[Point], x: Scale, y: Scale) -> list[str]:
-    """The points' names. Points that nothing dominates are named first, while there is room; in a crowd only they."""
+    """The labels of points, of the faint ones last: those for which there is room, and in a crowd no faint ones."""
     boxes = []
     for p in points:
         cx, cy = x.place(p.x), y.place(p.y)
@@ -124,7 +131,7 @@ def _labels(points: Sequence[Point], x: Scale, y: Scale) -> list[str]:
 
 
 def _label(point: Point, x: float, y: float, boxes: list[tuple[float, float, float, float]]) -> list[str]:
-    """The name of a point, at the first of eight places beside it where nothing stands yet; else none."""
+    """The label of a point in the first free place around it; nothing if all are taken."""
     width = _width(point.label)
     for dx, dy in ((8, 4), (-8 - width, 4), (8, -8), (8, 16), (-width / 2, -9), (-width / 2, 19), (-8 - width, -8)):
         left, bottom = x + dx, y + dy
@@ -147,7 +154,7 @@ def _scale(axis: Axis, values: Sequence[float], start: float, end: float) -> Sca
 
 
 def _round_numbers(low: float, high: float, *, log: bool) -> list[float]:
-    """At most seven ticks between the ends, which are logarithms where `log`."""
+    """Return at most seven ticks between the ends, which are logarithms to base 10 if `log`; the ticks are not."""
     if log and high - low >= 1:
         steps = (1, 2, 5) if high - low < 2 else (1,)
         powers = range(math.floor(low), math.ceil(high) + 1)
@@ -180,7 +187,7 @@ def _shortened(text: str, width: float) -> str:
 
 
 def _width(text: str) -> float:
-    # No font is at hand to measure with; sans-serif letters are a little over half as wide as high.
+    # There is no font to measure with; sans-serif letters are a little over half as wide as they are high.
     return 0.56 * FONT * len(text)
 
 

@@ -1,4 +1,4 @@
-"""Parts on a terminal, in at most `TERMINAL_WIDTH` columns."""
+"""Parts of a board as text on a terminal, at most `TERMINAL_WIDTH` columns wide."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def print_parts(parts: Sequence[Part], console: Console) -> None:
 
 
 def print_table(table: Table, title: str, console: Console) -> None:
-    """Print a table of few columns under some words."""
+    """Print a table under its title; only the first column wraps."""
     from rich import box
     from rich import table as rich_table
 
@@ -53,5 +53,5 @@ def print_table(table: Table, title: str, console: Console) -> None:
 def _text(text: str, console: Console) -> Text:
     from rich.text import Text
 
-    # A terminal without ≤ would show something worse in its place.
+    # A terminal that cannot show ≤ would show something worse in its place.
     return Text(text if console.encoding.startswith("utf") else text.translate(_PLAIN))
