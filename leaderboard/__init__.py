@@ -1,1 +1,1 @@
-"""Result files to tables, plots and pages; never runs a model."""
+"""Result files made into tables, plots and pages; no model is ever run."""

@@ -1,4 +1,4 @@
-"""Result files to a board: sections of what may be compared, in them a row a model and a column a task."""
+"""Results arranged as a board: sections of comparable results, with a row per model and a column per task."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from leaderboard.entries import PERPLEXITY, Entry, audited, is_audit
-from leaderboard.labels import legible, row_identity, tell_apart
+from leaderboard.labels import readable_identity, row_identity, tell_apart
 from ltm.config import canonical_json
 from ltm.result import Result
 
 TRACKS = {"tiny": 1e16, "small": 1e20}
-"""Training FLOPs (as counted) below which a model is of the track; above, or where not known: reference."""
-
+"""Training FLOPs (as counted) below which a model belongs to the track; above, or if unknown, it is `reference`."""
 
 CORPORA = {
     **{"ltm_ptb": "PTB", "ltm_wikitext": "WikiText", "ltm_lm1b": "LM1B", "ltm_lambada": "LAMBADA"},
     **{"ltm_ag_news": "AG News", "ltm_pubmed": "PubMed", "ltm_arxiv": "Arxiv"},
 }
-"""The tasks of the papers' tables, in the order of these, by what they are called there; other columns follow."""
+"""The tasks of the papers' tables, in the papers' order, with their names there; other columns follow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """One task on one text; the same task on other text, or in another version, is another column."""
+    """One task on one text; another text or another version of the task makes another column."""
 
     title: str
     task: str
@@ -37,14 +36,14 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Row:
-    """One model, trained in one way. `entries` has, for a column, one entry a training seed, by seed."""
+    """One model, trained in one way. `entries` has one entry per training seed for each column, ordered by seed."""
 
     label: str
     entries: Mapping[Column, tuple[Entry, ...]]
 
     @property
     def first(self) -> Result:
-        """A result to read from what is the same in all."""
+        """One of the results, to read fields from that are the same in all of them."""
         return next(iter(self.entries.values()))[0].result
 
 
@@ -63,11 +62,14 @@ class Section:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Board:
-    """All sections, the results of each task that measures no perplexity, and what no table shows, by the reason.
+    """All sections, the results of all other tasks, and how many results no table shows.
 
     Attributes:
+        others: the results of each task that does not measure perplexity, on one text.
         audits: the results of each audit, whatever the length of the source's texts.
-        entries: all that are shown, by file.
+        entries: all complete results, ordered by file.
+        files: the number of result files.
+        not_shown: the number of results that no table shows, by reason.
     """
 
     sections: tuple[Section, ...]
@@ -79,7 +81,7 @@ class Board:
 
 
 def board(entries: Iterable[Entry]) -> Board:
-    """Arrange results; only complete ones get a place. The order of `entries` does not matter."""
+    """Arrange results, of which only complete ones are placed. The order of `entries` does not matter."""
     entries = sorted(entries, key=lambda entry: entry.path)
     not_shown: Counter[str] = Counter(entry.result.status for entry in entries if entry.result.status != "complete")
     complete = audited([entry for entry in entries if entry.result.status == "complete"])
@@ -103,7 +105,7 @@ def board(entries: Iterable[Entry]) -> Board:
 
 
 def track(result: Result) -> str:
-    """`tiny`, `small` or `reference`, by the FLOPs that training took."""
+    """Return `tiny`, `small` or `reference`, by the FLOPs of training."""
     flops = result.training["flops"]
     return next((name for name, limit in TRACKS.items() if flops is not None and flops < limit), "reference")
 
@@ -125,20 +127,16 @@ def _section(key: tuple[Any, ...], entries: list[Entry], not_shown: Counter[str]
     groups: dict[str, list[Entry]] = defaultdict(list)
     for entry in entries:
         groups[canonical_json(row_identity(entry.result))].append(entry)
-    parts = [part for group in groups.values() for part in _one_training_a_seed(group)]
-    names = [part[0][0].result.model["name"] for part in parts]
-    labels = tell_apart(names, [{**legible(part[0].result), **extra} for part, extra in parts])
+    trainings = [training for group in groups.values() for training in _one_training_per_seed(group)]
+    names = [members[0].result.model["name"] for members, _ in trainings]
+    labels = tell_apart(names, [{**readable_identity(members[0].result), **weights} for members, weights in trainings])
     rows = []
-    for label, (part, _) in zip(labels, parts, strict=True):
-        results: dict[Column, list[Entry]] = defaultdict(list)
-        for entry in part:
-            results[columns[_column_key(entry.result)]].append(entry)
-        rows.append(
-            Row(
-                label=label,
-                entries={c: _one_scoring_a_training(results[c], not_shown) for c in columns.values() if c in results},
-            )
-        )
+    for label, (members, _) in zip(labels, trainings, strict=True):
+        scorings: dict[Column, list[Entry]] = defaultdict(list)
+        for entry in members:
+            scorings[columns[_column_key(entry.result)]].append(entry)
+        shown = {c: _one_scoring_per_training(scorings[c], not_shown) for c in columns.values() if c in scorings}
+        rows.append(Row(label=label, entries=shown))
     return Section(
         track=[*TRACKS, "reference"][key[0]],
         tokenizer=key[1],
@@ -168,8 +166,11 @@ def _columns(entries: list[Entry]) -> dict[tuple[Any, ...], Column]:
     }
 
 
-def _one_training_a_seed(group: list[Entry]) -> list[tuple[list[Entry], dict[str, str]]]:
-    """The group itself; or, where one training seed has led to two sets of weights, a part for each set."""
+def _one_training_per_seed(group: list[Entry]) -> list[tuple[list[Entry], dict[str, str]]]:
+    """Split a group by weights where one training seed has led to several; otherwise return it whole.
+
+    Each part comes with the fields that its label needs.
+    """
     weights: dict[Any, set[str]] = defaultdict(set)
     for entry in group:
         weights[entry.result.training["seed"]].add(entry.result.model["weights_digest"])
@@ -181,10 +182,10 @@ def _one_training_a_seed(group: list[Entry]) -> list[tuple[list[Entry], dict[str
     ]
 
 
-def _one_scoring_a_training(entries: list[Entry], not_shown: Counter[str]) -> tuple[Entry, ...]:
-    """For each set of weights the scoring with the lowest seed, and of these the one with most likelihoods.
+def _one_scoring_per_training(entries: list[Entry], not_shown: Counter[str]) -> tuple[Entry, ...]:
+    """Keep, for each set of weights, the scoring with the lowest seed, and of those the one with the most likelihoods.
 
-    The others are counted, not averaged in.
+    The others are counted in `not_shown`, not averaged in.
     """
 
     def order(entry: Entry) -> tuple[int, int, int, Path]:

@@ -1,79 +1,142 @@
-"""The board's files: made, written, and checked against what lies there."""
+"""The board's files: made, written, and checked against what is on disk."""
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from leaderboard import manifest
+from leaderboard.board import Board, board
+from leaderboard.entries import Entry, load
+from leaderboard.render.html_page import html_page
+from leaderboard.render.markdown import escape, markdown, markdown_table
+from leaderboard.render.svg import MADE_BY, svg
+from leaderboard.verify import verify
 from ltm.errors import UserError
+from ltm.files import write_atomically
 
-if TYPE_CHECKING:
-    from leaderboard.board import Board
-    from leaderboard.entries import Entry
+# What a page says needs NumPy, for which `--help` does not wait: `leaderboard.content` is imported inside functions.
 
 BEGIN, END = "<!-- demo:begin -->", "<!-- demo:end -->"
-"""The marks in a page between which its block stands."""
+"""The marks in a README between which the board's block goes."""
 
 WRONG = 1
-"""The exit code of a check that found something."""
+"""Exit code of `check` when something is wrong."""
 
-SHOWN_LINES, SHOWN_PROBLEMS = 40, 40
-"""How much of a difference, and how many problems, are printed."""
+SHOWN_LINES = 40
+"""Lines of a diff that are printed."""
+
+SHOWN_PROBLEMS = 40
+"""Problems that are printed."""
+
+SHOWN_CHARACTERS = 500
+"""Characters of a line of a diff that are printed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where the board's sources and files are.
+
+    Attributes:
+        results: the results directory.
+        out: the Markdown; the other files go next to it.
+        readme: a page that holds a block of the board, if any.
+        changelog: names the results that were removed on purpose; need not exist.
+    """
+
+    results: Path
+    out: Path
+    readme: Path | None
+    changelog: Path
+
+
+def files(board: Board, out: Path, readme: Path | None = None) -> dict[Path, bytes]:
+    """Return the content of every file of the board by path: Markdown, HTML page, CSV, plots, and the README if given.
+
+    Raises:
+        UserError: the README cannot be read or lacks the marks; or a result's records do not fit the result.
+    """
+    from leaderboard.content import page
+    from leaderboard.csv_export import csv_table
+
+    whole, plots = page.whole(board), plots_folder(out)
+    texts = {
+        out: markdown(whole, plots=plots.name),
+        out.with_name(f"{out.stem.lower()}.html"): html_page(whole),
+        out.with_name(f"{out.stem.lower()}.csv"): csv_table(board),
+        **{plots / f"{figure.name}.svg": svg(figure) for part in whole.parts for figure in part.figures},
+    }
+    if readme is not None:
+        texts[readme] = _with_block(_read(readme), markdown_block(board), readme)
+    return {path: text.encode() for path, text in texts.items()}
 
 
 def markdown_block(board: Board) -> str:
-    """The overview of each section, to stand inside another page."""
+    """Return the overview of each section as Markdown, to be inserted in another page."""
     from leaderboard.content.sections import overview, title
-    from leaderboard.render.markdown import escape, markdown_table
 
-    parts = []
+    lines = []
     for section in board.sections:
-        parts += [f"**{escape(title(section))}**", "", *markdown_table(overview(section)), ""]
-    return "\n".join(parts)
-
-
-def files(board: Board, out: Path) -> Mapping[Path, bytes]:
-    """What stands where: the Markdown at `out`, and beside it the page, the table of numbers, and a folder of plots."""
-    from leaderboard.content import page
-    from leaderboard.content.sections import remainder
-    from leaderboard.csv_export import csv_table
-    from leaderboard.render.html_page import html_page
-    from leaderboard.render.markdown import markdown
-    from leaderboard.render.svg import svg
-
-    found, end = page.parts(board), remainder(board)
-    plots = plots_folder(out)
-    pages = {
-        out: markdown(found, end, plots=plots.name),
-        out.with_name(f"{out.stem.lower()}.html"): html_page(found, end),
-        out.with_name(f"{out.stem.lower()}.csv"): csv_table(board),
-        **{plots / f"{figure.name}.svg": svg(figure) for part in found for figure in part.figures},
-    }
-    return {path: text.encode() for path, text in pages.items()}
+        lines += [f"**{escape(title(section))}**", "", *markdown_table(overview(section)), ""]
+    return "\n".join(lines)
 
 
 def plots_folder(out: Path) -> Path:
-    """Where the plots of a board go."""
+    """Return the folder for the plots of the board at `out`."""
     return out.with_name(f"{out.stem.lower()}_plots")
 
 
-def files_of(built: Board, arguments: argparse.Namespace) -> dict[Path, bytes]:
-    """By path, what each file of the board should contain."""
-    found = dict(files(built, arguments.out))
-    if arguments.readme is not None:
-        old = _read(arguments.readme)
-        if old.count(BEGIN) != 1 or old.count(END) != 1 or old.index(BEGIN) > old.index(END):
-            raise UserError(
-                f"{arguments.readme}: expected one line {BEGIN} and after it one line {END}; put them where the table "
-                "belongs"
-            )
-        head, tail = old[: old.index(BEGIN) + len(BEGIN)], old[old.index(END) :]
-        found[arguments.readme] = f"{head}\n{markdown_block(built)}{tail}".encode()
-    return found
+def write(contents: Mapping[Path, bytes], entries: Sequence[Entry], places: Places) -> None:
+    """Write the files that changed and the manifest, remove old plots, and print a line for each.
+
+    Raises:
+        UserError: the manifest or the changelog cannot be read.
+    """
+    listed, now, changelog = manifest.read(places.results), manifest.digests_of(entries), _changelog(places)
+    manifest_path = places.results / manifest.NAME
+    for path, content in {**contents, manifest_path: manifest.content(listed, now, changelog)}.items():
+        same = path.exists() and path.read_bytes() == content
+        if not same:
+            write_atomically(path, content)
+        print(f"{'unchanged:' if same else 'wrote'} {path}")
+    for path in _old_plots(contents, places.out):
+        path.unlink()
+        print(f"removed {path}")
+    for problem in manifest.unexplained(listed, now, changelog).values():
+        print(f"note: {problem}; ltm-leaderboard check will fail", file=sys.stderr)
+
+
+def check(places: Places) -> int:
+    """Print everything that is wrong, not only the first problem; return 0 if nothing is, otherwise `WRONG`.
+
+    Files are compared with the results only once the results themselves are sound.
+
+    Raises:
+        UserError: there are no results; or a README, manifest or changelog cannot be read.
+    """
+    entries, problems = verify(places.results)
+    if problems:
+        return _report(problems)
+    # Without results, `load` says how to make some.
+    contents = files(board(entries or load(places.results)), places.out, places.readme)
+    problems += [problem for path, content in contents.items() for problem in _stale(path, content)]
+    problems += [f"{path} does not belong to this board" for path in _old_plots(contents, places.out)]
+    problems += _manifest_problems(entries, places)
+    if problems:
+        return _report(problems)
+    print(f"{len(entries)} results and {len(contents)} files of the board agree")
+    return 0
+
+
+def _with_block(page: str, block: str, path: Path) -> str:
+    if page.count(BEGIN) != 1 or page.count(END) != 1 or page.index(BEGIN) > page.index(END):
+        raise UserError(
+            f"{path}: expected one line {BEGIN} followed by one line {END}; put them where the table should go"
+        )
+    return f"{page[: page.index(BEGIN) + len(BEGIN)]}\n{block}{page[page.index(END) :]}"
 
 
 def _read(path: Path) -> str:
@@ -83,80 +146,53 @@ def _read(path: Path) -> str:
         raise UserError(f"cannot read {path}: {error}") from error
 
 
-def _left_over(files: Mapping[Path, bytes], out: Path) -> list[Path]:
-    """Plots of an earlier build that this board has no more; files of others in that folder are left alone."""
-    from leaderboard.render.svg import MADE_BY
+def _changelog(places: Places) -> str:
+    return _read(places.changelog) if places.changelog.exists() else ""
 
+
+def _old_plots(contents: Mapping[Path, bytes], out: Path) -> list[Path]:
+    """Plots of an earlier build that this board no longer has; other files in that folder are left alone."""
     plots = sorted(plots_folder(out).glob("*.svg"))
-    return [path for path in plots if path not in files and MADE_BY in path.read_text(errors="replace")]
+    return [path for path in plots if path not in contents and MADE_BY in path.read_text(errors="replace")]
 
 
-def write(files: Mapping[Path, bytes], entries: Sequence[Entry], arguments: argparse.Namespace) -> int:
-    from leaderboard import manifest
-    from ltm.files import write_atomically
-
-    listed, now = manifest.read(arguments.results), manifest.of(entries)
-    changelog = _read(arguments.changelog) if arguments.changelog.exists() else ""
-    files = {**files, arguments.results / manifest.NAME: manifest.content(listed, now, changelog)}
-    for path, content in files.items():
-        same = path.exists() and path.read_bytes() == content
-        if not same:
-            write_atomically(path, content)
-        print(f"{'unchanged:' if same else 'wrote'} {path}")
-    for path in _left_over(files, arguments.out):
-        path.unlink()
-        print(f"removed {path}")
-    for problem in manifest.gone(listed, now, changelog).values():
-        print(f"note: {problem}; ltm-leaderboard check will fail", file=sys.stderr)
-    return 0
+def _manifest_problems(entries: Sequence[Entry], places: Places) -> list[str]:
+    listed, now = manifest.read(places.results), manifest.digests_of(entries)
+    unexplained = manifest.unexplained(listed, now, _changelog(places)).values()
+    path = places.results / manifest.NAME
+    return [
+        *(
+            f"{problem}: restore it, or say in {places.changelog} that it was removed, and why"
+            for problem in unexplained
+        ),
+        *(f"{path} does not list {name}; was it edited?" for name in sorted(now.keys() - listed.keys())),
+    ]
 
 
-def check(arguments: argparse.Namespace) -> int:
-    """Everything that is wrong, not only the first."""
-    from leaderboard import manifest
-    from leaderboard.board import board
-    from leaderboard.entries import load
-    from leaderboard.verify import verify
+def _stale(path: Path, content: bytes) -> list[str]:
+    """The problem with a file that differs from `content`, if it does; the difference is printed."""
+    if not path.exists():
+        return [f"{path} is missing"]
+    old = path.read_bytes()
+    if old == content:
+        return []
+    before, after = (text.decode(errors="replace").splitlines(keepends=True) for text in (old, content))
+    lines = list(difflib.unified_diff(before, after, str(path), f"{path}, rebuilt", n=1))
+    for line in lines[:SHOWN_LINES]:
+        sys.stdout.write(line if len(line) < SHOWN_CHARACTERS else f"{line[:SHOWN_CHARACTERS]}…\n")
+    if len(lines) > SHOWN_LINES:
+        print(f"… and {len(lines) - SHOWN_LINES} more lines")
+    return [f"{path} is stale"]
 
-    entries, problems = verify(arguments.results)
-    if not problems:
-        built = board(entries or load(arguments.results))
-        files = files_of(built, arguments)
-        for path, content in files.items():
-            problems += _stale(path, content)
-        problems += [f"{path} is of no board any more" for path in _left_over(files, arguments.out)]
-        listed, now = manifest.read(arguments.results), manifest.of(entries)
-        changelog = _read(arguments.changelog) if arguments.changelog.exists() else ""
-        problems += [
-            f"{problem}: restore it, or say in {arguments.changelog} that it went, and why"
-            for problem in manifest.gone(listed, now, changelog).values()
-        ]
-        path = arguments.results / manifest.NAME
-        problems += [f"{path} does not list {name}; was it edited?" for name in sorted(now.keys() - listed.keys())]
+
+def _report(problems: Sequence[str]) -> int:
     for problem in problems[:SHOWN_PROBLEMS]:
         print(problem, file=sys.stderr)
     if len(problems) > SHOWN_PROBLEMS:
         print(f"… and {len(problems) - SHOWN_PROBLEMS} more", file=sys.stderr)
-    if problems:
-        print(
-            "Results are never edited: restore them, or delete them and measure again. Pages are made by "
-            "ltm-leaderboard build with the same options.",
-            file=sys.stderr,
-        )
-        return WRONG
-    print(f"{len(entries)} results and {len(files)} files of the board agree")
-    return 0
-
-
-def _stale(path: Path, content: bytes) -> list[str]:
-    """That a file is not what it should be, with the difference printed."""
-    old = path.read_bytes() if path.exists() else b""
-    if old == content:
-        return []
-    before, after = (text.decode(errors="replace").splitlines(keepends=True) for text in (old, content))
-    if old:
-        lines = list(difflib.unified_diff(before, after, str(path), f"{path}, built anew", n=1))
-        sys.stdout.writelines(line if len(line) < 500 else f"{line[:500]}…\n" for line in lines[:SHOWN_LINES])
-        if len(lines) > SHOWN_LINES:
-            print(f"… and {len(lines) - SHOWN_LINES} lines more")
-    return [f"{path} is {'stale' if old else 'not there'}"]
+    print(
+        "Results are never edited: restore them, or delete them and measure again. Pages are made by "
+        "ltm-leaderboard build with the same options.",
+        file=sys.stderr,
+    )
+    return WRONG

@@ -1,26 +1,22 @@
-"""`ltm-leaderboard build | show | check | compare`: result files to a board, and proof that it is what they say."""
+"""`ltm-leaderboard build | show | check | compare`: turn result files into a board, and check that the two agree."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from leaderboard.build import BEGIN, END, check, files_of, write
+from leaderboard.build import BEGIN, END, Places, check, files, write
 from ltm.errors import run_command
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 def main() -> int:
-    """The command; 0 when done, 1 when `check` finds something wrong, 2 for a mistake in the call or in a file."""
+    """Run the command; return 0 when done, 1 if `check` found a problem, 2 for a wrong call or an unreadable file."""
     return run_command(lambda: _run(parser().parse_args()))
 
 
 def parser() -> argparse.ArgumentParser:
-    """The arguments of the command."""
+    """Return the parser of the four commands."""
     parser = argparse.ArgumentParser(
         prog="ltm-leaderboard", description="Turn the result files that ltm-eval writes into a leaderboard."
     )
@@ -28,66 +24,66 @@ def parser() -> argparse.ArgumentParser:
     for name, words in (
         ("build", "print the board, and write it as Markdown, as an HTML page, as CSV and as plots"),
         ("show", "print the board"),
-        ("check", "fail if a result was edited or has gone without a word, or a page is not what the results give"),
+        ("check", "fail if a result was edited or silently removed, or if a page is not what the results give"),
         ("compare", "print the differences between two models, or two commits, with 95%% intervals"),
     ):
         command = commands.add_parser(name, help=words, description=words.replace("%%", "%").capitalize() + ".")
         if name == "compare":
             command.add_argument("a", metavar="A", help="a model, by name or by the label of its row; or a commit")
-            command.add_argument("b", metavar="B", help="another, of the same sort")
+            command.add_argument("b", metavar="B", help="what to compare it with: another model, or another commit")
         command.add_argument(
             "--results", type=Path, default=Path("results"), metavar="DIR", help="result files (default: results)"
         )
         if name in ("build", "check"):
-            command.add_argument(
-                "--out",
-                type=Path,
-                default=Path("LEADERBOARD.md"),
-                metavar="FILE",
-                help="the Markdown; the page, the CSV and the plots stand beside it (default: LEADERBOARD.md)",
-            )
-            command.add_argument(
-                "--readme", type=Path, metavar="FILE", help=f"also a page with a block between {BEGIN} and {END}"
-            )
-            command.add_argument(
-                "--changelog",
-                type=Path,
-                default=Path("CHANGELOG.md"),
-                metavar="FILE",
-                help="names the results that were removed on purpose (default: CHANGELOG.md)",
-            )
+            _add_places(command)
     return parser
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    from leaderboard.board import board
-    from leaderboard.entries import load
+def _add_places(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--out",
+        type=Path,
+        default=Path("LEADERBOARD.md"),
+        metavar="FILE",
+        help="the Markdown; the page, the CSV and the plots go next to it (default: LEADERBOARD.md)",
+    )
+    command.add_argument("--readme", type=Path, metavar="FILE", help=f"also update the block between {BEGIN} and {END}")
+    command.add_argument(
+        "--changelog",
+        type=Path,
+        default=Path("CHANGELOG.md"),
+        metavar="FILE",
+        help="names the results that were removed on purpose (default: CHANGELOG.md)",
+    )
 
+
+def _run(arguments: argparse.Namespace) -> int:
     if arguments.command == "check":
-        return check(arguments)
+        return check(_places(arguments))
+    from leaderboard.board import board
+    from leaderboard.content import page
+    from leaderboard.entries import load
+    from leaderboard.render.terminal import open_console, print_parts
+
     entries = load(arguments.results)
     built = board(entries)
     if arguments.command == "compare":
         from leaderboard.compare import compare
 
-        compare(built, arguments.a, arguments.b, _console())
-        return 0
-    from leaderboard.render.terminal import print_board
+        compare(built, arguments.a, arguments.b, open_console())
+    elif arguments.command == "show":
+        print_parts(page.brief(built), open_console())
+    else:
+        places = _places(arguments)
+        # Made before anything is printed: a README without its marks is an error.
+        contents = files(built, places.out, places.readme)
+        print_parts(page.brief(built), open_console())
+        write(contents, entries, places)
+    return 0
 
-    if arguments.command == "build":
-        files = files_of(built, arguments)
-    print_board(built, _console())
-    return write(files, entries, arguments) if arguments.command == "build" else 0
 
-
-def _console() -> Console:
-    from rich.console import Console
-
-    from leaderboard.render.terminal import TERMINAL_WIDTH
-
-    console = Console(highlight=False, soft_wrap=False)
-    console.width = min(TERMINAL_WIDTH, console.width) if console.is_terminal else TERMINAL_WIDTH
-    return console
+def _places(arguments: argparse.Namespace) -> Places:
+    return Places(results=arguments.results, out=arguments.out, readme=arguments.readme, changelog=arguments.changelog)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Two models, or two commits, on the same text: differences with 95% intervals, paired where they can be."""
+"""Two models, or two commits, on the same text: differences with 95% intervals, paired where possible."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from leaderboard.board import Board
 from leaderboard.content import notation
-from leaderboard.content.document import Table
+from leaderboard.content.document import NOTHING, Table
 from leaderboard.entries import PERPLEXITY, Entry
 from leaderboard.ranking import blocks, judged_by
 from leaderboard.render.terminal import print_table
@@ -21,71 +21,76 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SHORTEST_COMMIT = 4
+"""The fewest characters that are taken for a commit."""
 
 
 def compare(board: Board, a: str, b: str, console: Console) -> None:
-    """Print how B differs from A on every task that both have a result of.
+    """Print how B differs from A on every task for which both have a result.
+
+    Perplexities are compared in nats per token, everything else in the metric's own unit.
 
     Raises:
-        UserError: one of them is no model and no commit of the board, or they have nothing in common.
+        UserError: A or B is neither a model nor a commit of the board, or stands for several results; they have
+            nothing in common; or the records of a result do not give its perplexity.
     """
-    by_commit, sides = _sides(board, a, b)
-    first, second = (_by_key(name, side, by_commit) for name, side in zip((a, b), sides, strict=True))
+    by_commit, side_a, side_b = _sides(board, a, b)
+    first, second = _by_key(a, side_a, by_commit), _by_key(b, side_b, by_commit)
     rows = [_row(first[key], second[key], by_commit) for key in sorted(first.keys() & second.keys())]
-    alone = len(first.keys() ^ second.keys())
+    unmatched = len(first.keys() ^ second.keys())
     if not rows:
         raise UserError(
             f"{a} and {b} have no task, text, tokenizer and training seed in common, so there is nothing to compare; "
             "score both with: ltm-eval --model A,B --tasks ..."
         )
-    header = ("Task", *(["Model"] if by_commit else []), a[:20], b[:20], "B − A", "95% interval", "Seen")
+    header = ("Task", *(["Model"] if by_commit else []), a[:20], b[:20], "B − A", "95% interval", "Verdict")
     print_table(Table(header=header, rows=tuple(rows)), f"{b} against {a}", console)
-    if alone:
-        console.print(f"Results without a counterpart on the other side: {alone}.")
+    if unmatched:
+        console.print(f"Results without a counterpart on the other side: {unmatched}.")
     console.print(
-        "Of perplexities, differences are nats a token, paired over the same blocks where both have records. A bound "
-        "is compared as it stands: the truth behind it may be better."
+        "Differences of perplexities are in nats per token, paired over the same blocks where both have records. "
+        "A bound is compared as it stands: the true value behind it may be better."
     )
 
 
 def _by_key(name: str, side: Sequence[Entry], by_commit: bool) -> dict[tuple[str, ...], Entry]:
-    found: dict[tuple[str, ...], Entry] = {}
+    by_key: dict[tuple[str, ...], Entry] = {}
     for entry in side:
-        other = found.setdefault(_key(entry, by_commit), entry)
+        other = by_key.setdefault(_key(entry, by_commit), entry)
         if other is not entry:
             raise UserError(
                 f"{name} stands for several results, such as {other.name} and {entry.name}; give the label of a row "
                 "of the board instead, in quotes"
             )
-    return found
+    return by_key
 
 
-def _sides(board: Board, a: str, b: str) -> tuple[bool, tuple[list[Entry], list[Entry]]]:
-    names = _by_name(board)
-    if a in names and b in names:
-        return False, (names[a], names[b])
-    commits = tuple([e for e in board.entries if _made_at(e, commit)] for commit in (a, b))
-    if all(commits):
-        return True, (commits[0], commits[1])
-    known = {entry.result.provenance["commit"] or "" for entry in board.entries} - {""}
-    unknown = a if a not in names and not commits[0] else b
-    raise did_you_mean("model or commit", unknown, [*names, *(commit[:12] for commit in known)])
+def _sides(board: Board, a: str, b: str) -> tuple[bool, list[Entry], list[Entry]]:
+    """Whether `a` and `b` are commits rather than models, and the entries of each."""
+    by_name = _by_name(board)
+    if a in by_name and b in by_name:
+        return False, by_name[a], by_name[b]
+    at_a, at_b = ([entry for entry in board.entries if _made_at(entry, commit)] for commit in (a, b))
+    if at_a and at_b:
+        return True, at_a, at_b
+    commits = {entry.result.provenance["commit"] or "" for entry in board.entries} - {""}
+    unknown = a if a not in by_name and not at_a else b
+    raise did_you_mean("model or commit", unknown, [*by_name, *(commit[:12] for commit in commits)])
 
 
 def _by_name(board: Board) -> dict[str, list[Entry]]:
-    """Entries by the label of their row, and by the model's name where that says which row."""
-    found: dict[str, list[Entry]] = {}
+    """Entries by the label of their row, and those that are in no row by the name of their model."""
+    by_name: dict[str, list[Entry]] = {}
     for section in board.sections:
         for row in section.rows:
-            found.setdefault(row.label, []).extend(entry for entries in row.entries.values() for entry in entries)
-    shown = {id(entry) for entries in found.values() for entry in entries}
+            by_name.setdefault(row.label, []).extend(entry for entries in row.entries.values() for entry in entries)
+    in_rows = {id(entry) for entries in by_name.values() for entry in entries}
     for entry in board.entries:
         name = entry.result.model["name"]
-        if name not in found:
-            found[name] = [e for e in board.entries if e.result.model["name"] == name]
-        elif id(entry) not in shown:
-            found[name].append(entry)
-    return found
+        if name not in by_name:
+            by_name[name] = [e for e in board.entries if e.result.model["name"] == name]
+        elif id(entry) not in in_rows:
+            by_name[name].append(entry)
+    return by_name
 
 
 def _made_at(entry: Entry, commit: str) -> bool:
@@ -93,12 +98,13 @@ def _made_at(entry: Entry, commit: str) -> bool:
 
 
 def _key(entry: Entry, by_commit: bool) -> tuple[str, ...]:
-    """What two results must have in common to be compared."""
+    """The fields in which two results must agree to be compared."""
     result = entry.result
-    common = (result.task["name"], str(result.task["version"]), result.task["split"], result.data["fingerprint"])
-    protocol = (result.tokenizer["fingerprint"], str(result.scoring["block_length"]), str(result.scoring["seed"]))
-    own = (result.model["name"], canonical_json(dict(result.scoring))) if by_commit else ()
-    return (*common, *protocol, str(result.scoring["eos_between_documents"]), str(result.training["seed"]), *own)
+    task, scoring = result.task, result.scoring
+    text = (task["name"], str(task["version"]), task["split"], result.data["fingerprint"])
+    protocol = (result.tokenizer["fingerprint"], str(scoring["block_length"]), str(scoring["seed"]))
+    model = (result.model["name"], canonical_json(dict(scoring))) if by_commit else ()
+    return (*text, *protocol, str(scoring["eos_between_documents"]), str(result.training["seed"]), *model)
 
 
 def _row(a: Entry, b: Entry, by_commit: bool) -> tuple[str, ...]:
@@ -117,27 +123,27 @@ def _metric(result: Result) -> Metric:
 
 def _difference(a: Entry, b: Entry, first: Metric, second: Metric) -> Sequence[str]:
     if first.name != second.name:
-        return f"{first.name} and {second.name}", notation.NOTHING, notation.NOTHING
+        return f"{first.name} and {second.name}", NOTHING, NOTHING
     estimate = "estimate" in (first.kind, second.kind)
     if first.name == PERPLEXITY:
         value = math.log(second.value / first.value)
-        own, other = blocks(a, first), blocks(b, second)
-        if own is not None and other is not None:
-            low, high = paired_difference(own, other).ci95 or (-math.inf, math.inf)
-            # 0 - x, since -0.0 would be written with its sign.
-            return f"{value:+.4f}", *_said(0 - high, 0 - low, first.direction, estimate, "paired")
+        blocks_a, blocks_b = blocks(a, first), blocks(b, second)
+        if blocks_a is not None and blocks_b is not None:
+            low, high = paired_difference(blocks_a, blocks_b).ci95 or (-math.inf, math.inf)
+            # 0 - x instead of -x: -0.0 would be printed with its sign.
+            return f"{value:+.4f}", *_interval_and_verdict(0 - high, 0 - low, first.direction, estimate, "paired")
         ends = [math.log(m.ci95.high / m.ci95.low) / 2 for m in (first, second) if m.ci95]
     else:
         value = second.value - first.value
         ends = [(m.ci95.high - m.ci95.low) / 2 for m in (first, second) if m.ci95]
     if len(ends) < 2:
-        return f"{value:+.4g}", "none", "no intervals: no saying"
-    # Independent texts would have this; of results on one text it is too wide, so it errs on the side of caution.
+        return f"{value:+.4g}", "none", "undecided (no intervals)"
+    # The interval for independent texts; for results on one text it is too wide rather than too narrow.
     half = math.hypot(*ends)
-    return f"{value:+.4f}", *_said(value - half, value + half, first.direction, estimate, "not paired")
+    return f"{value:+.4f}", *_interval_and_verdict(value - half, value + half, first.direction, estimate, "not paired")
 
 
-def _said(low: float, high: float, direction: str, estimate: bool, how: str) -> Iterable[Any]:
+def _interval_and_verdict(low: float, high: float, direction: str, estimate: bool, how: str) -> tuple[str, str]:
     better = high < 0 if direction == "lower" else low > 0
     verdict = "no difference" if low <= 0 <= high else "B better" if better else "B worse"
-    return f"[{low:+.4f}, {high:+.4f}]", f"~ {how}: no saying" if estimate else f"{verdict} ({how})"
+    return f"[{low:+.4f}, {high:+.4f}]", f"~ undecided ({how})" if estimate else f"{verdict} ({how})"

@@ -1,4 +1,4 @@
-"""All numbers of a board as one CSV: a row a metric, measured and reported, with all that is needed to filter them."""
+"""All numbers of a board as one CSV: a row per metric, measured or reported, with all fields needed to filter them."""
 
 from __future__ import annotations
 
@@ -21,20 +21,24 @@ HEADER = (
 
 
 def csv_table(board: Board) -> str:
-    """The whole board; numbers in full, texts so that no spreadsheet takes them for a formula."""
-    places: dict[Entry, tuple[str, str]] = {}
+    """Return the whole board as CSV: numbers in full, and texts that no spreadsheet takes for a formula.
+
+    Raises:
+        UserError: the records of a result do not give its perplexity.
+    """
+    labels_and_ranks: dict[Entry, tuple[str, str]] = {}
     for section in board.sections:
         for column in section.columns:
-            found = ranked(section.rows, column)
+            ranks = ranked(section.rows, column)
             for row in section.rows:
-                rank, shared = found.get(row.label, (None, False))
-                said = "" if rank is None else f"{rank}{'=' if shared else ''}"
-                places |= {entry: (row.label, said) for entry in row.entries.get(column, ())}
+                rank, shared = ranks.get(row.label, (None, False))
+                text = "" if rank is None else f"{rank}{'=' if shared else ''}"
+                labels_and_ranks |= {entry: (row.label, text) for entry in row.entries.get(column, ())}
     file = io.StringIO()
     writer = csv.DictWriter(file, HEADER, restval="", lineterminator="\n")
     writer.writeheader()
     for entry in board.entries:
-        for line in _rows(entry, *places.get(entry, (entry.result.model["name"], ""))):
+        for line in _rows(entry, *labels_and_ranks.get(entry, (entry.result.model["name"], ""))):
             writer.writerow({name: _safe(value) for name, value in line.items()})
     writer.writerows(_reported())
     return file.getvalue()

@@ -11,18 +11,20 @@ from ltm.errors import UserError
 from ltm.result import Result, find_results, read_result, result_path
 
 PERPLEXITY = "token_perplexity"
-"""The headline of what sections compare; results without one are of other tasks."""
-
+"""The headline metric that sections compare; results without it belong to other tasks."""
 
 AUDIT = "audit_passed"
-"""The metric that has the verdict on a likelihood: 1 passed, 0 failed."""
+"""The metric that holds the verdict on a likelihood: 1 passed, 0 failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Entry:
-    """A result, the file that it was read from, and what audits said of its likelihoods, by name.
+    """A result, the file that it was read from, and the audits' verdicts on its likelihoods.
 
-    A likelihood that failed its audit has lost its kind: its metrics are estimates here, whatever the file says.
+    The metrics of a likelihood that failed its audit are estimates here, whatever kind the file states.
+
+    Attributes:
+        audit: by likelihood, True if it passed and False if it failed; a likelihood that was not audited is missing.
     """
 
     path: Path
@@ -31,15 +33,15 @@ class Entry:
 
     @property
     def name(self) -> str:
-        """The file below the results directory: MODEL/TASK/KEY.json."""
+        """The file's path inside the results directory: MODEL/TASK/KEY.json."""
         return "/".join(self.path.parts[-3:])
 
 
 def load(results_dir: Path) -> list[Entry]:
-    """Read and verify every result of a results directory.
+    """Read and verify every result in a results directory.
 
     Raises:
-        UserError: there are none, with the command that makes some; or one is damaged or not where it belongs.
+        UserError: there are none (the message says how to make some), or one is damaged or in the wrong place.
     """
     entries = [read(path, results_dir) for path in find_results(results_dir)]
     if not entries:
@@ -51,10 +53,10 @@ def load(results_dir: Path) -> list[Entry]:
 
 
 def read(path: Path, results_dir: Path) -> Entry:
-    """One verified result of a results directory.
+    """Read and verify one result in a results directory.
 
     Raises:
-        UserError: it is damaged, or not where it belongs.
+        UserError: it is damaged, or in the wrong place.
     """
     result = read_result(path)
     expected = result_path(results_dir, model=result.model["name"], task=result.task["name"], key=result.key)
@@ -64,18 +66,18 @@ def read(path: Path, results_dir: Path) -> Entry:
 
 
 def is_audit(result: Result) -> bool:
-    """Whether a result is an audit's."""
+    """Return True if the result is that of an audit."""
     return any(metric.name == AUDIT for metric in result.metrics)
 
 
 def audited(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries with what audits say of models of the same configuration; one failure outweighs any pass."""
+    """Attach to each entry the verdicts on models of its configuration; one failure outweighs all passes."""
     verdicts: dict[str, dict[str, bool]] = defaultdict(dict)
     for entry in entries:
-        known = verdicts[entry.result.model["config_digest"]] if is_audit(entry.result) else {}
         for metric in entry.result.metrics:
             if metric.name == AUDIT and metric.likelihood is not None:
-                known[metric.likelihood] = known.get(metric.likelihood, True) and metric.value == 1
+                of_config = verdicts[entry.result.model["config_digest"]]
+                of_config[metric.likelihood] = of_config.get(metric.likelihood, True) and metric.value == 1
     return [_with_audit(entry, verdicts.get(entry.result.model["config_digest"], {})) for entry in entries]
 
 

@@ -1,7 +1,7 @@
-"""The list of all results that a board was ever built from, so that none goes away or changes without a word.
+"""The list of all results that a board was ever built from, so that none is removed or changed silently.
 
-RESULTS/MANIFEST has a line a result: MODEL/TASK/KEY and a digest of its metrics. `build` adds to it; a line goes, or
-changes, only when the changelog names the result.
+RESULTS/MANIFEST has a line per result: a digest of its metrics, and MODEL/TASK/KEY. `build` adds lines; it removes or
+changes one only if the changelog names the result.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from leaderboard.entries import Entry
-from ltm.config import digest
+from ltm import config
 from ltm.errors import UserError
 from ltm.result import to_dict
 
@@ -19,15 +19,15 @@ NAME = "MANIFEST"
 
 
 def read(results_dir: Path) -> dict[str, str]:
-    """Digests by result; empty where no board was built yet.
+    """Read the digests by MODEL/TASK/KEY; empty if no board was built yet.
 
     Raises:
-        UserError: a line is none that `build` writes.
+        UserError: a line is not of the form that `build` writes.
     """
     path = results_dir / NAME
     if not path.exists():
         return {}
-    found = {}
+    digests = {}
     for n, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         match = re.fullmatch(r"([0-9a-f]{12}) (\S+/\S+/[0-9a-f]{12})", line)
         if match is None:
@@ -35,26 +35,26 @@ def read(results_dir: Path) -> dict[str, str]:
                 f"{path}: line {n}: expected a digest and MODEL/TASK/KEY, found {line!r}; restore the file, or delete "
                 "it and run ltm-leaderboard build"
             )
-        found[match[2]] = match[1]
-    return found
+        digests[match[2]] = match[1]
+    return digests
 
 
-def of(entries: Iterable[Entry]) -> dict[str, str]:
-    """What the results at hand would have in it."""
-    return {entry.name.removesuffix(".json"): digest(to_dict(entry.result)["metrics"])[:12] for entry in entries}
+def digests_of(entries: Iterable[Entry]) -> dict[str, str]:
+    """Return the digests of these results by MODEL/TASK/KEY, as the manifest lists them."""
+    return {entry.name.removesuffix(".json"): config.digest(to_dict(entry.result)["metrics"])[:12] for entry in entries}
 
 
-def gone(listed: Mapping[str, str], now: Mapping[str, str], changelog: str) -> dict[str, str]:
-    """Results that are no longer there, or have other numbers, and why that is wrong: the changelog is silent."""
-    said = {
+def unexplained(listed: Mapping[str, str], now: Mapping[str, str], changelog: str) -> dict[str, str]:
+    """Return a problem for each listed result that was removed or changed and that the changelog does not name."""
+    changes = {
         name: "was removed" if name not in now else "has other numbers than before"
         for name, before in listed.items()
         if now.get(name) != before and name not in changelog
     }
-    return {name: f"{name} {what}, and no line of the changelog names it" for name, what in sorted(said.items())}
+    return {name: f"{name} {what}, and no line of the changelog names it" for name, what in sorted(changes.items())}
 
 
 def content(listed: Mapping[str, str], now: Mapping[str, str], changelog: str) -> bytes:
-    """The file after a build: what is there, and what went without a word."""
-    kept = {name: listed[name] for name in gone(listed, now, changelog)}
-    return "".join(f"{found} {name}\n" for name, found in sorted({**now, **kept}.items())).encode()
+    """Return the new manifest: current results, and the old lines of those that `unexplained` names."""
+    kept = {name: listed[name] for name in unexplained(listed, now, changelog)}
+    return "".join(f"{digest} {name}\n" for name, digest in sorted({**now, **kept}.items())).encode()

@@ -1,4 +1,4 @@
-"""Who is better than whom, said only where the numbers separate them."""
+"""Which model is better than which, stated only where the numbers separate them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ltm.statistics import Blocks, check_same_blocks, paired_difference, paired_
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Claim:
-    """A perplexity that may be ranked: exact, or an upper bound; over the training seeds where there are several.
+    """A perplexity that may be ranked, exact or an upper bound, over all training seeds of a row.
 
     Attributes:
         value: mean over training seeds.
-        low, high: the ends of the widest of the seeds' 95% intervals; None where a seed has no interval.
-        blocks: per-block values, when there is one training seed and its records are at hand.
+        low, high: the lowest and the highest end of the seeds' 95% intervals; None if a seed has no interval.
+        blocks: per-block values, if there is one training seed and its records are at hand.
     """
 
     value: float
@@ -31,10 +31,13 @@ class Claim:
 
 
 def separated(better: Claim, worse: Claim) -> bool:
-    """Whether the first claim wins: its perplexity, or the bound on it, is lower beyond doubt.
+    """Return True if the first claim wins: its perplexity, or the bound on it, is lower beyond doubt.
 
-    On the same blocks this is decided by the 95% interval of the paired difference, else by intervals that do not
-    touch. A bound is taken at its own upper end, so the true perplexity behind a bound that loses may still be lower.
+    With per-block values of both, the 95% interval of the paired difference decides; otherwise the 95% intervals must
+    not touch. Bounds are compared as they stand, so the true perplexity behind a bound that loses may still be lower.
+
+    Raises:
+        UserError: both have per-block values, but of different blocks.
     """
     if better.value >= worse.value:
         return False
@@ -45,7 +48,11 @@ def separated(better: Claim, worse: Claim) -> bool:
 
 
 def ranks(claims: Sequence[Claim]) -> list[int]:
-    """1 + how many claims win over each; claims that nothing separates share a rank."""
+    """Return for each claim 1 + the number of claims that win over it, so that claims of equal standing share a rank.
+
+    Raises:
+        UserError: the per-block values are not all of the same blocks.
+    """
     paired = [claim for claim in claims if claim.blocks is not None]
     wins = _paired_wins(paired)
     return [
@@ -57,7 +64,7 @@ def ranks(claims: Sequence[Claim]) -> list[int]:
 
 
 def _paired_wins(claims: Sequence[Claim]) -> list[int]:
-    """How many of the claims win over each, as `separated` says, all having blocks: a row of pairs at a time."""
+    """Count the claims that win over each, as `separated` does, one row of pairs at a time; all must have blocks."""
     blocks = [claim.blocks for claim in claims if claim.blocks is not None]
     if not blocks:
         return []
@@ -73,7 +80,11 @@ def _paired_wins(claims: Sequence[Claim]) -> list[int]:
 
 @cache
 def claim(entries: tuple[Entry, ...]) -> Claim | None:
-    """What the results of one row in one column claim; None when there are none or when they are estimates."""
+    """Return what the results of one row in one column claim; None if there are none, or if one is an estimate.
+
+    Raises:
+        UserError: the records of a result do not give its perplexity.
+    """
     metrics = [metric for entry in entries if (metric := headline(entry)) is not None]
     if not metrics or any(metric.kind == "estimate" for metric in metrics):
         return None
@@ -88,22 +99,22 @@ def claim(entries: tuple[Entry, ...]) -> Claim | None:
 
 
 def ranked(rows: Sequence[Row], column: Column) -> dict[str, tuple[int, bool]]:
-    """By row label: the rank in a column, and whether another row shares it. Rows without a rank are left out."""
-    claims = {row.label: found for row in rows if (found := claim(row.entries.get(column, ()))) is not None}
+    """Return by row label the rank in a column, and whether it is shared; rows without a rank are left out."""
+    claims = {row.label: made for row in rows if (made := claim(row.entries.get(column, ()))) is not None}
     numbers = ranks(list(claims.values()))
     return {label: (rank, numbers.count(rank) > 1) for label, rank in zip(claims, numbers, strict=True)}
 
 
 def headline(entry: Entry) -> Metric | None:
-    """The perplexity that the model of a result is ranked by."""
+    """Return the perplexity that the model of a result is ranked by; None for tasks that measure none."""
     return entry.result.metric(PERPLEXITY)
 
 
 def blocks(entry: Entry, metric: Metric) -> Blocks | None:
-    """The per-block values of a likelihood; see `ltm.result.read_blocks`."""
+    """Read the per-block values of a likelihood; see `ltm.result.read_blocks`."""
     return read_blocks(entry.path, entry.result, metric)
 
 
 def judged_by(result: Result) -> Metric:
-    """The first headline metric, or the first of all."""
+    """Return the metric that the result is compared by: the first headline metric, or the first of all."""
     return sorted(result.metrics, key=lambda metric: not metric.headline)[0]

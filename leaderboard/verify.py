@@ -1,4 +1,4 @@
-"""Whether result files say what was measured: digests, places, and every number that the records can give again."""
+"""Verification of result files: digests, places, and every number that the records determine."""
 
 from __future__ import annotations
 
@@ -17,48 +17,54 @@ from ltm.errors import UserError
 from ltm.result import Metric, Result, find_results, read_records, to_bytes
 
 RELATIVE = 1e-9
-"""How far a number may be from what the records give: sums in another order, no more."""
+"""Relative tolerance for recomputed numbers, which may differ by the order of summation only."""
 
 Records = Sequence[Mapping[str, Any]]
+Formula = Callable[[Metric, Result, Records], float | None]
 
 
 def verify(results_dir: Path) -> tuple[list[Entry], list[str]]:
-    """The sound results, and what is wrong with the others: file, field, expected, found."""
+    """Return the sound results, and the problems of the others: file, field, what was expected, what was found.
+
+    Nothing is raised for a damaged result: it is one of the problems.
+    """
     entries, problems = [], []
     for path in find_results(results_dir):
         try:
             entry = read(path, results_dir)
-            found = [f"{path}: {problem}" for problem in differences(entry)]
+            wrong = [f"{path}: {problem}" for problem in differences(entry)]
         except UserError as error:
             problems.append(str(error))
-            problems += [f"{path}: {found}" for found in [edited_digit(path)] if found]
+            if edit := edited_digit(path):
+                problems.append(f"{path}: {edit}")
             continue
-        problems += found
-        if not found:
+        problems += wrong
+        if not wrong:
             entries.append(entry)
     return entries, problems
 
 
 def differences(entry: Entry) -> Iterator[str]:
-    """What a result says otherwise than its own config and records do.
+    """Yield a line for each field of a result that contradicts its own config or records.
 
     Raises:
-        UserError: the records are missing or are not those that the result was written with.
+        UserError: the records are missing, or are not those that the result was written with.
     """
     result = entry.result
     if entry.path.read_bytes() != to_bytes(result):
-        yield "expected the one spelling that results have, found another; was it formatted by hand?"
-    expected, before = config_digest(result.model["config"]), digest(result.model["config"])
-    if result.model["config_digest"] not in (expected, before):  # the latter from before machines could choose
+        yield "expected the canonical formatting of results, found another; was it formatted by hand?"
+    # Older results have a digest of the whole config, with the settings that are now left to the machine.
+    expected, older = config_digest(result.model["config"]), digest(result.model["config"])
+    if result.model["config_digest"] not in (expected, older):
         yield f"field model.config_digest: expected {expected}, found {result.model['config_digest']}"
     records = read_records(entry.path, result)
     if not records:
         return
     if "block" in records[0] and "tokens" in records[0] and "part" not in records[0]:
         tokens = sum(record["tokens"] for record in records)
-        for field, found in (("blocks", len(records)), ("tokens", tokens)):
-            if result.scoring[field] != found:
-                yield f"field scoring.{field}: expected {found}, which the records give, found {result.scoring[field]}"
+        for field, count in (("blocks", len(records)), ("tokens", tokens)):
+            if result.scoring[field] != count:
+                yield f"field scoring.{field}: expected {count}, which the records give, found {result.scoring[field]}"
     for i, metric in enumerate(result.metrics):
         value = recomputed(metric, result, records)
         if value is not None and not math.isclose(value, metric.value, rel_tol=RELATIVE, abs_tol=1e-12):
@@ -69,24 +75,24 @@ def differences(entry: Entry) -> Iterator[str]:
 
 
 def recomputed(metric: Metric, result: Result, records: Records) -> float | None:
-    """A metric from the records; None for those that need more than is in them, such as samples' n-grams."""
+    """Compute a metric from the records; None if it needs more than they hold, such as the n-grams of samples."""
     name = metric.name.partition("[")[0]
-    find = _FORMULAS.get(name) or _formulas_of_others().get(name)
-    return find(metric, result, records) if find else _answers(metric, result, records)
+    formula = _FORMULAS.get(name) or _formulas_of_others().get(name, _pass_at_k)
+    return formula(metric, result, records)
 
 
-def _perplexity(units: Callable[[Result, Records], float]) -> Callable[[Metric, Result, Records], float | None]:
-    def find(metric: Metric, result: Result, records: Records) -> float | None:
+def _perplexity(units: Callable[[Result, Records], float]) -> Formula:
+    def formula(metric: Metric, result: Result, records: Records) -> float | None:
         if not all(metric.likelihood in record and "tokens" in record for record in records):
             return None
         return math.exp(-math.fsum(record[str(metric.likelihood)] for record in records) / units(result, records))
 
-    return find
+    return formula
 
 
 def _bits_per_byte(metric: Metric, result: Result, records: Records) -> float | None:
-    found = _perplexity(lambda result, _: result.data["bytes"] * math.log(2))(metric, result, records)
-    return None if found is None else math.log(found)
+    per_bit = _perplexity(lambda result, _: result.data["bytes"] * math.log(2))(metric, result, records)
+    return None if per_bit is None else math.log(per_bit)
 
 
 def _mean_of_exp(metric: Metric, result: Result, records: Records) -> float | None:
@@ -95,17 +101,17 @@ def _mean_of_exp(metric: Metric, result: Result, records: Records) -> float | No
     return _mean(math.exp(-record[str(metric.likelihood)] / record["tokens"]) for record in records)
 
 
-def _posterior(name: str) -> Callable[[Metric, Result, Records], float | None]:
-    """Of diagnostics: a mean over texts, of the KL a token."""
+def _posterior(name: str) -> Formula:
+    """Diagnostics: nats per token for `kl`, otherwise the mean over texts."""
 
-    def find(metric: Metric, result: Result, records: Records) -> float | None:
-        own = [record for record in records if record.get("part") == "posterior"]
-        if not own:
+    def formula(metric: Metric, result: Result, records: Records) -> float | None:
+        texts = [record for record in records if record.get("part") == "posterior"]
+        if not texts:
             return None
-        total = math.fsum(record[name] for record in own)
-        return total / (sum(record["tokens"] for record in own) if name == "kl" else len(own))
+        total = math.fsum(text[name] for text in texts)
+        return total / (sum(text["tokens"] for text in texts) if name == "kl" else len(texts))
 
-    return find
+    return formula
 
 
 def _gen_ppl(metric: Metric, result: Result, records: Records) -> float | None:
@@ -119,21 +125,21 @@ def _accuracy(metric: Metric, result: Result, records: Records) -> float | None:
     return _mean(record["greedy"] for record in records) if all("greedy" in record for record in records) else None
 
 
-def _claimed(name: str | None) -> Callable[[Metric, Result, Records], float | None]:
-    """Of audits: nats a token of the source's texts, claimed by the metric's likelihood or by the one named."""
+def _claimed(name: str | None) -> Formula:
+    """Audit: nats per token that the metric's likelihood, or the one called `name`, claims for the source's texts."""
 
-    def find(metric: Metric, result: Result, records: Records) -> float | None:
+    def formula(metric: Metric, result: Result, records: Records) -> float | None:
         texts = [record for record in records if record.get("part") == "text"]
         key = name or str(metric.likelihood)
         if not texts or any(key not in text for text in texts):
             return None
         return -math.fsum(text[key] for text in texts) / sum(text["tokens"] for text in texts)
 
-    return find
+    return formula
 
 
 def _log_e_value(metric: Metric, result: Result, records: Records) -> float | None:
-    """Of audits: claimed less true nats. Averaged claims enter three standard errors lower, and either is right."""
+    """Audit: claimed minus true nats, and for averaged claims three standard errors less; both are accepted."""
     texts, key = [record for record in records if record.get("part") == "text"], str(metric.likelihood)
     if not texts or any(key not in text for text in texts):
         return None
@@ -146,34 +152,34 @@ def _log_e_value(metric: Metric, result: Result, records: Records) -> float | No
 
 
 def _verdict(metric: Metric, result: Result, records: Records) -> float | None:
-    """Of audits: a likelihood has passed when no check refutes it, or all that the model has."""
+    """Audit: 1 unless a check refutes this likelihood, or all likelihoods of the model; then 0."""
     checks = [record for record in records if record.get("part") == "check"]
     refuted = [c for c in checks if c["passed"] is False and c["likelihood"] in (metric.likelihood, None)]
     return float(not refuted) if checks else None
 
 
-def _answers(metric: Metric, result: Result, records: Records) -> float | None:
-    """Of problems: the unbiased pass@k, and its chance rows, under the rule that the name ends in."""
-    found = re.fullmatch(r"(?:chance_([^_]+)_)?pass@(\d+)(?:_(?:legacy_)?([a-z]+))?", metric.name)
-    if found is None or not all("answers" in record for record in records):
+def _pass_at_k(metric: Metric, result: Result, records: Records) -> float | None:
+    """Problems: the unbiased pass@k, of the model or of a chance row, under the extraction rule that ends the name."""
+    match = re.fullmatch(r"(?:chance_([^_]+)_)?pass@(\d+)(?:_(?:legacy_)?([a-z]+))?", metric.name)
+    if match is None or not all("answers" in record for record in records):
         return None
-    guesser, k, rule = found[1], int(found[2]), found[3] or result.scoring["rule"]
+    guesser, k, rule = match[1], int(match[2]), match[3] or result.scoring["rule"]
     if guesser:
         return _mean(record["chance"][guesser][rule] for record in records)
-    return _mean(_pass(record["answers"][rule], record["gold"], k) for record in records)
+    return _mean(_pass_probability(record["answers"][rule], record["gold"], k) for record in records)
 
 
-def _pass(answers: Sequence[str | None], gold: str, k: int) -> float:
+def _pass_probability(answers: Sequence[str | None], gold: str, k: int) -> float:
     wrong = sum(answer != gold for answer in answers)
     return 1 - math.comb(wrong, k) / math.comb(len(answers), k)
 
 
 def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return math.fsum(found) / len(found)
+    numbers = list(values)
+    return math.fsum(numbers) / len(numbers)
 
 
-_FORMULAS: dict[str, Callable[[Metric, Result, Records], float | None]] = {
+_FORMULAS: dict[str, Formula] = {
     "token_perplexity": _perplexity(lambda _, records: sum(record["tokens"] for record in records)),
     "word_perplexity": _perplexity(lambda result, _: result.data["words"]),
     "last_word_perplexity": _perplexity(lambda _, records: len(records)),
@@ -202,7 +208,10 @@ def _formulas_of_others() -> dict[str, Callable[[Metric, Result, Records], float
 
 
 def edited_digit(path: Path) -> str | None:
-    """Where one digit of a result file was changed: the only change of a digit that brings its own digest back."""
+    """Return the field of a result file in which one digit was changed, with its value before and after.
+
+    None if no change of a single digit restores the file's digest.
+    """
     try:
         data = json.loads(path.read_bytes())
         recorded = data.pop("digest")
@@ -211,13 +220,13 @@ def edited_digit(path: Path) -> str | None:
     for place, parent, key in _leaves(data, ""):
         value = parent[key]
         text = value if isinstance(value, str) else json.dumps(value)
-        for found in re.finditer(r"\d", text):
-            for digit in "0123456789".replace(found[0], ""):
-                other = text[: found.start()] + digit + text[found.end() :]
+        for match in re.finditer(r"\d", text):
+            for digit in "0123456789".replace(match[0], ""):
+                other = text[: match.start()] + digit + text[match.end() :]
                 try:
                     parent[key] = other if isinstance(value, str) else json.loads(other)
                 except ValueError:
-                    continue  # 007 is no number
+                    continue  # not a number, such as 007
                 if digest(data) == recorded:
                     return f"field {place}: expected {parent[key]!r}, found {value!r}"
         parent[key] = value
@@ -225,7 +234,7 @@ def edited_digit(path: Path) -> str | None:
 
 
 def _leaves(data: Any, place: str) -> Iterator[tuple[str, Any, Any]]:
-    """Each text and number, with its place in words, and where to put another in its stead."""
+    """Yield each text and number as (path of the field, container, key), so that it can be replaced."""
     for key in list(data) if isinstance(data, dict) else range(len(data)):
         here = f"{place}[{key}]" if isinstance(data, list) else f"{place}.{key}" if place else str(key)
         if isinstance(data[key], dict | list):

@@ -265,6 +265,20 @@ def test_no_family_imports_another() -> None:
             assert not targets & families, f"{name} imports {', '.join(targets & families)}"
 
 
+def test_what_the_board_says_and_how_it_is_drawn_meet_in_the_document_alone() -> None:
+    floors = ["entries", "labels", "board", "ranking", "content", "render"]
+    for name, targets in arrows().items():
+        package, _, rest = name.partition(".")
+        if package == "leaderboard" and (floor := rest.partition(".")[0]) in floors:
+            above = {target for target in targets if target.split(".")[1] in floors[floors.index(floor) + 1 :]}
+            assert not above, f"{name} imports {', '.join(sorted(above))}"
+            if floor == "render":
+                others = {t for t in targets if not t.startswith("leaderboard.render.")} - {
+                    "leaderboard.content.document"
+                }
+                assert not others, f"{name} imports {', '.join(sorted(others))}"
+
+
 def test_folders_are_small_enough_to_see_at_once() -> None:
     for package in (*PACKAGES, "benchmarks"):
         for folder in {path.parent for path in sources(package)}:

@@ -1,4 +1,4 @@
-"""What audits found: whether the numbers of a model can be likelihoods at all, on text whose likelihood is known."""
+"""What audits found: whether a model's numbers can be likelihoods at all, on text whose likelihood is known."""
 
 from __future__ import annotations
 
@@ -6,33 +6,35 @@ import math
 from collections.abc import Sequence
 
 from leaderboard.content import notation
-from leaderboard.content.document import Part, Table, Value
-from leaderboard.content.notation import NOTHING
+from leaderboard.content.document import FAILED, NOTHING, Part, Table, Value
 from leaderboard.entries import AUDIT, Entry
 from leaderboard.labels import labels
 from ltm.result import Metric, Result, read_records
 
 THRESHOLD = math.log(100)
-"""Nats: a valid claim exceeds the source by this much over all texts with a probability of at most 1%."""
+"""Nats by which a valid claim exceeds the source's own, over all texts, with a probability of at most 1%."""
+
 COLUMNS = {
     "audit_claimed_nats_per_token": "Claimed, nats/token",
     "audit_source_nats_per_token": "Source, nats/token",
     "audit_log_e_value": "Log e-value",
 }
+"""The metrics with a column in every audit table, and the column's title."""
 ENTROPY = "audit_source_entropy_per_token"
 LINE = "the source itself: no model can need less"
+"""The label of a source's own row, which shows its entropy."""
 
 
 def part(entries: Sequence[Entry], title: str) -> Part:
-    """The verdicts on all likelihoods of the models, by source; a line of each source says what none can be below."""
-    found = [
+    """Return the verdicts on all likelihoods of the models, by source, with the entropy of each source as a row."""
+    verdicts = [
         (label, entry, verdict)
         for label, entry in zip(labels(entries), entries, strict=True)
         for verdict in entry.result.metrics
         if verdict.name == AUDIT
     ]
-    checks = list(dict.fromkeys(m.name for _, entry, _ in found for m in entry.result.metrics if _is_check(m)))
-    rows = [_row(label, entry, verdict, checks) for label, entry, verdict in found]
+    checks = list(dict.fromkeys(m.name for _, entry, _ in verdicts for m in entry.result.metrics if _is_check(m)))
+    rows = [_row(label, entry, verdict, checks) for label, entry, verdict in verdicts]
     entropies = {
         (e.result.data["corpus"], notation.number(m.value))
         for e in entries
@@ -40,7 +42,7 @@ def part(entries: Sequence[Entry], title: str) -> Part:
         if m.name == ENTROPY
     }
     rest = [NOTHING] * (2 + len(checks))
-    lines = [(LINE, NOTHING, NOTHING, NOTHING, source, value, value, *rest) for source, value in entropies]
+    floors = [(LINE, NOTHING, NOTHING, NOTHING, source, value, value, *rest) for source, value in entropies]
     task = entries[0].result.task
     words = (
         f"{task['name']} version {task['version']}. A likelihood is refuted when its claims exceed the source's own "
@@ -52,13 +54,13 @@ def part(entries: Sequence[Entry], title: str) -> Part:
         *("Model", "Verdict", "Likelihood", "Refuted by", "Source"),
         *(*COLUMNS.values(), "Threshold", *(_heading(name) for name in checks)),
     )
-    # The line of a source stands where it belongs: below whoever claims less, in every sense.
-    ordered = tuple(sorted([*rows, *lines], key=_claimed))
+    # Sorted by claim, so that a source's own row separates the claims below its entropy from the others.
+    ordered = tuple(sorted([*rows, *floors], key=_order))
     return Part(title=title, text=(words,), table=Table(header=header, rows=ordered, words=(1, 2, 3, 4)))
 
 
 def brief_table(entries: Sequence[Entry]) -> Table:
-    """The verdicts in a few columns."""
+    """Return the verdicts in a few columns, without the sources' own rows."""
     whole = part(entries, "").table
     assert whole is not None
     kept = [whole.header.index(name) for name in ("Model", "Verdict", "Likelihood", "Refuted by", "Log e-value")]
@@ -76,23 +78,23 @@ def _row(label: str, entry: Entry, verdict: Metric, checks: Sequence[str]) -> tu
         if record.get("passed") is False and record.get("likelihood") in (likelihood, None)
     ]
     details = "; ".join(f"{record['check']}: {record['detail']}" for record in refuted)
-    said = Value(
-        text=notation.PASSED if verdict.value == 1 else notation.FAILED,
+    shown = Value(
+        text=notation.PASSED if verdict.value == 1 else FAILED,
         tip=f"{notation.describe(entry, verdict)}{'; ' if details else ''}{details}",
     )
     names = ", ".join(record["check"].replace("_", " ") for record in refuted)
-    values = [_number(_find(result, name, likelihood)) for name in COLUMNS]
-    others = [_number(_find(result, name, likelihood)) for name in checks]
+    values = [_number(_metric_of(result, name, likelihood)) for name in COLUMNS]
+    others = [_number(_metric_of(result, name, likelihood)) for name in checks]
     source = result.data["corpus"]
-    return label, said, likelihood or NOTHING, names or NOTHING, source, *values, notation.number(THRESHOLD), *others
+    return label, shown, likelihood or NOTHING, names or NOTHING, source, *values, notation.number(THRESHOLD), *others
 
 
 def _is_check(metric: Metric) -> bool:
     return metric.name.startswith("audit_") and metric.name not in (AUDIT, ENTROPY, *COLUMNS)
 
 
-def _find(result: Result, name: str, likelihood: str | None) -> Metric | None:
-    """The metric of a likelihood, or the one that is of none: the source's."""
+def _metric_of(result: Result, name: str, likelihood: str | None) -> Metric | None:
+    """The metric of a likelihood, or else the one that belongs to no likelihood but to the source."""
     named = {metric.likelihood: metric for metric in result.metrics if metric.name == name}
     return named.get(likelihood, named.get(None))
 
@@ -105,6 +107,6 @@ def _heading(name: str) -> str:
     return name.removeprefix("audit_").replace("_", " ").capitalize()
 
 
-def _claimed(row: Sequence[str | Value]) -> tuple[str, float, str, str]:
+def _order(row: Sequence[str | Value]) -> tuple[str, float, str, str]:
     source, text = str(row[4]), str(row[5])
     return source, (math.inf if text == NOTHING else float(text)), str(row[0]), str(row[2])

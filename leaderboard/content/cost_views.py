@@ -1,22 +1,25 @@
-"""A section seen by what its numbers cost: at equal tokens, at equal compute, and which models nothing dominates."""
+"""A section by cost: ranks at equal tokens and at equal compute, and which models no other dominates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from leaderboard.board import Column, Row, Section
 from leaderboard.content import notation
-from leaderboard.content.document import Axis, Figure, Part, Point, Series, Table, Value, slug
+from leaderboard.content.document import NOTHING, Axis, Figure, Part, Point, Series, Table, Value, slug
 from leaderboard.content.sections import by_perplexity, perplexity, rank
 from leaderboard.ranking import claim, ranked
 
-EQUAL_TOKENS, EQUAL_COMPUTE = 1.05, 1.25
-"""The largest may have so many times as much as the least, and is taken for equal."""
+EQUAL_TOKENS = 1.05
+"""Training tokens count as equal if the most is at most this many times the least."""
+EQUAL_COMPUTE = 1.25
+"""Training FLOPs count as equal if the most is at most this many times the least."""
 
 
 def parts(section: Section, name: str) -> list[Part]:
-    """The views of a section that have something to show; `name` begins the names of its figures."""
+    """Return the views of a section that have something to show; names of figures begin with `name`."""
     equal = [
         _equal(section, EQUAL_TOKENS, lambda row: row.first.training["tokens"], "At equal training tokens", "tokens"),
         _equal(section, EQUAL_COMPUTE, lambda row: row.first.training["flops"], "At equal training compute", "FLOPs"),
@@ -25,28 +28,31 @@ def parts(section: Section, name: str) -> list[Part]:
 
 
 def groups(rows: Sequence[Row], ratio: float, amount: Callable[[Row], float | None]) -> list[list[Row]]:
-    """Rows of which the most has at most `ratio` times as much as the least, from the least on; at least two each."""
+    """Group rows from the least amount on, so that within a group the most is at most `ratio` times the least.
+
+    Groups of one are left out, and so are rows whose amount is zero or not known.
+    """
     known = [(value, row) for row in rows if (value := amount(row))]
-    found: list[list[tuple[float, Row]]] = []
+    grouped: list[list[tuple[float, Row]]] = []
     for value, row in sorted(known, key=lambda pair: (pair[0], pair[1].label)):
-        if found and value <= ratio * found[-1][0][0]:
-            found[-1].append((value, row))
+        if grouped and value <= ratio * grouped[-1][0][0]:
+            grouped[-1].append((value, row))
         else:
-            found.append([(value, row)])
-    return [[row for _, row in group] for group in found if len(group) > 1]
+            grouped.append([(value, row)])
+    return [[row for _, row in group] for group in grouped if len(group) > 1]
 
 
 def _equal(section: Section, ratio: float, amount: Callable[[Row], float | None], title: str, unit: str) -> Part | None:
     rows = []
     for group in groups(section.rows, ratio, amount):
-        places = {column: ranked(group, column) for column in section.columns}
+        ranks = {column: ranked(group, column) for column in section.columns}
         amounts = [value for row in group if (value := amount(row))]
         least, most = (notation.short(end(amounts)) for end in (min, max))
         label = f"{least} {unit}" if least == most else f"{least} to {most} {unit}"
         rows += [
             (
                 row.label,
-                *(_placed(row, column, places[column]) for column in section.columns),
+                *(_perplexity_and_rank(row, column, ranks[column]) for column in section.columns),
                 notation.short(amount(row)),
                 label,
             )
@@ -58,77 +64,112 @@ def _equal(section: Section, ratio: float, amount: Callable[[Row], float | None]
     return Part(title=title, level=3, text=(words,), table=table) if rows else None
 
 
-def _placed(row: Row, column: Column, places: dict[str, tuple[int, bool]]) -> str | Value:
+def _perplexity_and_rank(row: Row, column: Column, ranks: dict[str, tuple[int, bool]]) -> str | Value:
     value = perplexity(row.entries.get(column, ()))
-    text = f"{value} ({rank(places, row)})" if row.label in places else str(value)
+    text = f"{value} ({rank(ranks, row)})" if row.label in ranks else str(value)
     return replace(value, text=text) if isinstance(value, Value) else text
 
 
 def dominated(costs: Sequence[float], perplexities: Sequence[float]) -> list[int | None]:
-    """For each point the best one that costs no more, is no worse, and is better in one of both; None at the front."""
+    """Return for each point the index of the one that dominates it, the best if there are several; None at the front.
+
+    A point dominates another if it costs no more and is no worse, and is better in one of the two.
+    """
     pairs = list(zip(costs, perplexities, strict=True))
     order = sorted(range(len(pairs)), key=lambda i: (pairs[i][1], pairs[i][0]))
-    found: list[int | None] = []
-    for cost, worth in pairs:
-        better = (i for i in order if pairs[i][0] <= cost and pairs[i][1] <= worth and pairs[i] != (cost, worth))
-        found.append(next(better, None))
-    return found
+    dominators: list[int | None] = []
+    for cost, value in pairs:
+        better = (i for i in order if pairs[i][0] <= cost and pairs[i][1] <= value and pairs[i] != (cost, value))
+        dominators.append(next(better, None))
+    return dominators
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """FLOPs that perplexity is plotted against, `of` a row; None or 0 if they are not known."""
+
+    key: str
+    label: str
+    of: Callable[[Row], Any]
 
 
 def _pareto(section: Section, column: Column, name: str) -> Part | None:
-    measures = (
-        ("training", "Training FLOPs", lambda row: row.first.training["flops"]),
-        ("scoring", "Scoring FLOPs/token", lambda row: row.entries[column][0].result.cost["score_flops_per_token"]),
-    )
     rows = by_perplexity([r for r in section.rows if column in r.entries and claim(r.entries[column])], [column])
     if len(rows) < 2:
         return None
-    figures, verdicts, left_out = [], [], 0
-    for key, label, amount in measures:
-        known = [row for row in rows if amount(row)]
-        left_out = max(left_out, len(rows) - len(known))
-        # Claims are there: those without were left out above.
-        worth = [found.value for row in known if (found := claim(row.entries[column]))]
-        by = dominated([amount(row) for row in known], worth)
-        verdicts.append({r.label: "front" if i is None else known[i].label for r, i in zip(known, by, strict=True)})
-        points = tuple(
-            Point(
-                x=amount(row),
-                y=value,
-                label=row.label,
-                tip=f"{row.label}: {perplexity(row.entries[column])}, {notation.short(amount(row))} FLOPs",
-                faint=i is not None,
-            )
-            for row, value, i in zip(known, worth, by, strict=True)
-        )
-        front = ", ".join(row.label for row, i in zip(known, by, strict=True) if i is None)
-        figures.append(
-            Figure(
-                name=f"{name}-{slug(column.title)}-{key}",
-                title=f"{column.title}: perplexity against {label[0].lower()}{label[1:]}",
-                words=f"{len(points)} models. Not dominated: {front}.",
-                x=Axis(label=label, log=True),
-                y=Axis(label="Perplexity, or the bound on it", log=True),
-                series=(Series(name="", points=points),),
-            )
-        )
+    training = Cost(key="training", label="Training FLOPs", of=lambda row: row.first.training["flops"])
+    scoring = Cost(
+        key="scoring",
+        label="Scoring FLOPs/token",
+        of=lambda row: row.entries[column][0].result.cost["score_flops_per_token"],
+    )
+    dominators = {cost.key: _dominators(rows, column, cost) for cost in (training, scoring)}
     table = Table(
-        header=("Model", "Perplexity", "Training FLOPs", "By training", "Scoring FLOPs/token", "By scoring"),
+        header=("Model", "Perplexity", training.label, "By training", scoring.label, "By scoring"),
         rows=tuple(
             (
                 row.label,
                 perplexity(row.entries[column]),
-                notation.short(measures[0][2](row)),
-                verdicts[0].get(row.label, notation.NOTHING),
-                notation.short(measures[1][2](row)),
-                verdicts[1].get(row.label, notation.NOTHING),
+                *(
+                    text
+                    for cost in (training, scoring)
+                    for text in (notation.short(cost.of(row)), _verdict(dominators[cost.key], row))
+                ),
             )
             for row in rows
         ),
         words=(3, 5),
     )
+    left_out = max(len(rows) - len(known) for known in dominators.values())
     words = "Front: no other model is at least as good at no more cost. Otherwise the best model that is, is named."
-    more = f" Of unknown cost, and in no plot: {left_out}." if left_out else ""
     return Part(
-        title=f"{column.title} against compute", level=3, text=(words + more,), figures=tuple(figures), table=table
+        title=f"{column.title} against compute",
+        level=3,
+        text=(words + (f" Of unknown cost, and in no plot: {left_out}." if left_out else ""),),
+        figures=tuple(
+            _pareto_figure(dominators[c.key], column, c, f"{name}-{slug(column.title)}") for c in (training, scoring)
+        ),
+        table=table,
+    )
+
+
+def _dominators(rows: Sequence[Row], column: Column, cost: Cost) -> dict[Row, Row | None]:
+    """The rows whose cost is known, in their order, each with the row that dominates it; None at the front."""
+    known = [row for row in rows if cost.of(row)]
+    indices = dominated([cost.of(row) for row in known], [_claimed(row, column) for row in known])
+    return {row: None if i is None else known[i] for row, i in zip(known, indices, strict=True)}
+
+
+def _claimed(row: Row, column: Column) -> float:
+    row_claim = claim(row.entries[column])
+    assert row_claim is not None  # `_pareto` leaves out rows without a claim.
+    return row_claim.value
+
+
+def _verdict(dominators: Mapping[Row, Row | None], row: Row) -> str:
+    if row not in dominators:
+        return NOTHING
+    dominator = dominators[row]
+    return "front" if dominator is None else dominator.label
+
+
+def _pareto_figure(dominators: Mapping[Row, Row | None], column: Column, cost: Cost, name: str) -> Figure:
+    points = tuple(
+        Point(
+            x=cost.of(row),
+            y=_claimed(row, column),
+            label=row.label,
+            tip=f"{row.label}: {perplexity(row.entries[column])}, {notation.short(cost.of(row))} FLOPs",
+            faint=dominator is not None,
+        )
+        for row, dominator in dominators.items()
+    )
+    front = ", ".join(row.label for row, dominator in dominators.items() if dominator is None)
+    return Figure(
+        name=f"{name}-{cost.key}",
+        title=f"{column.title}: perplexity against {cost.label[0].lower()}{cost.label[1:]}",
+        words=f"{len(points)} models. Not dominated: {front}.",
+        x=Axis(label=cost.label, log=True),
+        y=Axis(label="Perplexity, or the bound on it", log=True),
+        series=(Series(name="", points=points),),
     )

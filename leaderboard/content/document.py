@@ -5,15 +5,21 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+NOTHING = "–"
+"""The text of a table cell that has no value."""
+
+FAILED = "failed"
+"""The verdict that is highlighted where there is colour."""
+
 
 def printable(text: str) -> str:
-    """The text on one line, with what no reader should meet (control characters, reversed writing) made visible."""
+    """Return the text on one line, with a visible mark for each control character or change of direction."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
-    """A text in a table, with what can be said about it where there is room: its kind, interval, draws, provenance."""
+    """A text in a table, and what a tooltip adds to it: kind, interval, draws, provenance."""
 
     text: str
     tip: str
@@ -24,11 +30,11 @@ class Value:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Columns named by `header`, rows of as many texts. The first column holds names, the others numbers.
+    """Rows with a text for each column of `header`. The first column holds names, the others numbers.
 
     Attributes:
-        reported: rows of numbers that others measured; below the others, in italics, whatever these are sorted by.
-        words: columns that hold words too, beside the first.
+        reported: rows of numbers that others measured; they stay in italics below `rows`, however those are sorted.
+        words: indices of further columns that hold words.
     """
 
     header: tuple[str, ...]
@@ -39,7 +45,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A mark of a figure. `faint` ones are drawn hollow, and named only where there is room."""
+    """A mark in a figure. `faint` ones are drawn hollow, and labelled only where there is room."""
 
     x: float
     y: float
@@ -50,7 +56,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """Points of one colour, its own unless given; `joined` by a line, perhaps `dashed`. A name is for the legend."""
+    """Points of one colour, by default the series' own, perhaps joined by a line. A named series is in the legend."""
 
     name: str
     points: tuple[Point, ...]
@@ -61,7 +67,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """A label, and where the ticks are; without `ticks` they are found, at round numbers or powers of ten."""
+    """A label, and ticks as (value, text); without `ticks` they are placed at round numbers or powers of ten."""
 
     label: str
     log: bool = False
@@ -70,7 +76,7 @@ class Axis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """A plot. `name` is that of its file; `words` say what is to be seen, for those who do not see it."""
+    """A plot. `name` is its file's, without suffix; `words` describe the plot to those who cannot see it."""
 
     name: str
     title: str
@@ -82,11 +88,11 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A heading with what stands under it, in this order: text, figures, table.
+    """A heading and what follows it, in this order: text, figures, table.
 
     Attributes:
-        level: 2 for a chapter, 3 for what belongs to the chapter before it.
-        folded: whether the table is shown only when asked for.
+        level: 2 for a chapter, 3 for a subsection of the chapter before it.
+        folded: True if the table is hidden until the reader opens it.
     """
 
     title: str
@@ -97,6 +103,21 @@ class Part:
     folded: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """All parts of a board, with the legend and a closing line.
+
+    Attributes:
+        short_legend: what the signs mean, in one line.
+        legend: what the signs mean, in full, an item per sign; `code` and *emphasis* are marked like this.
+    """
+
+    parts: tuple[Part, ...]
+    short_legend: str
+    legend: tuple[str, ...]
+    end: str
+
+
 def slug(text: str) -> str:
-    """The text as part of a file's name."""
+    """Return the text as part of a file name: lower-case letters and digits, with dashes between."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"

@@ -1,4 +1,4 @@
-"""Numbers as text: the sign that says what kind a number is, its interval, and short forms of large counts."""
+"""Numbers as text: the sign for the kind of a number, its interval, and short forms of large counts."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from leaderboard.content.document import Value
+from leaderboard.content.document import FAILED, NOTHING, Value
 from leaderboard.entries import Entry
 from ltm.result import Metric
 
 SIGNS = {"exact": "", "lower_bound": "≤ ", "estimate": "~ "}
-"""By kind of likelihood. A lower bound on log p is an upper bound on perplexity, hence ≤."""
+"""The sign by kind of likelihood. A lower bound on log p is an upper bound on perplexity, hence ≤."""
 
-NOTHING = "–"
-PASSED, FAILED = "passed", "failed"
-"""Verdicts."""
+PASSED = "passed"
+"""The verdict on a likelihood that no check refutes; the other one is `FAILED`."""
 
 LEGEND = (
     "`23.10` is exact. `≤ 24.31` is a bound: the model's perplexity is at most that, up to the error shown. `~ 22.80` "
@@ -39,7 +38,7 @@ SHORT_LEGEND = (
 
 
 def number(value: float, digits: int = 4) -> str:
-    """So many significant digits, never in powers of ten for what a perplexity can be: `24.31`, `258.9`, `41250`."""
+    """Format to `digits` significant digits, without an exponent from 1e-6 to 1e15: `24.31`, `258.9`, `41250`."""
     if value == 0:
         return "0"
     rounded = f"{value:.{digits - 1}e}"
@@ -49,7 +48,7 @@ def number(value: float, digits: int = 4) -> str:
 
 
 def short(value: float | None) -> str:
-    """Three significant digits and a power of a thousand: `38.4M`, `4.07G`, `950`."""
+    """Format to three significant digits and a power of a thousand: `38.4M`, `4.07G`, `950`; a dash for None."""
     if value is None:
         return NOTHING
     for power, letter in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
@@ -60,7 +59,7 @@ def short(value: float | None) -> str:
 
 
 def value(metrics: Sequence[Metric | None]) -> str:
-    """The mean over training seeds, with its sign: `≤ 24.31`."""
+    """Format the mean over training seeds with its sign: `≤ 24.31`; a dash without any value."""
     known = [metric for metric in metrics if metric is not None]
     if not known:
         return NOTHING
@@ -68,7 +67,7 @@ def value(metrics: Sequence[Metric | None]) -> str:
 
 
 def value_and_error(metrics: Sequence[Metric | None]) -> str:
-    """As `value`, followed by the interval of a single seed or the spread of several."""
+    """Format like `value`, followed by the 95% interval of a single seed or the standard deviation over several."""
     known = [metric for metric in metrics if metric is not None]
     if len(known) > 1:
         spread = statistics.stdev(metric.value for metric in known)
@@ -78,18 +77,18 @@ def value_and_error(metrics: Sequence[Metric | None]) -> str:
 
 
 def _sign(metrics: Sequence[Metric]) -> str:
-    # The weakest kind speaks for all.
+    # The weakest kind decides.
     return next(SIGNS[kind] for kind in reversed(SIGNS) if any(metric.kind == kind for metric in metrics))
 
 
 def audit(entry: Entry, likelihood: str | None) -> str:
-    """What an audit said of a likelihood: `passed`, `failed` or `not audited`."""
+    """Return the audits' verdict on a likelihood: `passed`, `failed` or `not audited`."""
     verdict = entry.audit.get(likelihood or "")
     return "not audited" if verdict is None else PASSED if verdict else FAILED
 
 
 def describe(entry: Entry, metric: Metric) -> str:
-    """All that is known about a number, in a line: kind, interval, draws, audit, and where it comes from."""
+    """Return all that is known about a number in one line: kind, interval, draws, audit, and where it comes from."""
     result, kinds = entry.result, {"exact": "exact", "lower_bound": "a bound: at most that", "estimate": "an estimate"}
     by = "" if metric.likelihood in (None, metric.kind) else f", by {metric.likelihood}"
     parts = [f"{kinds[metric.kind]}{by}"]
@@ -108,13 +107,13 @@ def describe(entry: Entry, metric: Metric) -> str:
 
 
 def provenance(entry: Entry) -> str:
-    """Commit, device, date and file of a result."""
-    found = entry.result.provenance
-    commit = (found["commit"] or "commit unknown")[:12] + (" with changes" if found["dirty"] else "")
-    return f"{commit}, on {found['device']}, {found['date'][:10]}, {entry.name}"
+    """Return commit, device, date and file of a result in one line."""
+    origin = entry.result.provenance
+    commit = (origin["commit"] or "commit unknown")[:12] + (" with changes" if origin["dirty"] else "")
+    return f"{commit}, on {origin['device']}, {origin['date'][:10]}, {entry.name}"
 
 
 def with_tooltip(text: str, entries: Sequence[Entry], metrics: Sequence[Metric | None]) -> str | Value:
-    """The text with what is known of its numbers, one of `metrics` for each of `entries`."""
+    """Attach to a text what is known about its numbers; `metrics` has one for each of `entries`."""
     known = [describe(e, m) for e, m in zip(entries, metrics, strict=True) if m is not None]
     return Value(text=text, tip=" | ".join(known)) if known else text

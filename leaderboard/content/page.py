@@ -1,48 +1,81 @@
-"""Everything that a board says, in order; and the files that say it."""
+"""Everything that a board says, in order: the whole page, and a brief version for the terminal."""
 
 from __future__ import annotations
 
 from leaderboard import labels
 from leaderboard.board import Board
-from leaderboard.content import audits, cost_views, document, notation, reported, task_results
-from leaderboard.content.document import Part, Table
+from leaderboard.content import audits, cost_views, document, notation, reported, sections, task_results
+from leaderboard.content.document import NOTHING, Page, Part, Table
 from leaderboard.content.sections import caption, overview, task_table, title
 
 
+def whole(board: Board) -> Page:
+    """Return the page with all parts, the legend, and a closing line on what is not shown."""
+    return Page(
+        parts=tuple(parts(board)),
+        short_legend=notation.SHORT_LEGEND,
+        legend=notation.LEGEND,
+        end=sections.remainder(board),
+    )
+
+
 def parts(board: Board) -> list[Part]:
-    """All parts of the page; views without data are left out."""
-    found = []
+    """Return all parts of the page; views without data are left out.
+
+    Raises:
+        UserError: the records of a result do not give its perplexity.
+    """
+    listed = []
     for n, section in enumerate(board.sections):
-        found.append(Part(title=title(section), table=overview(section)))
+        listed.append(Part(title=title(section), table=overview(section)))
         for column in section.columns:
-            said = (f"{caption(section, column)}.",)
-            found.append(Part(title=column.title, level=3, text=said, table=task_table(section, column)))
-        # Two sections of one track and tokenizer differ in fields too many for a name.
-        found += cost_views.parts(section, document.slug(f"{section.track} {section.tokenizer} {n + 1}"))
+            text = (f"{caption(section, column)}.",)
+            listed.append(Part(title=column.title, level=3, text=text, table=task_table(section, column)))
+        # Numbered, since sections of one track and tokenizer differ in too many fields for a name.
+        listed += cost_views.parts(section, document.slug(f"{section.track} {section.tokenizer} {n + 1}"))
     for entries, name in zip(board.others, labels.titles(board.others), strict=True):
-        found += task_results.parts(entries, name)
+        listed += task_results.parts(entries, name)
     for entries, name in zip(board.audits, labels.titles(board.audits), strict=True):
-        found.append(audits.part(entries, f"{name[:1].upper()}{name[1:]}"))
-    found += reported.parts([entry.result.task["name"] for entry in board.entries])
-    return [*found, provenance(board)]
+        listed.append(audits.part(entries, f"{name[:1].upper()}{name[1:]}"))
+    listed += reported.parts([entry.result.task["name"] for entry in board.entries])
+    return [*listed, provenance(board)]
+
+
+def brief(board: Board) -> list[Part]:
+    """Return a narrow table per task under the title of its section, then the signs and what is not shown.
+
+    Raises:
+        UserError: the records of a result do not give its perplexity.
+    """
+    listed = []
+    for section in board.sections:
+        listed.append(Part(title=title(section)))
+        for column in section.columns:
+            listed.append(Part(title=caption(section, column), level=3, table=sections.brief_table(section, column)))
+    groups = (*board.others, *board.audits)
+    for entries, name in zip(groups, labels.titles(groups), strict=True):
+        brief_table = audits.brief_table if entries in board.audits else task_results.brief_table
+        listed.append(Part(title=name))
+        listed.append(Part(title=task_results.caption(entries), level=3, table=brief_table(entries)))
+    return [*listed, Part(title="", text=(notation.SHORT_LEGEND, sections.remainder(board)))]
 
 
 def provenance(board: Board) -> Part:
-    """Where each result comes from."""
+    """Return the part that says where each result comes from."""
     rows = []
     for entry in board.entries:
-        result, found = entry.result, entry.result.provenance
+        result, origin = entry.result, entry.result.provenance
         rows.append(
             (
                 entry.name,
                 result.model["weights_digest"][:12],
-                (found["commit"] or notation.NOTHING)[:12] + (" with changes" if found["dirty"] else ""),
-                found["date"],
-                found["device"],
+                (origin["commit"] or NOTHING)[:12] + (" with changes" if origin["dirty"] else ""),
+                origin["date"],
+                origin["device"],
                 result.scoring["dtype"],
-                f"{found['wall_seconds']:.0f}",
-                ", ".join(f"{name} {version}" for name, version in sorted(found["versions"].items())),
-                found["command"],
+                f"{origin['wall_seconds']:.0f}",
+                ", ".join(f"{name} {version}" for name, version in sorted(origin["versions"].items())),
+                origin["command"],
             )
         )
     header = ("Result", "Weights", "Commit", "Date", "Device", "Dtype", "Seconds", "Versions", "Command")

@@ -1,6 +1,6 @@
-"""Numbers that papers report, from reported.json: shown in italics below what was measured, never ranked.
+"""Numbers that papers report, from reported.json: shown in italics below the measured ones, never ranked.
 
-Digits are kept as printed, as texts. Each row has its source and a list of what its protocol does otherwise than ours.
+Digits are kept as printed, as text. Each row has its source and a list of how its protocol differs from ours.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from leaderboard.board import CORPORA, Section
-from leaderboard.content.document import Part, Table
-from leaderboard.content.notation import NOTHING
+from leaderboard.content.document import NOTHING, Part, Table
 
 FILE = Path(__file__).with_name("reported.json")
 SHOTS = {"ltm_gsm8k": "0", "ltm_gsm8k_5shot": "5", "ltm_gsm8k_10shot": "10", "": "not stated"}
-"""By task; lines of the figure that stand for no number of shots have none."""
+"""Shots by task; the empty name is for lines of the figure that state no number of shots."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reported:
-    """A row of a paper's table: `values` by task, as printed, None where the paper has none."""
+    """A row of a paper's table: `values` by task, as printed, None where the paper has no value."""
 
     model: str
     size: str
@@ -35,32 +34,32 @@ class Reported:
 
     @property
     def label(self) -> str:
-        """The model, and that its numbers are not from here."""
+        """The model's name, marked as reported."""
         return f"{self.model}, reported"
 
 
 @cache
 def perplexities() -> tuple[Reported, ...]:
-    """Zero-shot perplexities, `≤` where the paper has it; all with GPT-2's tokens."""
+    """Return zero-shot perplexities, with `≤` where the paper prints it; all are per token of GPT-2's tokenizer."""
     return tuple(_row(row, CORPORA) for row in _data()["perplexity"])
 
 
 @cache
 def gsm8k() -> tuple[Reported, ...]:
-    """pass@5 in per cent, by task."""
+    """Return pass@5 in per cent, by task."""
     shots = [{task: row.get(count) for task, count in SHOTS.items()} for row in _data()["gsm8k"]]
     return tuple(_row({**row, **values}, SHOTS) for row, values in zip(_data()["gsm8k"], shots, strict=True))
 
 
 def comparable(section: Section) -> bool:
-    """Whether the reported perplexities are about tokens of the same kind as the section's."""
+    """Return True if the section has the tokenizer of the reported perplexities."""
     return section.tokenizer == "gpt2"
 
 
 def parts(tasks: Sequence[str]) -> list[Part]:
-    """All that papers report, with sources and differences; of GSM8K only where the board has one of its tasks."""
+    """Return all that papers report, with sources and differences; GSM8K only if one of its tasks is in `tasks`."""
     header = ("Model", "Size", "trFLOPs/token", "Tokens", *CORPORA.values())
-    found = [
+    listed = [
         Part(
             title="Reported elsewhere: zero-shot perplexity",
             text=(
@@ -79,7 +78,7 @@ def parts(tasks: Sequence[str]) -> list[Part]:
         _sources("Where the reported perplexities come from", perplexities()),
     ]
     if set(tasks) & set(SHOTS):
-        found += [
+        listed += [
             Part(
                 title="Reported elsewhere: GSM8K, pass@5 in per cent",
                 text=("Not measured here, not ranked. Read off a figure, to ± 0.3.",),
@@ -91,7 +90,7 @@ def parts(tasks: Sequence[str]) -> list[Part]:
             ),
             _sources("Where the reported GSM8K numbers come from", gsm8k()),
         ]
-    return found
+    return listed
 
 
 def _values(row: Reported) -> tuple[str, ...]:
@@ -99,9 +98,9 @@ def _values(row: Reported) -> tuple[str, ...]:
 
 
 def _sources(title: str, rows: Sequence[Reported]) -> Part:
-    listed = tuple((row.model, row.source, " ".join(row.differences)) for row in rows)
+    cited = tuple((row.model, row.source, " ".join(row.differences)) for row in rows)
     header = ("Model", "Source", "What its protocol does otherwise")
-    return Part(title=title, level=3, folded=True, table=Table(header=header, rows=listed, words=(1, 2)))
+    return Part(title=title, level=3, folded=True, table=Table(header=header, rows=cited, words=(1, 2)))
 
 
 def _row(row: Mapping[str, Any], tasks: Mapping[str, str]) -> Reported:

@@ -1,4 +1,4 @@
-"""The tables of a section: an overview of its models, and one for each task."""
+"""The tables of a section: an overview of its models, and one table per task."""
 
 from __future__ import annotations
 
@@ -7,34 +7,36 @@ from collections.abc import Sequence
 
 from leaderboard.board import Board, Column, Row, Section
 from leaderboard.content import notation, reported
-from leaderboard.content.document import Table, Value
-from leaderboard.content.notation import NOTHING
+from leaderboard.content.document import NOTHING, Table, Value
 from leaderboard.entries import PERPLEXITY, Entry
 from leaderboard.ranking import headline, ranked
 
 
 def by_perplexity(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
-    """Rows in order of their perplexity, geometric mean over columns; those with fewer columns, or estimates, later."""
+    """Sort rows by perplexity, the geometric mean over columns; rows that lack columns come later, estimates last."""
 
     def order(row: Row) -> tuple[bool, int, float, str]:
-        found = [[m for e in row.entries.get(column, ()) if (m := headline(e))] for column in columns]
-        values = [metric.value for metrics in found for metric in metrics]
-        estimate = any(metric.kind == "estimate" for metrics in found for metric in metrics)
+        by_column = [[m for e in row.entries.get(column, ()) if (m := headline(e))] for column in columns]
+        values = [metric.value for metrics in by_column for metric in metrics]
+        estimate = any(metric.kind == "estimate" for metrics in by_column for metric in metrics)
         mean = statistics.geometric_mean(values) if values and min(values) > 0 else float("inf")
-        return estimate, sum(not metrics for metrics in found), mean, row.label
+        return estimate, sum(not metrics for metrics in by_column), mean, row.label
 
     return sorted(rows, key=order)
 
 
 def by_rank(section: Section, column: Column) -> tuple[list[Row], dict[str, tuple[int, bool]]]:
-    """The rows that a column has results of, by rank, then perplexity, and those without a rank last; and the ranks."""
+    """Sort the rows with results in a column by rank, then perplexity, those without a rank last.
+
+    Returns the rows, and by label each rank and whether it is shared.
+    """
     rows = by_perplexity([row for row in section.rows if column in row.entries], [column])
-    places = ranked(rows, column)
-    return sorted(rows, key=lambda row: places[row.label][0] if row.label in places else len(rows) + 1), places
+    ranks = ranked(rows, column)
+    return sorted(rows, key=lambda row: ranks[row.label][0] if row.label in ranks else len(rows) + 1), ranks
 
 
 def overview(section: Section) -> Table:
-    """A row a model: its perplexity in every column of the section, its size, its training, and its cost."""
+    """Return a row per model: its perplexity in every column of the section, its size, its training, and its cost."""
     audited = any(entry.audit for row in section.rows for entries in row.entries.values() for entry in entries)
     rows = [
         (
@@ -68,8 +70,8 @@ def overview(section: Section) -> Table:
 
 
 def task_table(section: Section, column: Column) -> Table:
-    """A row a model that was scored on the column's task: every likelihood, unit, part and cost."""
-    in_order, places = by_rank(section, column)
+    """Return a row per model that was scored on the column's task: every likelihood, unit, part and cost."""
+    in_order, ranks = by_rank(section, column)
     others = _other_likelihoods(in_order, column)
     rows = []
     for row in in_order:
@@ -80,7 +82,7 @@ def task_table(section: Section, column: Column) -> Table:
         rows.append(
             (
                 row.label,
-                rank(places, row),
+                rank(ranks, row),
                 perplexity(entries),
                 notation.audit(entries[0], first.likelihood if first else None),
                 (first.likelihood if first else None) or NOTHING,
@@ -88,8 +90,8 @@ def task_table(section: Section, column: Column) -> Table:
                 *(notation.value([e.result.metric(PERPLEXITY, name) for e in entries]) for name in others),
                 notation.value([e.result.metric("word_perplexity") for e in entries]),
                 notation.value([e.result.metric("bits_per_byte") for e in entries]),
-                part(entries, "kl_per_token"),
-                part(entries, "reconstruction_per_token"),
+                likelihood_part(entries, "kl_per_token"),
+                likelihood_part(entries, "reconstruction_per_token"),
                 notation.number(max(errors)) if errors else NOTHING,
                 str(result.scoring["draws"] or NOTHING),
                 notation.short(result.cost["score_flops_per_token"]),
@@ -117,8 +119,8 @@ def _audit(row: Row) -> str:
 
 
 def brief_table(section: Section, column: Column) -> Table:
-    """What of a task fits on a terminal."""
-    in_order, places = by_rank(section, column)
+    """Return the columns of a task's table that fit on a terminal."""
+    in_order, ranks = by_rank(section, column)
     return Table(
         header=(
             *("Model", "Rank", "Param-\neters", "Train\ntokens", "FLOPs\n/token", "Perplexity"),
@@ -127,13 +129,13 @@ def brief_table(section: Section, column: Column) -> Table:
         rows=tuple(
             (
                 row.label,
-                rank(places, row),
+                rank(ranks, row),
                 notation.short(row.first.cost["parameters"]),
                 notation.short(row.first.training["tokens"]),
                 notation.short(row.first.cost["paper_train_flops_per_token"]),
                 perplexity(entries),
                 notation.value([e.result.metric("bits_per_byte") for e in entries]),
-                part(entries, "kl_per_token"),
+                likelihood_part(entries, "kl_per_token"),
                 notation.short(entries[0].result.provenance["tokens_per_second"]),
             )
             for row in in_order
@@ -142,34 +144,34 @@ def brief_table(section: Section, column: Column) -> Table:
     )
 
 
-def rank(places: dict[str, tuple[int, bool]], row: Row) -> str:
-    """`1`, `1=` where it is shared, a dash where there is none."""
-    if row.label not in places:
+def rank(ranks: dict[str, tuple[int, bool]], row: Row) -> str:
+    """Format the rank of a row: `1`, `1=` if it is shared, a dash if there is none."""
+    if row.label not in ranks:
         return NOTHING
-    place, shared = places[row.label]
-    return f"{place}=" if shared else str(place)
+    number, shared = ranks[row.label]
+    return f"{number}=" if shared else str(number)
 
 
 def perplexity(entries: Sequence[Entry]) -> str | Value:
-    """The headline perplexity of a row in a column, with sign, error, and all that is known of it."""
+    """Format the headline perplexity of a row in a column, with sign, error, and a tooltip."""
     metrics = [headline(entry) for entry in entries]
     return notation.with_tooltip(notation.value_and_error(metrics), entries, metrics)
 
 
-def part(entries: Sequence[Entry], name: str) -> str:
-    """The mean of a part of the headline likelihood, to 1e-4 nats; parts carry no sign of their own."""
-    found = [metric.value for entry in entries if (metric := entry.result.metric(name)) is not None]
-    return f"{statistics.fmean(found):.4f}" if found else NOTHING
+def likelihood_part(entries: Sequence[Entry], name: str) -> str:
+    """Format the mean of a part of the headline likelihood, to 1e-4 nats per token; parts carry no sign."""
+    values = [metric.value for entry in entries if (metric := entry.result.metric(name)) is not None]
+    return f"{statistics.fmean(values):.4f}" if values else NOTHING
 
 
 def _other_likelihoods(rows: Sequence[Row], column: Column) -> list[str]:
     metrics = [m for row in rows for e in row.entries[column] for m in e.result.metrics]
-    found = {(m.kind == "estimate", m.likelihood) for m in metrics if m.name == PERPLEXITY and not m.headline}
-    return [name for _, name in sorted(found, key=str) if name]
+    kinds = {(m.kind == "estimate", m.likelihood) for m in metrics if m.name == PERPLEXITY and not m.headline}
+    return [likelihood for _, likelihood in sorted(kinds, key=str) if likelihood]
 
 
 def title(section: Section) -> str:
-    """What the results of a section have in common."""
+    """Return the title of a section: what its results have in common."""
     separator = "EOS between documents" if section.eos_between_documents else "no separator"
     return (
         f"{section.track.capitalize()} track · {section.tokenizer} ({section.tokenizer_fingerprint[:8]}) · "
@@ -178,7 +180,7 @@ def title(section: Section) -> str:
 
 
 def caption(section: Section, column: Column) -> str:
-    """Which text a column is about."""
+    """Return a line on the task and the text of a column, with their sizes."""
     result = next(row.entries[column][0].result for row in section.rows if column in row.entries)
     data, scoring = result.data, result.scoring
     return (
@@ -189,6 +191,6 @@ def caption(section: Section, column: Column) -> str:
 
 
 def remainder(board: Board) -> str:
-    """How many result files no table shows, and why."""
+    """Return a line on the number of result files, and on how many no table shows and why."""
     reasons = ", ".join(f"{count} {reason}" for reason, count in board.not_shown.items())
     return f"{board.files} result files" + (f"; not shown: {reasons}." if reasons else ".")

@@ -1,14 +1,14 @@
-"""Results that are no perplexities: a table for each task on one text, and figures of what belongs in one."""
+"""Results other than perplexities: a table for each task on one text, and figures for generation and diagnostics."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leaderboard.content import notation, reported
-from leaderboard.content.document import Axis, Figure, Part, Point, Series, Table, Value, slug
+from leaderboard.content.document import NOTHING, Axis, Figure, Part, Point, Series, Table, Value, slug
 from leaderboard.entries import Entry
 from leaderboard.labels import labels
 from leaderboard.ranking import judged_by
@@ -17,15 +17,17 @@ from ltm.statistics import mean_and_error
 
 _BOUNDS = ("elbo", "importance_bound")
 REFERENCE = ("chance", "human", "shuffled")
-"""First word of metrics that are not the model's: `human_...`, and `chance_NAME_...` of the chance model NAME."""
+"""First words of metrics that are not the model's: `human_...`, and `chance_NAME_...` for the chance model NAME."""
+OWN = ""
+"""The owner of the model's own metrics."""
 
 
 def parts(entries: Sequence[Entry], title: str) -> list[Part]:
-    """All that the results of a task on one text say."""
+    """Return all parts on the results of a task on one text."""
     whole = Part(
         title=title,
         text=(f"{caption(entries)}.",),
-        figures=tuple(_generation(entries)),
+        figures=tuple(_generation_figures(entries)),
         table=table(entries),
     )
     curves = (_curve(entries, "steps", "Fast steps"), _curve(entries, "latents", "Latent vectors"))
@@ -33,7 +35,7 @@ def parts(entries: Sequence[Entry], title: str) -> list[Part]:
 
 
 def caption(entries: Sequence[Entry]) -> str:
-    """Which version of the task it is, and on which text."""
+    """Return a line on the version of the task and on its text."""
     task, data = entries[0].result.task, entries[0].result.data
     return (
         f"{task['name']} version {task['version']}, {data['corpus']} {task['split']} "
@@ -42,65 +44,47 @@ def caption(entries: Sequence[Entry]) -> str:
 
 
 def table(entries: Sequence[Entry]) -> Table:
-    """A row a result, the best first, a column a metric; below them blind guessing and human text, by the same metrics.
+    """Return a row per result, the best first, and a column per metric, then rows of chance models and human text.
 
-    What papers report of a task is in the reported rows, in per cent made a share.
+    Numbers that papers report for the task are in the reported rows, converted from per cent to shares.
     """
     entries = in_order(entries)
-    names: dict[str, Metric] = {}
-    beside: dict[tuple[str, ...], dict[str, Metric]] = {}
-    rows: list[tuple[str, Entry, dict[str, Metric]]] = []
-    for label, entry in zip(labels(entries), entries, strict=True):
-        own: dict[str, Metric] = {}
-        others: dict[str, dict[str, Metric]] = defaultdict(dict)
-        for name, metric in _named(entry.result).items():
-            row, rest = _whose(name)
-            (others[row] if row else own)[rest] = metric
-        names |= {name: metric for name, metric in own.items() if name not in names}
-        rows.append((label, entry, own))
-        # Human text differs between tokenizers, so each set of values is a row of its own.
-        for row, values in others.items():
-            beside.setdefault((row, *(f"{name} {metric.value!r}" for name, metric in values.items())), values)
-    names = dict(sorted(names.items(), key=lambda item: not item[1].headline))
+    by_owner = [_by_owner(entry.result) for entry in entries]
+    columns: dict[str, Metric] = {}
+    for metrics in by_owner:
+        for name, metric in metrics[OWN].items():
+            columns.setdefault(name, metric)
+    columns = dict(sorted(columns.items(), key=lambda item: not item[1].headline))
     arrows = {"lower": "↓", "higher": "↑"}
-    papers = [paper for paper in reported.gsm8k() if paper.values.get(entries[0].result.task["name"])]
+    task = entries[0].result.task["name"]
     return Table(
-        header=("Model", *(f"{name} {arrows[metric.direction]}" for name, metric in names.items()), "n", "Tokens/s"),
+        header=("Model", *(f"{name} {arrows[metric.direction]}" for name, metric in columns.items()), "n", "Tokens/s"),
         rows=(
             *(
                 (
                     label,
-                    *(_value(entry, own.get(name)) for name in names),
+                    *(_value(entry, metrics[OWN].get(name)) for name in columns),
                     str(judged_by(entry.result).n),
                     notation.short(entry.result.provenance["tokens_per_second"]),
                 )
-                for label, entry, own in rows
+                for label, entry, metrics in zip(labels(entries), entries, by_owner, strict=True)
             ),
             *(
-                (
-                    row,
-                    *(notation.value_and_error([values.get(name)]) for name in names),
-                    notation.NOTHING,
-                    notation.NOTHING,
-                )
-                for (row, *_), values in sorted(beside.items())
+                (owner, *(notation.value_and_error([metrics.get(name)]) for name in columns), NOTHING, NOTHING)
+                for owner, metrics in _reference_rows(by_owner)
             ),
         ),
         reported=tuple(
-            (
-                paper.label,
-                *(_share(paper, entries[0].result, name) for name in names),
-                notation.NOTHING,
-                notation.NOTHING,
-            )
-            for paper in papers
+            (paper.label, *(_share(paper, task, name) for name in columns), NOTHING, NOTHING)
+            for paper in reported.gsm8k()
+            if paper.values.get(task)
         ),
     )
 
 
-def _share(paper: reported.Reported, result: Result, name: str) -> str:
-    value = paper.values[result.task["name"]] if name == "pass@5_legacy_substring" else None
-    return f"{float(value) / 100:.3f}" if value else notation.NOTHING
+def _share(paper: reported.Reported, task: str, name: str) -> str:
+    value = paper.values[task] if name == "pass@5_legacy_substring" else None
+    return f"{float(value) / 100:.3f}" if value else NOTHING
 
 
 def _value(entry: Entry, metric: Metric | None) -> str | Value:
@@ -109,24 +93,44 @@ def _value(entry: Entry, metric: Metric | None) -> str | Value:
 
 
 def _named(result: Result) -> dict[str, Metric]:
-    """Metrics by name, with the likelihood in it where there are several of a name."""
+    """Metrics by name, followed by the likelihood where several have the same name."""
     counts = Counter(metric.name for metric in result.metrics)
     return {m.name if counts[m.name] == 1 else f"{m.name} ({m.likelihood})": m for m in result.metrics}
 
 
-def _whose(name: str) -> tuple[str, str]:
-    """Whose a metric is, `` for the model's own, and its name there: `chance_constants_pass@5` is pass@5."""
+def _by_owner(result: Result) -> dict[str, dict[str, Metric]]:
+    """Metrics by owner, which is `OWN` or the label of another row, and by their name there."""
+    by_owner: dict[str, dict[str, Metric]] = {OWN: {}}
+    for name, metric in _named(result).items():
+        owner, name_there = _owner(name)
+        by_owner.setdefault(owner, {})[name_there] = metric
+    return by_owner
+
+
+def _reference_rows(by_owner: Sequence[Mapping[str, Mapping[str, Metric]]]) -> list[tuple[str, Mapping[str, Metric]]]:
+    # Human text scores differently under each tokenizer, so each set of values gets a row.
+    distinct: dict[tuple[str, ...], Mapping[str, Metric]] = {}
+    for metrics_by_owner in by_owner:
+        for owner, metrics in metrics_by_owner.items():
+            if owner != OWN:
+                key = (owner, *(f"{name} {metric.value!r}" for name, metric in metrics.items()))
+                distinct.setdefault(key, metrics)
+    return [(key[0], distinct[key]) for key in sorted(distinct)]
+
+
+def _owner(name: str) -> tuple[str, str]:
+    """Split a metric's name into its owner and its name there: `chance: constants` owns `chance_constants_pass@5`."""
     first, _, rest = name.partition("_")
     if first not in REFERENCE:
-        return "", name
+        return OWN, name
     if first != "chance":
         return {"human": "human text", "shuffled": "human text, words shuffled"}[first], rest
-    who, _, rest = rest.partition("_")
-    return f"chance: {who}", rest
+    guesser, _, rest = rest.partition("_")
+    return f"chance: {guesser}", rest
 
 
 def brief_table(entries: Sequence[Entry]) -> Table:
-    """A row a result, with what it is judged by."""
+    """Return a row per result with the metric that it is judged by, then the chance models by the same."""
     entries = in_order(entries)
     rows = []
     for entry, label in zip(entries, labels(entries), strict=True):
@@ -144,92 +148,100 @@ def brief_table(entries: Sequence[Entry]) -> Table:
 
 
 def _chance_rows(entries: Sequence[Entry]) -> list[tuple[str, ...]]:
-    """What blind guessing gets by the metric that models are judged by, as the results carry it. Best first."""
-    found: dict[tuple[str, ...], float] = {}
+    """The chance models' values of the metric that models are judged by, as the results carry them, best first."""
+    badness: dict[tuple[str, ...], float] = {}
     for entry in entries:
         judged = judged_by(entry.result).name
         for metric in entry.result.metrics:
-            whose, name = _whose(metric.name)
-            if whose.startswith("chance") and name == judged:
-                row = (whose, judged, notation.value_and_error([metric]), str(metric.n), notation.NOTHING)
-                found[row] = metric.value if metric.direction == "lower" else -metric.value
-    return sorted(found, key=lambda row: (found[row], row))
+            owner, name = _owner(metric.name)
+            if owner.startswith("chance") and name == judged:
+                row = (owner, judged, notation.value_and_error([metric]), str(metric.n), NOTHING)
+                badness[row] = _badness(metric)
+    return sorted(badness, key=lambda row: (badness[row], row))
+
+
+def _badness(metric: Metric) -> float:
+    return metric.value if metric.direction == "lower" else -metric.value
 
 
 def in_order(entries: Sequence[Entry]) -> list[Entry]:
-    """The best first, by what they are judged by; where nothing is the headline, and in ties, by file."""
+    """Sort results by what they are judged by, the best first; ties, and those without a headline, by file."""
 
     def order(entry: Entry) -> tuple[str, float, str]:
         metric = judged_by(entry.result)
-        worth = metric.value if metric.direction == "lower" else -metric.value
-        return metric.name, worth if metric.headline else 0.0, str(entry.path)
+        return metric.name, _badness(metric) if metric.headline else 0.0, str(entry.path)
 
     return sorted(entries, key=order)
 
 
-def _file(entries: Sequence[Entry]) -> str:
-    """What names of figures begin with."""
+def _figure_prefix(entries: Sequence[Entry]) -> str:
+    """The beginning of the names of a task's figures."""
     result = entries[0].result
     return slug(
         f"{result.task['name']} {result.task['version']} {result.task['split']} {result.data['fingerprint'][:8]}"
     )
 
 
-def _generation(entries: Sequence[Entry]) -> list[Figure]:
-    """Gen PPL against entropy, a figure a scorer; human text beside, which is what samples should be like."""
+def _generation_figures(entries: Sequence[Entry]) -> list[Figure]:
+    """Gen PPL against entropy, one figure per scorer, with human text for comparison."""
     scorers = sorted({m.name for e in entries for m in e.result.metrics if m.name.startswith("gen_ppl[")})
     figures = []
     for name in scorers:
-        models, people = [], {}
+        models, humans = [], {}
         for label, entry in zip(labels(entries), entries, strict=True):
-            found = {metric.name: metric for metric in entry.result.metrics}
-            if name in found and "unigram_entropy" in found:
-                models.append(_generated(label, found, name))
-            if f"human_{name}" in found and "human_unigram_entropy" in found:
-                human = _generated("human text", found, name, "human_")
-                people[human.x, human.y] = human
+            metrics = {metric.name: metric for metric in entry.result.metrics}
+            if name in metrics and "unigram_entropy" in metrics:
+                models.append(_generation_point(label, metrics, name))
+            if f"human_{name}" in metrics and "human_unigram_entropy" in metrics:
+                human = _generation_point("human text", metrics, name, "human_")
+                humans[human.x, human.y] = human
         models = [point for point in models if point.y > 0]
         if models:
             figures.append(
                 Figure(
-                    name=f"{_file(entries)}-{slug(name)}",
+                    name=f"{_figure_prefix(entries)}-{slug(name)}",
                     title=f"{name} against entropy",
                     words="Good samples are near human text; lower perplexity alone may be repetition.",
                     x=Axis(label="Unigram entropy, nats"),
                     y=Axis(label="Gen PPL", log=True),
                     series=(
                         Series(name="samples", points=tuple(models)),
-                        *([Series(name="human text", points=tuple(people.values()))] if people else []),
+                        *([Series(name="human text", points=tuple(humans.values()))] if humans else []),
                     ),
                 )
             )
     return figures
 
 
-def _generated(label: str, found: Mapping[str, Metric], name: str, prefix: str = "") -> Point:
-    entropy, ppl = found[f"{prefix}unigram_entropy"], found[f"{prefix}{name}"]
+def _generation_point(label: str, metrics: Mapping[str, Metric], name: str, prefix: str = "") -> Point:
+    entropy, ppl = metrics[f"{prefix}unigram_entropy"], metrics[f"{prefix}{name}"]
     tip = f"{label}: Gen PPL {notation.value([ppl])}, entropy {notation.number(entropy.value)}"
     return Point(x=entropy.value, y=ppl.value, label="" if prefix else label, tip=tip)
 
 
-def _curve(entries: Sequence[Entry], by: str, label: str) -> Part | None:
-    """Bounds by a setting of inference, from the records of diagnostics."""
-    series, rows, settings = [], [], set()
+def _curve(entries: Sequence[Entry], setting: str, label: str) -> Part | None:
+    """Bounds against a setting of inference, from the records of diagnostics."""
+    series, rows, values = [], [], set()
     for colour, (name, entry) in enumerate(zip(labels(entries), entries, strict=True)):
-        records = [r for r in read_records(entry.path, entry.result) or [] if r.get("part") == f"bounds by {by}"]
-        settings |= {record[by] for record in records}
+        records = [r for r in read_records(entry.path, entry.result) or [] if r.get("part") == f"bounds by {setting}"]
+        values |= {record[setting] for record in records}
         elbo, importance = (
-            [_bound(record, by, likelihood, entry.result, name) for record in records] for likelihood in _BOUNDS
+            [_bound(record, setting, likelihood, entry.result, name) for record in records] for likelihood in _BOUNDS
         )
         for likelihood, points in zip(_BOUNDS if records else (), (elbo, importance), strict=False):
-            said = f"{name}, {likelihood.replace('_', ' ')}"
             series.append(
-                Series(name=said, points=tuple(points), joined=True, dashed=likelihood != "elbo", colour=colour)
+                Series(
+                    name=f"{name}, {likelihood.replace('_', ' ')}",
+                    points=tuple(points),
+                    joined=True,
+                    dashed=likelihood != "elbo",
+                    colour=colour,
+                )
             )
         rows += [
             (
                 name,
-                str(record[by]),
+                str(record[setting]),
                 f"≤ {first.y:.4f}",
                 f"≤ {second.y:.4f}",
                 notation.short(record["elbo_flops_per_token"]),
@@ -239,10 +251,10 @@ def _curve(entries: Sequence[Entry], by: str, label: str) -> Part | None:
     if not series:
         return None
     figure = Figure(
-        name=f"{_file(entries)}-{by}",
+        name=f"{_figure_prefix(entries)}-{setting}",
         title=f"Bounds by {label.lower()}",
         words="Each point is a valid bound on fresh noise; lower is better.",
-        x=Axis(label=label, ticks=tuple((_place(setting), str(setting)) for setting in sorted(settings))),
+        x=Axis(label=label, ticks=tuple((_position(value), str(value)) for value in sorted(values))),
         y=Axis(label="Nats a token, at most"),
         series=tuple(series),
     )
@@ -250,12 +262,13 @@ def _curve(entries: Sequence[Entry], by: str, label: str) -> Part | None:
     return Part(title=figure.title, level=3, figures=(figure,), table=Table(header=header, rows=tuple(rows)))
 
 
-def _bound(record: Mapping[str, Any], by: str, likelihood: str, result: Result, name: str) -> Point:
+def _bound(record: Mapping[str, Any], setting: str, likelihood: str, result: Result, name: str) -> Point:
     nats, error = mean_and_error([-value / result.scoring["block_length"] for value in record[likelihood]])
-    tip = f"{name}, {by} {record[by]}: {likelihood} {nats:.4f}" + (f" ± {error:.4f}" if error == error else "")
-    return Point(x=_place(record[by]), y=nats, tip=tip)
+    spread = "" if math.isnan(error) else f" ± {error:.4f}"
+    tip = f"{name}, {setting} {record[setting]}: {likelihood} {nats:.4f}{spread}"
+    return Point(x=_position(record[setting]), y=nats, tip=tip)
 
 
-def _place(setting: int) -> float:
-    # Doublings are equally far apart, and so is 0 from 1.
-    return math.log2(setting) + 1 if setting else 0.0
+def _position(value: int) -> float:
+    # Doublings are equally spaced, and 0 is as far from 1 as 1 from 2.
+    return math.log2(value) + 1 if value else 0.0

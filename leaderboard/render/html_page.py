@@ -1,7 +1,7 @@
-"""The board as one HTML file that carries its style, its script and its plots, and asks nobody for anything.
+"""The board as one HTML file that contains its style, script and plots, and loads nothing else.
 
-Without JavaScript everything is there; the script adds sorting and filtering. What is known of a number is a text
-beside it, shown while it has the pointer or the focus.
+Everything is there without JavaScript; the script adds sorting and filtering. What is known about a number is in a
+tooltip, shown while the number has the pointer or the focus.
 """
 
 from __future__ import annotations
@@ -13,26 +13,23 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from leaderboard.content import notation
-from leaderboard.content.document import Part, Table, Value, printable, slug
+from leaderboard.content.document import FAILED, Page, Part, Table, Value, printable, slug
 from leaderboard.render.svg import STYLE, svg
 
 FOLDER = Path(__file__).parent
 LONG = 40
-"""Characters beyond which words in a table go over several lines."""
+"""Characters beyond which the words in a table cell are wrapped."""
 
 
-def html_page(parts: Sequence[Part], end: str) -> str:
-    """The page. Its policy lets this script and this style run and nothing else, whatever a model is called."""
+def html_page(page: Page) -> str:
+    """Return the page. Its policy allows its own script and style and nothing else, whatever a model is called."""
     style = (FOLDER / "page.css").read_text().strip() + STYLE
     script = (FOLDER / "page.js").read_text().strip()
     policy = (
         f"default-src 'none'; style-src 'sha256-{_sha256(style)}'; script-src 'sha256-{_sha256(script)}'; img-src data:"
     )
-    anchors = _anchors(parts)
-    links = [
-        f'<li><a href="#{a}">{_text(p.title)}</a></li>' for p, a in zip(parts, anchors, strict=True) if p.level == 2
-    ]
+    anchored = list(zip(page.parts, _anchors(page.parts), strict=True))
+    links = [f'<li><a href="#{anchor}">{_text(part.title)}</a></li>' for part, anchor in anchored if part.level == 2]
     lines = [
         "<!doctype html>",
         '<html lang="en">',
@@ -45,18 +42,18 @@ def html_page(parts: Sequence[Part], end: str) -> str:
         "same tokens.</p></header>",
         f'<nav aria-label="Parts"><ul>{"".join(links)}</ul></nav>',
         "<main>",
-        f'<p class="lead">{_text(notation.SHORT_LEGEND)}</p>',
+        f'<p class="lead">{_text(page.short_legend)}</p>',
         '<details class="legend"><summary>How to read the signs, in full</summary><ul>',
-        *(f"<li>{_marked(line)}</li>" for line in notation.LEGEND),
+        *(f"<li>{_marked(line)}</li>" for line in page.legend),
         "<li>Numbers with a dotted line say more about themselves: point at them, tap them, or go there with Tab.</li>",
         '<li id="sorting" hidden>Click the name of a column to sort by it, and again for the other way round.</li>',
         "</ul></details>",
     ]
     chapter = ""
-    for part, anchor in zip(parts, anchors, strict=True):
+    for part, anchor in anchored:
         chapter = part.title if part.level == 2 else chapter
         lines += _part(part, anchor, part.title if part.level == 2 else f"{chapter}: {part.title}")
-    lines += [f"<footer><p>{_text(end)} Made by <code>ltm-leaderboard build</code>.</p></footer>", "</main>"]
+    lines += [f"<footer><p>{_text(page.end)} Made by <code>ltm-leaderboard build</code>.</p></footer>", "</main>"]
     return "\n".join([*lines, f"<script>{script}</script>", "</body></html>", ""])
 
 
@@ -88,11 +85,11 @@ def _table(table: Table, title: str) -> list[str]:
 
 
 def _row(row: Sequence[str | Value], words: Sequence[bool]) -> str:
-    results = "".join(
-        f"<td{_class(w, long=len(str(value)) > LONG, failed=str(value) == notation.FAILED)}>{_value(value)}</td>"
+    cells = "".join(
+        f"<td{_class(w, long=len(str(value)) > LONG, failed=str(value) == FAILED)}>{_value(value)}</td>"
         for value, w in zip(row[1:], words[1:], strict=True)
     )
-    return f'<tr><th scope="row">{_text(str(row[0]))}</th>{results}</tr>'
+    return f'<tr><th scope="row">{_text(str(row[0]))}</th>{cells}</tr>'
 
 
 def _class(words: bool, long: bool = False, failed: bool = False) -> str:
@@ -106,11 +103,11 @@ def _value(value: str | Value) -> str:
 
 
 def _anchors(parts: Sequence[Part]) -> list[str]:
-    found: list[str] = []
+    anchors: list[str] = []
     for part in parts:
         name = slug(part.title)
-        found.append(name if name not in found else f"{name}-{len(found)}")
-    return found
+        anchors.append(name if name not in anchors else f"{name}-{len(anchors)}")
+    return anchors
 
 
 def _text(text: str) -> str:
@@ -118,7 +115,7 @@ def _text(text: str) -> str:
 
 
 def _marked(text: str) -> str:
-    """Our own words, in which `code` and *emphasis* are marked."""
+    """Escape text of our own, in which `code` and *emphasis* are marked."""
     return re.sub(r"\*([^*]+)\*", r"<em>\1</em>", re.sub(r"`([^`]+)`", r"<code>\1</code>", _text(text)))
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from leaderboard.content import notation
-from leaderboard.content.document import Figure, Part, Table, Value, printable
+from leaderboard.content.document import NOTHING, Figure, Page, Table, Value, printable
 
 
-def markdown(parts: Sequence[Part], end: str, *, plots: str) -> str:
-    """The whole page; figures are the SVG files in the folder `plots`, named by the figures."""
+def markdown(page: Page, *, plots: str) -> str:
+    """Return the page as Markdown; it shows figure NAME from the file NAME.svg in the folder `plots`."""
     lines = ["# Leaderboard", "", "Made by `ltm-leaderboard build` from result files; do not edit it by hand.", ""]
-    lines += [f"- {line}" for line in notation.LEGEND]
-    for part in parts:
+    lines += [f"- {line}" for line in page.legend]
+    for part in page.parts:
         lines += ["", f"{'#' * part.level} {escape(part.title)}"]
         lines += [line for text in part.text for line in ("", escape(text))]
         lines += [line for figure in part.figures for line in ("", _image(figure, plots))]
@@ -23,16 +22,16 @@ def markdown(parts: Sequence[Part], end: str, *, plots: str) -> str:
             if part.folded:
                 table = ["<details><summary>Show</summary>", "", *table, "", "</details>"]
             lines += ["", *table]
-    return "\n".join([*lines, "", escape(end), ""])
+    return "\n".join([*lines, "", escape(page.end), ""])
 
 
 def markdown_table(table: Table) -> list[str]:
-    """A Markdown table, names to the left and numbers to the right; reported rows are in italics."""
+    """Return the lines of a table: words left-aligned, numbers right-aligned, reported rows in italics."""
     rule = ["---" if i == 0 or i in table.words else "---:" for i in range(len(table.header))]
     rows = [_escaped(row) for row in (table.header, *table.rows)]
-    # A dash in italics is still a dash.
-    italics = [tuple(c if c == notation.NOTHING else f"*{c}*" for c in _escaped(row)) for row in table.reported]
-    return ["| " + " | ".join(results) + " |" for results in (rows[0], rule, *rows[1:], *italics)]
+    # Dashes are not set in italics.
+    italics = [tuple(c if c == NOTHING else f"*{c}*" for c in _escaped(row)) for row in table.reported]
+    return ["| " + " | ".join(cells) + " |" for cells in (rows[0], rule, *rows[1:], *italics)]
 
 
 def _escaped(row: Iterable[str | Value]) -> tuple[str, ...]:
@@ -45,6 +44,6 @@ def _image(figure: Figure, plots: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Text that Markdown and HTML leave as it is, on one line; intervals and names such as `ltm_ptb` stay legible."""
+    """Escape text for Markdown and HTML, on one line; intervals and names such as `ltm_ptb` stay readable."""
     line = html.escape(printable(text), quote=False)
     return re.sub(r"[\\`*|]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|~(?! )|\](?=[(\[])", r"\\\g<0>", line)

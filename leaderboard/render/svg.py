@@ -1,4 +1,4 @@
-"""Figures as SVG: plain marks, lines and texts, the same bytes for the same figure, in light and dark."""
+"""Figures as SVG, in light and dark: plain marks, lines and text; the same figure gives the same bytes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,17 @@ from dataclasses import dataclass
 from leaderboard.content.document import Axis, Figure, Point, Series, printable
 
 WIDTH, HEIGHT = 460, 330
+"""Size in pixels, without the legend."""
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 30, 44
-FONT, COLOURS, LEGEND_LINE, CROWD = 12, 6, 17, 40
+"""Margins around the plotting area, in pixels."""
+FONT, LEGEND_LINE, RADIUS = 12, 17, 4
+"""Font size, height of a line of the legend, and radius of a mark, in pixels."""
+COLOURS = 6
+"""The number of colours; further series use them again."""
+CROWD = 40
+"""Points beyond which faint ones are not labelled."""
 MADE_BY = "<!-- made by ltm-leaderboard build -->"
+"""Marks the files that a later build may remove."""
 
 STYLE = (
     ".plot{--ink:#1f2328;--paper:#fff;--line:#d0d7de;--c0:#0550ae;--c1:#bc4c00;--c2:#1a7f37;--c3:#8250df;--c4:#a40e26;"
@@ -31,14 +39,14 @@ STYLE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """From values to pixels, along one axis."""
+    """The map from values to pixels along one axis, and the ticks as (value, text)."""
 
     place: Callable[[float], float]
     ticks: tuple[tuple[float, str], ...]
 
 
 def svg(figure: Figure, *, alone: bool = True) -> str:
-    """The figure; `alone` with its style, for a file of its own, otherwise for a page that has `STYLE`."""
+    """Return the figure, with its style if it stands `alone` in a file, without it for a page that has `STYLE`."""
     points = [point for series in figure.series for point in series.points]
     x = _scale(figure.x, [p.x for p in points], LEFT, WIDTH - RIGHT)
     y = _scale(figure.y, [p.y for p in points], HEIGHT - BOTTOM, TOP)
@@ -53,27 +61,9 @@ def svg(figure: Figure, *, alone: bool = True) -> str:
         f'<text class="title" x="{LEFT}" y="16">{_text(_shortened(figure.title, WIDTH - LEFT - RIGHT))}</text>',
         *_axes(figure, x, y),
     ]
-    boxes: list[tuple[float, float, float, float]] = []
     for i, series in enumerate(figure.series):
-        colour = _colour(series, i)
-        if series.joined:
-            path = "L".join(f"{_px(x.place(p.x))} {_px(y.place(p.y))}" for p in series.points)
-            dash = ' stroke-dasharray="5 4"' if series.dashed else ""
-            lines.append(f'<path class="{colour}" stroke-width="1.5"{dash} d="M{path}"/>')
-        for p in series.points:
-            cx, cy = x.place(p.x), y.place(p.y)
-            boxes.append((cx - 4, cy - 4, cx + 4, cy + 4))
-            faint = " faint" if p.faint else ""
-            tip = f"<title>{_text(p.tip)}</title>" if p.tip else ""
-            lines.append(
-                f'<circle class="{colour}{faint}" stroke-width="1.5" cx="{_px(cx)}" cy="{_px(cy)}" r="4">{tip}</circle>'
-            )
-    lines += _legend(named)
-    # Who is not dominated is named first, while there is room; in a crowd nobody else is.
-    for point in sorted(
-        (p for p in points if p.label and not (p.faint and len(points) > CROWD)), key=lambda p: p.faint
-    ):
-        lines += _label(point, x.place(point.x), y.place(point.y), boxes)
+        lines += _marks(series, _colour(series, i), x, y)
+    lines += [*_legend(named), *_labels(points, x, y)]
     return "\n".join([*lines, "</svg>"]) + "\n"
 
 
@@ -97,8 +87,24 @@ def _axes(figure: Figure, x: Scale, y: Scale) -> list[str]:
     return lines
 
 
+def _marks(series: Series, colour: str, x: Scale, y: Scale) -> list[str]:
+    lines = []
+    if series.joined:
+        path = "L".join(f"{_px(x.place(p.x))} {_px(y.place(p.y))}" for p in series.points)
+        dash = ' stroke-dasharray="5 4"' if series.dashed else ""
+        lines.append(f'<path class="{colour}" stroke-width="1.5"{dash} d="M{path}"/>')
+    for p in series.points:
+        cx, cy = _px(x.place(p.x)), _px(y.place(p.y))
+        faint = " faint" if p.faint else ""
+        tip = f"<title>{_text(p.tip)}</title>" if p.tip else ""
+        lines.append(
+            f'<circle class="{colour}{faint}" stroke-width="1.5" cx="{cx}" cy="{cy}" r="{RADIUS}">{tip}</circle>'
+        )
+    return lines
+
+
 def _legend(named: Sequence[tuple[str, Series]]) -> list[str]:
-    """Names of series below the plot, a line each, where no data are."""
+    """The names of series below the plot, one per line."""
     lines = []
     for n, (colour, series) in enumerate(named):
         y = HEIGHT + LEGEND_LINE * n + 8
@@ -110,8 +116,22 @@ def _legend(named: Sequence[tuple[str, Series]]) -> list[str]:
     return lines
 
 
+def _labels(points: Sequence[Point], x: Scale, y: Scale) -> list[str]:
+    """The labels of points, of the faint ones last: those for which there is room, and in a crowd no faint ones."""
+    boxes = []
+    for p in points:
+        cx, cy = x.place(p.x), y.place(p.y)
+        boxes.append((cx - RADIUS, cy - RADIUS, cx + RADIUS, cy + RADIUS))
+    named = [p for p in points if p.label and not (p.faint and len(points) > CROWD)]
+    return [
+        line
+        for point in sorted(named, key=lambda p: p.faint)
+        for line in _label(point, x.place(point.x), y.place(point.y), boxes)
+    ]
+
+
 def _label(point: Point, x: float, y: float, boxes: list[tuple[float, float, float, float]]) -> list[str]:
-    """The name of a point, at the first of eight places beside it where nothing stands yet; else none."""
+    """The label of a point in the first free place around it; nothing if all are taken."""
     width = _width(point.label)
     for dx, dy in ((8, 4), (-8 - width, 4), (8, -8), (8, 16), (-width / 2, -9), (-width / 2, 19), (-8 - width, -8)):
         left, bottom = x + dx, y + dy
@@ -124,22 +144,22 @@ def _label(point: Point, x: float, y: float, boxes: list[tuple[float, float, flo
 
 
 def _scale(axis: Axis, values: Sequence[float], start: float, end: float) -> Scale:
-    of = math.log10 if axis.log else float
-    found = [of(value) for value in (*values, *(value for value, _ in axis.ticks))] or [0.0]
-    low, high = min(found), max(found)
+    transform = math.log10 if axis.log else float
+    transformed = [transform(value) for value in (*values, *(value for value, _ in axis.ticks))] or [0.0]
+    low, high = min(transformed), max(transformed)
     margin = 0.06 * (high - low) or 0.5
     low, high = low - margin, high + margin
     ticks = axis.ticks or tuple((value, _tick(value)) for value in _round_numbers(low, high, log=axis.log))
-    return Scale(place=lambda value: start + (of(value) - low) / (high - low) * (end - start), ticks=ticks)
+    return Scale(place=lambda value: start + (transform(value) - low) / (high - low) * (end - start), ticks=ticks)
 
 
 def _round_numbers(low: float, high: float, *, log: bool) -> list[float]:
-    """At most seven ticks between the ends, which are logarithms where `log`."""
+    """Return at most seven ticks between the ends, which are logarithms to base 10 if `log`; the ticks are not."""
     if log and high - low >= 1:
         steps = (1, 2, 5) if high - low < 2 else (1,)
         powers = range(math.floor(low), math.ceil(high) + 1)
-        found = [m * 10.0**p for p in powers for m in steps if low <= p + math.log10(m) <= high]
-        return found[:: math.ceil(len(found) / 7)]
+        ticks = [m * 10.0**p for p in powers for m in steps if low <= p + math.log10(m) <= high]
+        return ticks[:: math.ceil(len(ticks) / 7)]
     if log:
         low, high = 10**low, 10**high
     power = 10.0 ** math.floor(math.log10((high - low) / 5))
@@ -167,7 +187,7 @@ def _shortened(text: str, width: float) -> str:
 
 
 def _width(text: str) -> float:
-    # No font is at hand to measure with; sans-serif letters are a little over half as wide as high.
+    # There is no font to measure with; sans-serif letters are a little over half as wide as they are high.
     return 0.56 * FONT * len(text)
 
 

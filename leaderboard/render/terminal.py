@@ -1,14 +1,11 @@
-"""The board on a terminal, in at most `TERMINAL_WIDTH` columns."""
+"""Parts of a board as text on a terminal, at most `TERMINAL_WIDTH` columns wide."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from leaderboard import labels
-from leaderboard.board import Board
-from leaderboard.content import audits, notation, task_results
-from leaderboard.content.document import Table
-from leaderboard.content.sections import brief_table, caption, remainder, title
+from leaderboard.content.document import Part, Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,38 +15,43 @@ TERMINAL_WIDTH = 100
 _PLAIN = str.maketrans({"≤": "<=", "–": "-", "±": "+-", "·": "|"})
 
 
-def print_board(board: Board, console: Console) -> None:
-    """Print every task of the board in at most `TERMINAL_WIDTH` columns."""
-    for section in board.sections:
-        console.print(_text(title(section), console), style="bold")
-        for column in section.columns:
-            print_table(brief_table(section, column), caption(section, column), console)
-    groups = (*board.others, *board.audits)
-    for entries, name in zip(groups, labels.titles(groups), strict=True):
-        console.print(_text(name, console), style="bold")
-        brief = audits.brief_table if entries in board.audits else task_results.brief_table
-        print_table(brief(entries), task_results.caption(entries), console)
-    console.print(_text(notation.SHORT_LEGEND, console))
-    console.print(_text(remainder(board), console))
+def open_console() -> Console:
+    """Return a console on stdout, `TERMINAL_WIDTH` wide or as wide as the terminal if that is narrower."""
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=False)
+    console.width = min(TERMINAL_WIDTH, console.width) if console.is_terminal else TERMINAL_WIDTH
+    return console
 
 
-def print_table(brief: Table, words: str, console: Console) -> None:
-    """Print a table of few columns under some words."""
+def print_parts(parts: Sequence[Part], console: Console) -> None:
+    """Print titles, texts and tables, a table under its part's title; figures are left out."""
+    for part in parts:
+        if part.table is not None:
+            print_table(part.table, part.title, console)
+        elif part.title:
+            console.print(_text(part.title, console), style="bold")
+        for text in part.text:
+            console.print(_text(text, console))
+
+
+def print_table(table: Table, title: str, console: Console) -> None:
+    """Print a table under its title; only the first column wraps."""
     from rich import box
     from rich import table as rich_table
 
-    table = rich_table.Table(
-        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=_text(words, console), title_justify="left"
+    printed = rich_table.Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=_text(title, console), title_justify="left"
     )
-    for i, name in enumerate(brief.header):
-        table.add_column(name, justify="right" if i else "left", overflow="fold", no_wrap=i > 0)
-    for row in brief.rows:
-        table.add_row(*(_text(str(value), console) for value in row))
-    console.print(table)
+    for i, name in enumerate(table.header):
+        printed.add_column(name, justify="right" if i else "left", overflow="fold", no_wrap=i > 0)
+    for row in table.rows:
+        printed.add_row(*(_text(str(value), console) for value in row))
+    console.print(printed)
 
 
-def _text(words: str, console: Console) -> Text:
+def _text(text: str, console: Console) -> Text:
     from rich.text import Text
 
-    # A terminal without ≤ would show something worse in its place.
-    return Text(words if console.encoding.startswith("utf") else words.translate(_PLAIN))
+    # A terminal that cannot show ≤ would show something worse in its place.
+    return Text(text if console.encoding.startswith("utf") else text.translate(_PLAIN))

@@ -38,11 +38,11 @@ def build(directory: Path, *results: Result) -> Board:
 
 
 def rendered(built: Board) -> str:
-    return markdown(page.parts(built), sections.remainder(built), plots="plots")
+    return markdown(page.whole(built), plots="plots")
 
 
 def records(nats: float, name: str, noise: random.Random, *, blocks: int = 20, spread: float = 1.0) -> list[dict]:
-    """Blocks of 255 tokens that need `nats` a token on average; half of their variation is the text's own."""
+    """Blocks of 255 tokens that need `nats` per token on average; they vary with the text and by `spread`."""
     text = random.Random(1)
     values = [-255 * nats + 40 * text.gauss(0, 1) + spread * noise.gauss(0, 1) for _ in range(blocks)]
     shift = -nats * 255 - sum(values) / blocks
@@ -82,8 +82,8 @@ def test_a_claim_wins_only_if_its_upper_end_is_below_the_others_lower_end() -> N
 
 def test_ranks_are_those_of_the_order_when_everything_is_separated() -> None:
     values = random.Random(0).sample(range(100), 12)
-    found = ranks([Claim(value=v, low=v - 0.4, high=v + 0.4) for v in values])
-    assert found == [sorted(values).index(v) + 1 for v in values]
+    computed = ranks([Claim(value=v, low=v - 0.4, high=v + 0.4) for v in values])
+    assert computed == [sorted(values).index(v) + 1 for v in values]
 
 
 def test_pairing_separates_what_intervals_cannot(tmp_path: Path) -> None:
@@ -150,8 +150,8 @@ def test_what_cannot_be_compared_is_in_another_section(tmp_path: Path, other: di
 
 
 def test_tracks_go_by_training_flops() -> None:
-    found = [track(make_result(training={"flops": flops})) for flops in (1e13, 9e15, 1e16, 1e19, 1e20, None)]
-    assert found == ["tiny", "tiny", "small", "small", "reference", "reference"]
+    tracks = [track(make_result(training={"flops": flops})) for flops in (1e13, 9e15, 1e16, 1e19, 1e20, None)]
+    assert tracks == ["tiny", "tiny", "small", "small", "reference", "reference"]
 
 
 def test_one_task_on_two_texts_is_two_columns(tmp_path: Path) -> None:
@@ -243,9 +243,9 @@ def test_only_complete_results_are_shown(tmp_path: Path) -> None:
         make_result(name="ltm-cut", status="partial"),
         make_result(name="ltm-bad", status="invalidated"),
     )
-    said = rendered(built)
-    assert "ltm-cut" not in said and "ltm-bad" not in said
-    assert said.endswith("\n3 result files; not shown: 1 invalidated, 1 partial.\n")
+    text = rendered(built)
+    assert "ltm-cut" not in text and "ltm-bad" not in text
+    assert text.endswith("\n3 result files; not shown: 1 invalidated, 1 partial.\n")
 
 
 def test_a_model_trained_in_part_says_so(tmp_path: Path) -> None:
@@ -325,16 +325,16 @@ def test_pages_do_not_depend_on_the_order_of_files(tmp_path: Path) -> None:
         make_result(name="ar-x", family="ar")
     ]
     entries = load(tmp_path) if build(tmp_path, *results) else []
-    said = {rendered(board(random.Random(i).sample(entries, len(entries)))) for i in range(5)}
-    assert len(said) == 1
+    texts = {rendered(board(random.Random(i).sample(entries, len(entries)))) for i in range(5)}
+    assert len(texts) == 1
 
 
 def test_hostile_names_are_only_text(tmp_path: Path) -> None:
     name = "a|b\n<script>alert(1)</script> [x](http://y) `c` *d* _e_ ~f~ <!-- demo:end -->"
     built = build(tmp_path, make_result(name=name))
-    said = rendered(built)
-    assert "<script>" not in said and "<!--" not in said
-    rows = [line for line in said.splitlines() if "alert(1)" in line]
+    text = rendered(built)
+    assert "<script>" not in text and "<!--" not in text
+    rows = [line for line in text.splitlines() if "alert(1)" in line]
     headers = [part.table.header for part in page.parts(built)[:2] if part.table is not None]
     assert [len(re.findall(r"(?<!\\)\|", row)) - 1 for row in rows] == [len(header) for header in headers]
     assert re.search(r"(?<!\\)([`*]|\]\(|_e|~f)", "".join(rows)) is None
@@ -346,7 +346,7 @@ def test_the_terminal_gets_at_most_100_columns_and_signs_it_can_show(tmp_path: P
     built = build(tmp_path, make_result(), make_result(name="a-model-of-a-very-long-name-" * 3, scoring={"draws": 3}))
     for encoding, sign in (("utf-8", "≤ 24.53"), ("ascii", "<= 24.53")):
         stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
-        terminal.print_board(built, Console(file=stream, width=terminal.TERMINAL_WIDTH))
+        terminal.print_parts(page.brief(built), Console(file=stream, width=terminal.TERMINAL_WIDTH))
         stream.seek(0)
         text = stream.read()
         assert sign in text
@@ -421,10 +421,10 @@ def test_results_without_perplexity_have_tables_of_their_own(tmp_path: Path, run
     built = build(tmp_path / "results", make_result(name="ar-tiny", family="ar"), *results)
     assert len(built.sections) == 1 and [len(entries) for entries in built.others] == [3]
     assert all(column.task == "ltm_pydocs" for column in built.sections[0].columns)
-    said = rendered(built)
-    assert "\n## sums\n\nltm_sums version 1.0, pydocs validation" in said
+    text = rendered(built)
+    assert "\n## sums\n\nltm_sums version 1.0, pydocs validation" in text
     # The best first, by the headline, and settings where they tell two results apart.
-    header, _, *rows = said.split("\n## sums\n")[1].split("\n\n")[1].splitlines()
+    header, _, *rows = text.split("\n## sums\n")[1].split("\n\n")[1].splitlines()
     assert header == "| Model | pass_at_5 ↑ | answered ↓ | n | Tokens/s |"
     assert [row.split(" | ")[:2] for row in rows] == [
         ["| ar-small", "0.5000"],

@@ -93,19 +93,19 @@ def test_an_unknown_schema_is_a_problem(run: Run, tmp_path: Path, capsys: pytest
 
 def test_what_records_give_is_what_the_results_say() -> None:
     """By name of task: how many of the metrics can be had again. All of them agree, as verify() says above."""
-    found: dict[str, set[str]] = {}
+    recomputable: dict[str, set[str]] = {}
     for path in find_results(GOLDEN):
         result = read_result(path)
         records = read_records(path, result) or []
         again = [metric.name for metric in result.metrics if recomputed(metric, result, records) is not None]
-        found.setdefault(result.task["name"], set()).update(again)
-    assert {"token_perplexity", "word_perplexity", "bits_per_byte", "token_perplexity_mean_of_exp"} <= found[
+        recomputable.setdefault(result.task["name"], set()).update(again)
+    assert {"token_perplexity", "word_perplexity", "bits_per_byte", "token_perplexity_mean_of_exp"} <= recomputable[
         "ltm_pydocs"
     ]
-    assert {"pass@5", "pass@1", "pass@5_legacy_substring", "chance_prior_pass@5"} <= found["ltm_arithmetic"]
-    assert {"kl_per_token", "mutual_information"} <= found["ltm_diagnostics"]
-    assert {"gen_ppl[ar-tiny]"} <= found["ltm_continuation"]
-    assert {"audit_passed", "audit_log_e_value", "audit_claimed_nats_per_token"} <= found["ltm_audit"]
+    assert {"pass@5", "pass@1", "pass@5_legacy_substring", "chance_prior_pass@5"} <= recomputable["ltm_arithmetic"]
+    assert {"kl_per_token", "mutual_information"} <= recomputable["ltm_diagnostics"]
+    assert {"gen_ppl[ar-tiny]"} <= recomputable["ltm_continuation"]
+    assert {"audit_passed", "audit_log_e_value", "audit_claimed_nats_per_token"} <= recomputable["ltm_audit"]
 
 
 @pytest.mark.parametrize("name", ["token_perplexity", "word_perplexity", "bits_per_byte"])
@@ -118,10 +118,10 @@ def test_a_wrong_number_with_a_right_digest_is_named(tmp_path: Path, name: str) 
     entries, (problem,) = verify(tmp_path)
     assert entries == []
     right, bad = result.metrics[at].value, wrong[at].value
-    found = re.search(
+    match = re.search(
         rf"field metrics\[{at}\]\.value \({name}, elbo\): expected (\S+), which the records give, found (\S+)", problem
     )
-    assert found and float(found[1]) == pytest.approx(right, rel=1e-12) and float(found[2]) == bad
+    assert match and float(match[1]) == pytest.approx(right, rel=1e-12) and float(match[2]) == bad
 
 
 def test_counts_and_the_digest_of_the_config_are_checked(tmp_path: Path) -> None:
@@ -180,9 +180,9 @@ def test_one_touched_digit_is_found(
     path.write_text(before.replace(old, new, 1))
     capsys.readouterr()
     assert run("check") == 1
-    said = capsys.readouterr().err
-    assert f"{path.relative_to(tmp_path)}: field digest: expected" in said
-    assert field in said and str(path.relative_to(tmp_path)) in said
+    err = capsys.readouterr().err
+    assert f"{path.relative_to(tmp_path)}: field digest: expected" in err
+    assert field in err and str(path.relative_to(tmp_path)) in err
     assert run("build") == 2
 
 
@@ -197,7 +197,7 @@ def test_another_spelling_of_the_same_is_a_problem(tmp_path: Path) -> None:
     path = write_result(make_result(), tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text())))
     _, (problem,) = verify(tmp_path)
-    assert "expected the one spelling that results have" in problem
+    assert "expected the canonical formatting of results" in problem
 
 
 def test_edited_records_are_found(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,9 +243,9 @@ def test_a_page_that_is_not_there_and_plots_of_another_board(
     (tmp_path / "leaderboard.html").unlink()
     capsys.readouterr()
     assert run("check") == 1
-    said = capsys.readouterr().err
-    assert "leaderboard.html is not there" in said
-    assert "of-a-model-that-went.svg is of no board any more" in said and "drawn-by-hand" not in said
+    err = capsys.readouterr().err
+    assert "leaderboard.html is missing" in err
+    assert "of-a-model-that-went.svg does not belong to this board" in err and "drawn-by-hand" not in err
     assert run("build") == 0 and run("check") == 0
     assert mine.exists() and not plot.with_name("of-a-model-that-went.svg").exists()
 
@@ -290,7 +290,8 @@ def test_other_numbers_under_the_same_key_need_one_too(
     assert f"{entry.name.removesuffix('.json')} has other numbers than before" in capsys.readouterr().err
     # The same numbers from another day are no change.
     later = dataclasses.replace(result, provenance={**result.provenance, "date": "2027-01-01T00:00:00+00:00"})
-    assert manifest.gone(manifest.of([entry]), manifest.of([Entry(path=path, result=later)]), "") == {}
+    again = Entry(path=path, result=later)
+    assert manifest.unexplained(manifest.digests_of([entry]), manifest.digests_of([again]), "") == {}
 
 
 def test_an_edited_list_is_noticed(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

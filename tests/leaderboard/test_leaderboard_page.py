@@ -124,10 +124,10 @@ def test_a_column_sorts_both_ways_and_reported_rows_stay_below(browser: Chromium
     click = f"[...{table('ptb')}.querySelectorAll('thead button')].find(b => b.textContent === 'Perplexity').click()"
     for expected in ("ascending", "descending"):
         browser.run(click)
-        found = column(browser, "ptb", "Perplexity")
-        values = [float(text.split()[0]) for text in found[:4]]
+        shown = column(browser, "ptb", "Perplexity")
+        values = [float(text.split()[0]) for text in shown[:4]]
         assert values == sorted(values, reverse=expected == "descending")
-        assert found[4:] == before[4:] and len(found) == 4 + 11
+        assert shown[4:] == before[4:] and len(shown) == 4 + 11
         assert browser.run(f"{table('ptb')}.querySelector('[aria-sort]').ariaSort") == expected
     # Names sort as words, dashes come last.
     browser.run(f"{table('pydocs')}.querySelectorAll('thead button')[0].click()")
@@ -195,7 +195,7 @@ def test_it_is_accessible(browser: Chromium, page: Path, width: int, dark: bool)
     browser.open(page, width=width, dark=dark)
     browser.run("document.querySelectorAll('details').forEach(d => d.open = true)")
     browser.run(axe.read_text() + "; 0")
-    found = browser.run(
+    violations = browser.run(
         "axe.run().then(r => r.violations.map(v => `${v.id}: ${v.help}: ${v.nodes.map(n => n.html.slice(0, 200))}`))"
     )
-    assert found == []
+    assert violations == []

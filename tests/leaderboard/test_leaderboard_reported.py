@@ -14,7 +14,7 @@ import torch
 from leaderboard.board import board
 from leaderboard.content import notation, page, reported
 from leaderboard.content import sections as table
-from leaderboard.content.document import Table
+from leaderboard.content.document import NOTHING, Table
 from leaderboard.csv_export import csv_table
 from leaderboard.entries import load
 from leaderboard.ranking import ranked
@@ -47,24 +47,24 @@ GSM8K = (
 
 
 def shown(parts: list, title: str) -> Table:
-    (found,) = [part.table for part in parts if part.title.startswith(title)]
-    return found
+    (table,) = [part.table for part in parts if part.title.startswith(title)]
+    return table
 
 
 def test_the_seed_table_is_shown_digit_for_digit() -> None:
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in SEED_TABLE.strip().splitlines()]
-    expected = [[cell.replace("-", notation.NOTHING) if cell == "-" else cell for cell in line] for line in lines[2:]]
-    found = shown(reported.parts([]), "Reported elsewhere: zero-shot perplexity")
-    assert [list(row) for row in found.reported] == expected
-    assert found.header[4:] == tuple(lines[0][4:]) and found.rows == ()
+    expected = [[cell.replace("-", NOTHING) if cell == "-" else cell for cell in line] for line in lines[2:]]
+    perplexities = shown(reported.parts([]), "Reported elsewhere: zero-shot perplexity")
+    assert [list(row) for row in perplexities.reported] == expected
+    assert perplexities.header[4:] == tuple(lines[0][4:]) and perplexities.rows == ()
 
 
 def test_the_bars_of_gsm8k_are_shown() -> None:
     table = shown(reported.parts(["ltm_gsm8k_5shot"]), "Reported elsewhere: GSM8K")
-    said = []
+    bars = []
     for model, *values in table.reported:
-        said.append(f"{model} {' / '.join(str(value) for value in values if value != notation.NOTHING)}")
-    assert "; ".join(said) == GSM8K
+        bars.append(f"{model} {' / '.join(str(value) for value in values if value != NOTHING)}")
+    assert "; ".join(bars) == GSM8K
     assert not [part for part in reported.parts(["ltm_pydocs"]) if "GSM8K" in part.title]
 
 

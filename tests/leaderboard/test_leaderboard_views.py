@@ -70,19 +70,19 @@ def audit(of: Result, verdicts: dict[str, bool], *, claimed: float = 2.4, source
             direction="higher",
         )  # fmt: skip
 
-    found = []
+    metrics = []
     for i, (likelihood, passed) in enumerate(verdicts.items()):
-        found.append(metric("audit_passed", likelihood, float(passed), headline=i == 0))
-        found.append(metric("audit_log_e_value", likelihood, -10.0 if passed else 500.0))
-        found.append(metric("audit_claimed_nats_per_token", likelihood, claimed if passed else source - 0.1))
-        found.append(metric("audit_total_mass", likelihood, 0.9))
-    found.append(metric("audit_source_nats_per_token", None, source))
-    found.append(metric("audit_source_entropy_per_token", None, source - 0.01))
+        metrics.append(metric("audit_passed", likelihood, float(passed), headline=i == 0))
+        metrics.append(metric("audit_log_e_value", likelihood, -10.0 if passed else 500.0))
+        metrics.append(metric("audit_claimed_nats_per_token", likelihood, claimed if passed else source - 0.1))
+        metrics.append(metric("audit_total_mass", likelihood, 0.9))
+    metrics.append(metric("audit_source_nats_per_token", None, source))
+    metrics.append(metric("audit_source_entropy_per_token", None, source - 0.01))
     return dataclasses.replace(
         of,
         task={"name": "ltm_audit", "version": 1.0, "split": "test"},
         data={**of.data, "corpus": "topics", "fingerprint": "7" * 64},
-        metrics=tuple(found),
+        metrics=tuple(metrics),
     )
 
 
@@ -117,10 +117,10 @@ def test_verdicts_go_by_configuration_and_one_failure_outweighs_passes(tmp_path:
     again = make_result(training_seed=1)
     results = [one, other, again, audit(one, {"elbo": True}), audit(again, {"elbo": False})]
     (section,) = build(tmp_path, *results).sections
-    found = {str(row.label): str(row.first.metric("token_perplexity").kind) for row in section.rows}  # type: ignore[union-attr]
-    assert found == {"ltm-tiny (width 64, of None)": "lower_bound", "ltm-tiny (width 128, of ltm-tiny)": "estimate"}
-    said = {row.label: sections._audit(row) for row in section.rows}
-    assert said == {"ltm-tiny (width 64, of None)": "not audited", "ltm-tiny (width 128, of ltm-tiny)": "failed"}
+    kinds = {str(row.label): str(row.first.metric("token_perplexity").kind) for row in section.rows}  # type: ignore[union-attr]
+    assert kinds == {"ltm-tiny (width 64, of None)": "lower_bound", "ltm-tiny (width 128, of ltm-tiny)": "estimate"}
+    verdicts = {row.label: sections._audit(row) for row in section.rows}
+    assert verdicts == {"ltm-tiny (width 64, of None)": "not audited", "ltm-tiny (width 128, of ltm-tiny)": "failed"}
 
 
 def test_the_audit_table_has_the_line_that_no_model_can_be_below(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_the_audit_table_has_the_line_that_no_model_can_be_below(tmp_path: Path)
     assert built.others == ()
     # A terminal gets the verdicts too.
     stream = io.StringIO()
-    terminal.print_board(built, Console(file=stream, width=terminal.TERMINAL_WIDTH))
+    terminal.print_parts(page.brief(built), Console(file=stream, width=terminal.TERMINAL_WIDTH))
     lines = [line.split() for line in stream.getvalue().splitlines()]
     assert ["ltm-tiny", "failed", "elbo", "–", "500.0"] in lines and [
         "ar-tiny",
@@ -161,8 +161,8 @@ def test_the_audit_table_has_the_line_that_no_model_can_be_below(tmp_path: Path)
 def test_groups_are_of_what_is_equal(tmp_path: Path) -> None:
     results = [make_result(name=f"ar-{t}", family="ar", training={"tokens": t}) for t in (100, 104, 106, 200, 300, 310)]
     (section,) = build(tmp_path, *results).sections
-    found = cost_views.groups(section.rows, 1.05, lambda row: row.first.training["tokens"])
-    assert [[row.label for row in group] for group in found] == [["ar-100", "ar-104"], ["ar-300", "ar-310"]]
+    groups = cost_views.groups(section.rows, 1.05, lambda row: row.first.training["tokens"])
+    assert [[row.label for row in group] for group in groups] == [["ar-100", "ar-104"], ["ar-300", "ar-310"]]
     assert cost_views.groups(section.rows, 1.05, lambda row: None) == []
     titles = {part.title for part in cost_views.parts(section, "x")}
     assert {"At equal training tokens", "At equal training compute"} <= titles
@@ -185,8 +185,8 @@ def test_ranks_of_a_group_are_within_the_group(tmp_path: Path) -> None:
 def test_the_front_is_what_nothing_dominates() -> None:
     rng = random.Random(0)
     points = [(rng.randrange(1, 12), rng.randrange(1, 12)) for _ in range(60)]
-    found = cost_views.dominated([cost for cost, _ in points], [worth for _, worth in points])
-    for point, by in zip(points, found, strict=True):
+    dominators = cost_views.dominated([cost for cost, _ in points], [worth for _, worth in points])
+    for point, by in zip(points, dominators, strict=True):
         better = [p for p in points if p != point and p[0] <= point[0] and p[1] <= point[1]]
         assert (by is None) == (not better)
         if by is not None:
@@ -218,8 +218,8 @@ def test_the_pareto_view_marks_who_is_dominated_and_counts_who_is_left_out(tmp_p
 def test_diagnostics_give_curves_and_generation_gives_entropy() -> None:
     built = board(load(GOLDEN))
     names = labels.titles(built.others)
-    found = [task_results.parts(entries, name) for entries, name in zip(built.others, names, strict=True)]
-    parts = {part.title: part for group in found for part in group}
+    groups = [task_results.parts(entries, name) for entries, name in zip(built.others, names, strict=True)]
+    parts = {part.title: part for group in groups for part in group}
     (curve,) = parts["Bounds by fast steps"].figures
     elbo, importance = curve.series
     assert [text for _, text in curve.x.ticks] == ["0", "1", "2", "4", "8", "16", "32", "64"]
@@ -250,6 +250,20 @@ def test_two_texts_of_one_task_have_two_names(tmp_path: Path) -> None:
         "chance: prior",
     ]
     assert [str(row[1]) for row in shown.rows] == ["0.2000", "0.3000"]
+
+
+def test_columns_of_a_task_are_in_the_order_in_which_results_bring_them(tmp_path: Path) -> None:
+    def metric(name: str, headline: bool = False) -> Metric:
+        return Metric(name=name, likelihood=None, headline=headline, unit="x", value=0.5, kind="exact", n=5)
+
+    by_model = {"a": (metric("old"), metric("main", True)), "b": (metric("new"), metric("main", True))}
+    results = [
+        dataclasses.replace(make_result(name=model, task_name="ltm_sums"), metrics=metrics)
+        for model, metrics in by_model.items()
+    ]
+    shown = task_results.table(build(tmp_path, *results).others[0])
+    assert shown.header[1:4] == ("main ↓", "old ↓", "new ↓")
+    assert [tuple(map(str, row[1:4])) for row in shown.rows] == [("0.5000", "0.5000", "–"), ("0.5000", "–", "0.5000")]
 
 
 # Plots and the CSV.
@@ -311,8 +325,8 @@ def test_the_csv_has_every_metric_in_full_and_no_formulas(tmp_path: Path) -> Non
 
 def scored(name: str, shift: float, *, seed: int = 0, **changes: Any) -> tuple[Result, list[dict]]:
     """A result with records: the text's own variation is shared, a model's own is small."""
-    text, own = random.Random(1), random.Random(name)
-    values = [-255 * 3.2 + 40 * text.gauss(0, 1) - 255 * shift + own.gauss(0, 1) for _ in range(20)]
+    text, noise = random.Random(1), random.Random(name)
+    values = [-255 * 3.2 + 40 * text.gauss(0, 1) - 255 * shift + noise.gauss(0, 1) for _ in range(20)]
     result = make_result(name=name, family="ar", nats=-sum(values) / 5100, training_seed=seed, **changes)
     return result, [{"block": i, "tokens": 255, "exact": value} for i, value in enumerate(values)]
 
@@ -345,8 +359,8 @@ def test_commits_are_compared_model_by_model(run: Run, tmp_path: Path, capsys: p
             result, records = scored(name, shift, **changes)
             write_result(result, tmp_path / "results", records=records)
     assert run("compare", "aaaa", "bbbbbbb") == 0
-    said = capsys.readouterr().out
-    assert [line.split()[1] for line in said.splitlines() if "B worse" in line] == ["ar-a", "ar-b"]
+    out = capsys.readouterr().out
+    assert [line.split()[1] for line in out.splitlines() if "B worse" in line] == ["ar-a", "ar-b"]
     assert run("compare", "aaaa", "cccc") == 2
     assert "unknown model or commit 'cccc'" in capsys.readouterr().err
 
@@ -359,8 +373,8 @@ def test_seeds_are_compared_with_their_like_and_what_is_alone_is_counted(
             result, records = scored(name, 0.01 * seed, seed=seed)
             write_result(result, tmp_path / "results", records=records)
     assert run("compare", "ar-a", "ar-b") == 0
-    said = capsys.readouterr().out
-    assert said.count("(paired)") == 2 and "seed 1" in said and "without a counterpart on the other side: 1" in said
+    out = capsys.readouterr().out
+    assert out.count("(paired)") == 2 and "seed 1" in out and "without a counterpart on the other side: 1" in out
 
 
 def test_what_cannot_be_paired_or_told_apart_is_said(

@@ -14,7 +14,7 @@ BYTES_PER_TOKEN, WORDS_PER_TOKEN = 3.5, 0.7
 def metrics(
     nats: float, *, likelihood: str, kind: Any, headline: bool, half_width: float = 0.02, n: int = 20
 ) -> list[Metric]:
-    """Token and word perplexity and bits per byte of a likelihood of `nats` a token."""
+    """Token and word perplexity and bits per byte of a likelihood of `nats` per token."""
 
     def interval(convert: Any) -> Interval:
         return Interval(low=convert(nats - half_width), high=convert(nats + half_width), method="bootstrap over blocks")
