@@ -87,4 +87,4 @@ def find_helper(option: str, name: str) -> HelperModel:
 
 def label(model: HarnessModel) -> str:
     """A helper's name inside a metric's name: `gpt2-large` for `pretrained:gpt2-large`."""
-    return model.loaded.name.removeprefix("pretrained:")
+    return model.loaded.name.rpartition(":")[2]

@@ -28,10 +28,9 @@ HEAVY = {
 }
 COMMANDS = ("ltm-train", "ltm-eval", "ltm-leaderboard")
 
-CHECKS = ("bookkeeping", "enumeration", "estimator", "mass", "next_token", "noise", "source")
 LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "ltm": (
-        ("harness", "harness_requests", "train_cli", "model_store", "_lm_eval_hook"),
+        ("interactive", "harness", "harness_requests", "train_cli", "model_store", "_lm_eval_hook"),
         ("training", "evaluation"),
         ("data", "latent"),
         ("known_sources", "nn"),
@@ -52,15 +51,13 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "tasks": (
         ("cli",),
-        ("paired",),
-        ("report", "samples", "provenance"),
+        ("evaluation", "report", "provenance"),
         ("audit",),
         ("audit.checks", "diagnostics"),
         ("likelihood", "problems", "generation"),
-        ("results", "models", "judge"),
+        ("results", "models"),
         ("kinds",),
-        ("catalog", "bootstrap", "ltm_eval_only"),
-        ("stats",),
+        ("catalog", "options", "ltm_eval_only"),
     ),
     "leaderboard": (
         ("cli",),
@@ -74,34 +71,14 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
 }
 """Folders and files of each package from the top down. An arrow goes to a lower layer, or to a file next to it."""
-UPWARD = {
-    # The audit's checks share what should lie below them, and one asks what only diagnostics know.
-    *((f"tasks.audit.checks.{check}", "tasks.audit.evidence") for check in CHECKS),
-    ("tasks.audit.checks.estimator", "tasks.diagnostics.kind"),
-    # A helper's answers are made where helpers are found.
-    *(("tasks.judge", f"tasks.generation.{module}") for module in ("gen_perplexity", "mauve", "metrics")),
-}
+UPWARD: set[tuple[str, str]] = set()
 """The arrows that point up today: to be emptied, never to be added to."""
 
 OF_EVERY_MODEL = {"vocab_size", "width", "layers", "decoder", "lr", "matmul", "auto", "float32", "bfloat16", "float16"}
 """Names of settings that the contract, recipes and devices have too, and so say nothing of a family."""
-OF_DIAGNOSTICS = {"steps", "latents"}
-"""Names of curves in results, which cannot change; of a config they are asked by no task."""
-BY_NAME = {
-    ("tasks/audit/checks/bookkeeping.py", "posterior"),
-    ("tasks/audit/checks/enumeration.py", "kl_warmup"),
-    ("tasks/audit/checks/enumeration.py", "kl_weight_start"),
-    ("tasks/audit/checks/enumeration.py", "posterior.steps"),
-    ("tasks/audit/checks/enumeration.py", "posterior.steps="),
-    ("tasks/audit/checks/noise.py", "posterior"),
-    ("tasks/audit/twins.py", "inference"),
-    ("tasks/audit/twins.py", "posterior"),
-    ("tasks/audit/twins.py", "variational"),
-    ("tasks/diagnostics/kind.py", "bottleneck=vq"),
-    ("tasks/diagnostics/kind.py", "inference=langevin"),
-    ("tasks/diagnostics/kind.py", "posterior"),
-    ("tasks/judge.py", "pretrained:"),
-}
+OF_DIAGNOSTICS = {"steps", "latents", "posterior"}
+"""Names of curves and parts of results, which cannot change; of a config they are asked by no task."""
+BY_NAME: set[tuple[str, str]] = set()
 """Where a task knows a family or a setting of one by its name today: to be emptied, never to be added to."""
 LONGER = {"ltm/nn/transformer.py": 380}
 """Files that are longer than all may be, and how long at most."""

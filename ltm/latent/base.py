@@ -49,6 +49,15 @@ class LatentConfig:
     kl_weight_start: float = 0.02
     free_bits: float = 0.0
 
+    @property
+    def fast_steps(self) -> int | None:
+        """Gradient steps in which q is fitted to each text; None where q is inferred without any."""
+        return None
+
+    def with_fast_steps(self, steps: int) -> LatentConfig:
+        """The same config with another number of fast steps; itself where there are none."""
+        return self
+
     def __post_init__(self) -> None:
         if self.latents < 1 or self.latents % self.decoder.layers:
             raise ValueError(f"latents {self.latents} must be a positive multiple of layers {self.decoder.layers}")
@@ -100,11 +109,6 @@ class LatentModel(LanguageModel):
     def gaussian_posterior(self) -> bool:
         """True if `infer` returns a Gaussian q(z|x), so that its KL and ELBO can be recomputed."""
         return True
-
-    @property
-    def fits_posterior(self) -> bool:
-        """True if q is fitted by gradient steps for each text, as `config.posterior` says."""
-        return getattr(self.config, "posterior", None) is not None
 
     @classmethod
     def twin_config(cls, config: Any, *, vocab_size: int, block_length: int, width: int = 64, layers: int = 2) -> Any:

@@ -6,6 +6,7 @@ texts, L tokens, Y layers, G latent vectors a layer (N_z = Y G), D width, V voca
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -37,6 +38,15 @@ class LTMConfig(LatentConfig):
     inference: Literal["variational", "langevin"] = "variational"
     posterior: PosteriorConfig = field(default_factory=PosteriorConfig)
     langevin: LangevinConfig = field(default_factory=LangevinConfig)
+
+    @property
+    def fast_steps(self) -> int:
+        """T_fast, the steps of `posterior`."""
+        return self.posterior.steps
+
+    def with_fast_steps(self, steps: int) -> LTMConfig:
+        """The same config with another T_fast."""
+        return dataclasses.replace(self, posterior=dataclasses.replace(self.posterior, steps=steps))
 
 
 def _published_shape(layers: int, latents: int, steps: int) -> LTMConfig:

@@ -123,10 +123,7 @@ def with_more_steps(loaded: LoadedModel, *, least: int = MORE_STEPS) -> tuple[Lo
     from ltm.latent.base import LatentModel
 
     model = loaded.model
-    if not (isinstance(model, LatentModel) and model.fits_posterior and model.gaussian_posterior):
+    if not isinstance(model, LatentModel) or model.config.fast_steps is None or not model.gaussian_posterior:
         return None
-    config: Any = model.config
-    posterior = config.posterior
-    steps = max(least, 4 * posterior.steps)
-    config = dataclasses.replace(config, posterior=dataclasses.replace(posterior, steps=steps))
-    return reconfigured(loaded, config), steps
+    steps = max(least, 4 * model.config.fast_steps)
+    return reconfigured(loaded, model.config.with_fast_steps(steps)), steps

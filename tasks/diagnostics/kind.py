@@ -153,8 +153,8 @@ def gaussian_model(model: HarnessModel) -> LatentModel:
 
 
 def _steps(model: LatentModel) -> list[int]:
-    config: Any = model.config
-    return sorted({*STEPS, config.posterior.steps}) if model.fits_posterior else []
+    own = model.config.fast_steps
+    return [] if own is None else sorted({*STEPS, own})
 
 
 def _latents(model: LatentModel) -> list[int]:

@@ -56,10 +56,9 @@ def specimen(name: str) -> Specimen:
     tokens, source = tokenizer.build("bytes"), base.from_settings(SOURCE)
     config = with_settings(preset.config, list(SETTINGS.get(name, ())))
     config = cls.twin_config(config, vocab_size=tokens.vocab_size, block_length=source.length, width=32, layers=1)
-    talkative = [f"{n}={v}" for n, v in enumeration.TALKATIVE.items() if hasattr(config, n)]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = cls(with_settings(config, talkative))
+        model = cls(enumeration.informative(config))
     source = dataclasses.replace(source, length=model.block_length)  # type: ignore[type-var]
     ids = torch.tensor([int(tokens.encode(symbol)[0]) for symbol in source.alphabet])
     _train(model, ids[source.sample(UPDATES * BATCH, seed=1)])

@@ -172,7 +172,7 @@ def _chain_rule(model: HarnessModel, rows: Sequence[Any], nats_N: torch.Tensor) 
 
 def _rounding(model: HarnessModel) -> float:
     inner = model.loaded.model
-    fitted = isinstance(inner, LatentModel) and inner.fits_posterior
+    fitted = isinstance(inner, LatentModel) and inner.config.fast_steps is not None
     return 0.03 if fitted else ROUNDING.get(model.runner.dtype, 0.03)
 
 

@@ -7,6 +7,7 @@ Shapes: N texts, L tokens of a text.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -16,30 +17,33 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltm.api import LanguageModel, LikelihoodEstimate
-from ltm.latent.base import LatentModel
+from ltm.latent.base import LatentConfig, LatentModel
 from ltm.rng import SequenceRng
 from tasks.audit.checks.check import CheckResult, beyond
 from tasks.audit.checks.mass import averages, part_of, summed
 
 TOKENS, LENGTH = 3, 4
-"""Of the miniature; a family may need a length that is a little more."""
+"""Vocabulary and length of the enumerable model; some families need a slightly greater length."""
 UPDATES, BATCH, LEARNING_RATE = 150, 32, 0.02
-FAST_STEPS, TRAINED_STEPS = 200, 16
-"""The least to score with, where errors show, and the most to train with, for time."""
+FAST_STEPS = 200
+"""Fast steps to score with, at least: where a fit goes wrong, many steps show it."""
+TRAINED_STEPS = 16
+"""Fast steps to train with, at most, to save time."""
 DRAWS, FEW_DRAWS, ROOM = 512, 32, 0.05
-"""Of every likelihood few; of the headline many, where few would let it exceed 1 by more than `ROOM` unnoticed."""
-TALKATIVE = {"kl_warmup": 1.0, "kl_weight_start": 0.5}
-"""How the miniature of a latent model is trained, whatever the model: its KL at half price, so that z says something,
-and not so much that no Gaussian is near the true posterior."""
+"""Draws per text. The headline is scored again with `DRAWS` if the Monte Carlo error of `FEW_DRAWS` could hide an
+excess of more than `ROOM`."""
+MINIATURE_KL = 0.5
+"""KL weight throughout training: low enough that z carries information, high enough that a Gaussian still fits the
+posterior."""
 ENCODER_UPDATES = 60
-"""Of what infers z, at the full price, while the decoder is held still; for tight bounds, which can hide little."""
+"""Further updates of the inference network alone at KL weight 1: tight bounds can hide little."""
 
 
 def enumerable_model(model: LanguageModel, trained: Any = None, *, seed: int = 0) -> LanguageModel:
-    """A network for `TOKENS` tokens under the model's settings, briefly trained in float64; many fast steps to score.
+    """Make a network for `TOKENS` tokens under the model's settings, briefly trained in float64; many steps to score.
 
-    Its texts are mostly one token over and over, so that a latent has something to say and a window of two has not seen
-    it all: a divergence left out, a token leaked or a weight forgotten then shows as probability.
+    Its texts mostly repeat one token, so that a latent carries information and a window of two does not see it all: a
+    KL left out, a leaked token or a forgotten weight then shows as probability.
 
     Args:
         trained: the config that the model was trained under, where it is scored with another.
@@ -47,7 +51,7 @@ def enumerable_model(model: LanguageModel, trained: Any = None, *, seed: int = 0
     cls, shape = type(model), {"vocab_size": TOKENS + 1, "block_length": LENGTH, "width": 16}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        found = cls(_talkative(cls.twin_config(trained or model.config, **shape))).double()
+        found = cls(_trainable(cls.twin_config(trained or model.config, **shape))).double()
     generator = torch.Generator().manual_seed(seed)
     batches = ((_repetitive(generator, found.block_length), update) for update in itertools.count())
     if cls.learns_by_counting:
@@ -71,14 +75,18 @@ def enumerable_model(model: LanguageModel, trained: Any = None, *, seed: int = 0
     return _scored(found, cls.twin_config(model.config, **shape))
 
 
-def _talkative(config: Any) -> Any:
-    from ltm.config import setting_names, with_settings
+def informative(config: Any) -> Any:
+    """Give a latent model's config the KL weight `MINIATURE_KL`; other configs stay as they are."""
+    if not isinstance(config, LatentConfig):
+        return config
+    return dataclasses.replace(config, kl_warmup=1.0, kl_weight_start=MINIATURE_KL)
 
-    known = setting_names(config)
-    settings = [f"{name}={value}" for name, value in TALKATIVE.items() if name in known]
-    if "posterior.steps" in known:
-        settings.append(f"posterior.steps={min(TRAINED_STEPS, config.posterior.steps)}")
-    return with_settings(config, settings)
+
+def _trainable(config: Any) -> Any:
+    config = informative(config)
+    if isinstance(config, LatentConfig) and config.fast_steps is not None:
+        config = config.with_fast_steps(min(TRAINED_STEPS, config.fast_steps))
+    return config
 
 
 def _repetitive(generator: torch.Generator, length: int) -> Tensor:
@@ -88,10 +96,8 @@ def _repetitive(generator: torch.Generator, length: int) -> Tensor:
 
 
 def _scored(trained: LanguageModel, config: Any) -> LanguageModel:
-    from ltm.config import setting_names, with_settings
-
-    if "posterior.steps" in setting_names(config):
-        config = with_settings(config, [f"posterior.steps={max(FAST_STEPS, config.posterior.steps)}"])
+    if isinstance(config, LatentConfig) and config.fast_steps is not None:
+        config = config.with_fast_steps(max(FAST_STEPS, config.fast_steps))
     weights = trained.state_dict()
     found = type(trained)(config)
     found.allocate({name: tuple(value.shape) for name, value in weights.items()})

@@ -85,7 +85,7 @@ def stated_error(model: HarnessModel, tokens: Sequence[int]) -> list[CheckResult
     """
     reader = model.runner.scorer.model
     inner = model.loaded.model
-    fitted = isinstance(inner, LatentModel) and inner.fits_posterior
+    fitted = isinstance(inner, LatentModel) and inner.config.fast_steps is not None
     length = min(len(tokens), COPY_TOKENS, reader.block_length)
     tokens_NL = torch.tensor(list(tokens[:length]), device=model.device).expand(COPIES, -1)
     with torch.no_grad():
