@@ -81,9 +81,25 @@ def test_its_model_is_trained_on_its_corpus_and_scored(place):
     assert (result.model["family"], found.kind, found.headline) == ("letters", "exact", True)
 
 
-@pytest.mark.xfail(strict=True, reason="tasks are the YAML files of our own tasks/; a package cannot bring one yet")
 def test_its_corpus_is_a_task(place):
     assert place.evaluate("proverbs").data["corpus"] == "proverbs"
+
+
+def test_its_kind_of_task_measures_and_is_recomputed(place):
+    result = place.evaluate("cipher")
+    (metric,) = result.metrics
+    assert (metric.name, metric.headline) == ("cipher_accuracy", True) and 0.9 < metric.value <= 1
+    (path,) = (place.directory / "results" / "letters-tiny" / "ltm_cipher").glob("*.json")
+    # Its formula takes part in `check`: a number that the records do not give is found.
+    code = (
+        "import dataclasses, sys; from pathlib import Path; from ltm.result import *; "
+        "path = Path(sys.argv[1]); result = read_result(path); (metric,) = result.metrics; "
+        "wrong = dataclasses.replace(result, metrics=(dataclasses.replace(metric, value=0.25),)); "
+        "print(write_result(wrong, Path('forged'), records=read_records(path, result)))"
+    )
+    place.succeed("-c", code, path)
+    refused = place("-m", "leaderboard.cli", "check", "--results", "forged")
+    assert refused.returncode == 1 and "cipher_accuracy, None): expected" in refused.stderr + refused.stdout
 
 
 def test_its_model_writes(place):
