@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ltm.api import Cost, Loss, Preset, Rng
-from ltm.nn.flops import StackFlops
+from ltm.nn.flops import StackFlops, paper_train_flops
 from ltm.nn.left_to_right import ExactModel
 from ltm.nn.output_head import mean_nll, token_nats
 from ltm.nn.transformer import Transformer, TransformerConfig
@@ -60,7 +60,7 @@ class Autoregressive(ExactModel):
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> ARConfig:
         """Two layers of width 8."""
-        decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=2)
+        decoder = TransformerConfig.smallest(block_length, window=2)
         return ARConfig(vocab_size=vocab_size, decoder=decoder)
 
     @property
@@ -96,7 +96,7 @@ class Autoregressive(ExactModel):
         forward = StackFlops.of(c, self.vocab_size - 1, length).forward
         return Cost(
             parameters=P,
-            paper_train_flops_per_token=6 * P + 12 * c.layers * c.width * (length + 1),
+            paper_train_flops_per_token=paper_train_flops(P, c.layers, c.width, length + 1),
             train_flops_per_token=3 * forward,
             score_flops_per_token=forward,
             generate_flops_per_token=forward,

@@ -103,7 +103,7 @@ class VAE(LatentModel):
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> VAEConfig:
         """Two layers of decoder and one of encoder, four latents of width 8."""
-        decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=2)
+        decoder = TransformerConfig.smallest(block_length, window=2)
         return VAEConfig(vocab_size=vocab_size, decoder=decoder, latents=4, encoder_layers=1, encoder_hidden=16)
 
     @classmethod

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from baselines.diffusion.block_sampling import continue_in_blocks
 from baselines.diffusion.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks
 from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling
-from ltm.nn.flops import StackFlops
+from ltm.nn.flops import StackFlops, paper_train_flops
 from ltm.nn.output_head import token_nats, weighted_nll
 from ltm.nn.spans import prepare_batch
 from ltm.nn.transformer import KeysValues, Transformer, TransformerConfig
@@ -114,7 +114,7 @@ class BD3LM(MaskedModel):
         N = block_length + 1
         S = next((size for size in range(2, N) if N % size == 0), None)
         N, S = (N + 1, 2) if S is None else (N, S)
-        decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=N, window=None)
+        decoder = TransformerConfig.smallest(N - 1, window=None)
         return BD3LMConfig(vocab_size=vocab_size, decoder=decoder, block_size=S)
 
     @classmethod
@@ -256,7 +256,7 @@ class BD3LM(MaskedModel):
         unused = kept / length * (2 * c.width**2 + 4 * c.width * kept + 6 * c.width * c.hidden)
         return Cost(
             parameters=P,
-            paper_train_flops_per_token=2 * (6 * P + 12 * c.layers * c.width * 2 * N),
+            paper_train_flops_per_token=2 * paper_train_flops(P, c.layers, c.width, 2 * N),
             train_flops_per_token=3 * (clean + noisy + predictions(self.config.clip_low, self.config.clip_high))
             - 2 * unused,
             score_flops_per_token=clean + (1 if S == 1 else DRAWS) * (noisy + predictions(0, 1)),

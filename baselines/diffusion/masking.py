@@ -14,9 +14,8 @@ Shapes: K draws, B sequences, L tokens, P blocks of a sequence, S tokens of a bl
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,12 +30,6 @@ DRAWS = 4
 
 class MaskedModel(LanguageModel):
     """A model of texts with masks in them, and its one bound."""
-
-    @classmethod
-    def twin_config(cls, config: Any, *, vocab_size: int, block_length: int, width: int = 64, layers: int = 2) -> Any:
-        """See `LanguageModel.twin_config`; without a stride, which is generation's and a short block may not hold."""
-        config = dataclasses.replace(config, stride=None)
-        return super().twin_config(config, vocab_size=vocab_size, block_length=block_length, width=width, layers=layers)
 
     @property
     def mask_id(self) -> int:

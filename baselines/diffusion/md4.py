@@ -23,14 +23,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from baselines.diffusion import unmasking
 from baselines.diffusion.learned_schedule import LearnedSchedule, Noised, leave_one_out
-from baselines.diffusion.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks, visible_keys
+from baselines.diffusion.masking import DRAWS, diffusion_bound, draw_masks, visible_keys
 from baselines.diffusion.schedules import OFFSET, MaskSchedule, grid
 from baselines.diffusion.stepping import Move, take_steps
 from baselines.diffusion.time_embedding import TimeEmbedding, conditioning_flops
-from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling
-from ltm.nn.flops import StackFlops
+from baselines.diffusion.unmasking import CanvasModel, check_settings, unmask
+from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng, Sampling
+from ltm.nn.flops import StackFlops, paper_train_flops
 from ltm.nn.output_head import over_vocabulary, token_nats, weighted_nll
 from ltm.nn.sampling import probabilities
 from ltm.nn.spans import prepare_batch
@@ -64,15 +64,13 @@ class MD4Config:
     stride: int | None = None
 
     def __post_init__(self) -> None:
-        if self.decoder.window is not None:
-            raise ValueError(f"md4 attends in both directions; set decoder.window=none, found {self.decoder.window}")
+        check_settings("md4", self.decoder, self.sampling_steps, self.stride)
         if self.power <= 0:
             raise ValueError(f"power must be above 0, found {self.power}")
         if self.condition_width < 2 or self.condition_width % 2:
             raise ValueError(f"condition_width must be even and at least 2, found {self.condition_width}")
         if self.schedule == "learned" and self.sampler != "ancestral":
             raise ValueError(f"a learned schedule is sampled with sampler=ancestral, found {self.sampler}")
-        unmasking.check_settings(self.sampling_steps, self.stride, self.decoder.max_length - 1)
 
 
 def _matched_shape(layers: int) -> MD4Config:
@@ -87,7 +85,7 @@ _TINY = MD4Config(
 )
 
 
-class MD4(MaskedModel):
+class MD4(CanvasModel):
     """Masked diffusion that is told the time, with an explicit data end."""
 
     family = "md4"
@@ -120,7 +118,7 @@ class MD4(MaskedModel):
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> MD4Config:
         """Two layers of width 8, told the time by four numbers; generates by first hitting."""
-        decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=None)
+        decoder = TransformerConfig.smallest(block_length, window=None)
         return MD4Config(vocab_size=vocab_size, decoder=decoder, condition_width=4, sampler="first_hitting")
 
     def hidden_states(
@@ -208,22 +206,6 @@ class MD4(MaskedModel):
         h_ND = self.hidden_states(canvas_BL, self.fixed.time(rate_B), wanted_BL)
         return h_ND.to(self.decoder.dtype) @ self.decoder.head().T
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling, rng: Rng
-    ) -> Generations:
-        """Unmask the continuation with the configured sampler, canvas by canvas where it outgrows a block."""
-        return unmasking.generate(
-            self._learned_fill(self.learned, sampling) if self.learned is not None else self._fill(sampling),
-            prompts,
-            vocab_size=self.vocab_size,
-            block_length=self.block_length,
-            max_new_tokens=max_new_tokens,
-            sampling=sampling,
-            rng=rng,
-            device=self.device,
-            stride=self.config.stride,
-        )
-
     def _rates(self) -> list[float]:
         """Mask rates of the sampler's grid, 1 .. 0; of a learned schedule its times, the rates at speed 1.
 
@@ -232,41 +214,35 @@ class MD4(MaskedModel):
         times = grid(self.config.grid, self.config.sampling_steps)
         return times.tolist() if self.fixed is None else [*self.fixed.rate(times[:-1]).tolist(), 0.0]
 
-    def _fill(self, sampling: Sampling) -> unmasking.Fill:
-        def fill(canvas_BL: Tensor, noise: Stream) -> tuple[Tensor, Tensor]:
-            if self.config.sampler == "first_hitting":
-                return unmasking.first_hitting(self.predict, canvas_BL, self.mask_id, noise, sampling=sampling)
-            return unmasking.ancestral(
-                self.predict,
-                canvas_BL,
-                self.mask_id,
-                self._rates(),
-                noise,
-                block_length=self.block_length,
-                sampling=sampling,
-                cached=self.config.sampler == "cached",
-            )
+    def fill(self, canvas_BL: Tensor, noise: Stream, sampling: Sampling) -> tuple[Tensor, Tensor]:
+        """Reveal the masks with the configured sampler; see `CanvasModel.fill`."""
+        rates, block_length = self._rates(), self.block_length
+        if self.learned is not None:
+            schedule = self.learned
 
-        return fill
+            def reveal(time: float, next_time: float) -> Move:
+                return lambda logits, now: schedule.reveal(probabilities(logits, sampling), time, next_time)
 
-    def _learned_fill(self, schedule: LearnedSchedule, sampling: Sampling) -> unmasking.Fill:
-        def reveal(time: float, next_time: float) -> Move:
-            return lambda logits, now: schedule.reveal(probabilities(logits, sampling), time, next_time)
-
-        def fill(canvas_BL: Tensor, noise: Stream) -> tuple[Tensor, Tensor]:
-            times = self._rates()
             return take_steps(
                 self.hidden_states,
                 self.decoder.head(),
-                [(time, reveal(time, later)) for time, later in itertools.pairwise(times)],
+                [(time, reveal(time, later)) for time, later in itertools.pairwise(rates)],
                 canvas_BL,
                 canvas_BL == self.mask_id,
                 noise,
-                block_length=self.block_length,
+                block_length=block_length,
                 mask_id=self.mask_id,
             )
-
-        return fill
+        return unmask(
+            self.predict,
+            canvas_BL,
+            self.mask_id,
+            rates,
+            noise,
+            sampler=self.config.sampler,
+            block_length=block_length,
+            sampling=sampling,
+        )
 
     def cost(self, length: int) -> Cost:
         """The published AR rows' convention, 6P + 12LdN, and what this code executes; generation fills one canvas.
@@ -290,7 +266,7 @@ class MD4(MaskedModel):
             generate = sum((1 - (1 - rate) ** length) * blocks + rate * stack.head for rate in rates)
         return Cost(
             parameters=P,
-            paper_train_flops_per_token=6 * P + 12 * c.layers * c.width * (length + 1),
+            paper_train_flops_per_token=paper_train_flops(P, c.layers, c.width, length + 1),
             train_flops_per_token=train,
             score_flops_per_token=DRAWS * (blocks + head),
             generate_flops_per_token=generate,

@@ -9,17 +9,16 @@ Sizes: the embedding is tied and counted once, with a row for the mask; there is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from baselines.diffusion import unmasking
-from baselines.diffusion.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks, visible_keys
-from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling
-from ltm.nn.flops import StackFlops
+from baselines.diffusion.masking import DRAWS, diffusion_bound, draw_masks, visible_keys
+from baselines.diffusion.unmasking import CanvasModel, check_settings, unmask
+from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng, Sampling
+from ltm.nn.flops import StackFlops, paper_train_flops
 from ltm.nn.output_head import token_nats, weighted_nll
 from ltm.nn.spans import prepare_batch
 from ltm.nn.transformer import Transformer, TransformerConfig
@@ -44,9 +43,7 @@ class MDLMConfig:
     stride: int | None = None
 
     def __post_init__(self) -> None:
-        if self.decoder.window is not None:
-            raise ValueError(f"mdlm attends in both directions; set decoder.window=none, found {self.decoder.window}")
-        unmasking.check_settings(self.sampling_steps, self.stride, self.decoder.max_length - 1)
+        check_settings("mdlm", self.decoder, self.sampling_steps, self.stride)
 
 
 def _matched_shape(layers: int) -> MDLMConfig:
@@ -55,7 +52,7 @@ def _matched_shape(layers: int) -> MDLMConfig:
     )
 
 
-class MDLM(MaskedModel):
+class MDLM(CanvasModel):
     """Absorbing diffusion whose bound is a weighted mean of masked cross-entropies."""
 
     family = "mdlm"
@@ -82,7 +79,7 @@ class MDLM(MaskedModel):
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> MDLMConfig:
         """Two layers of width 8."""
-        decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=None)
+        decoder = TransformerConfig.smallest(block_length, window=None)
         return MDLMConfig(vocab_size=vocab_size, decoder=decoder)
 
     def hidden_states(self, canvas_BL: Tensor, wanted_BL: Tensor, visible: Tensor | None = None) -> Tensor:
@@ -124,37 +121,19 @@ class MDLM(MaskedModel):
         """Logits of the wanted positions (N, V - 1); the rate is not looked at."""
         return self.hidden_states(canvas_BL, wanted_BL).to(self.decoder.dtype) @ self.decoder.head().T
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling, rng: Rng
-    ) -> Generations:
-        """Unmask the continuation with the configured sampler, canvas by canvas where it outgrows a block."""
+    def fill(self, canvas_BL: Tensor, noise: Stream, sampling: Sampling) -> tuple[Tensor, Tensor]:
+        """Reveal the masks with the configured sampler; see `CanvasModel.fill`."""
         c = self.config
-
-        def fill(canvas_BL: Tensor, noise: Stream) -> tuple[Tensor, Tensor]:
-            if c.sampler == "first_hitting":
-                return unmasking.first_hitting(self.predict, canvas_BL, self.mask_id, noise, sampling=sampling)
-            rates = [1 - step / c.sampling_steps for step in range(c.sampling_steps + 1)]
-            return unmasking.ancestral(
-                self.predict,
-                canvas_BL,
-                self.mask_id,
-                rates,
-                noise,
-                block_length=self.block_length,
-                sampling=sampling,
-                cached=c.sampler == "cached",
-            )
-
-        return unmasking.generate(
-            fill,
-            prompts,
-            vocab_size=self.vocab_size,
+        rates = [1 - step / c.sampling_steps for step in range(c.sampling_steps + 1)]
+        return unmask(
+            self.predict,
+            canvas_BL,
+            self.mask_id,
+            rates,
+            noise,
+            sampler=c.sampler,
             block_length=self.block_length,
-            max_new_tokens=max_new_tokens,
             sampling=sampling,
-            rng=rng,
-            device=self.device,
-            stride=c.stride,
         )
 
     def cost(self, length: int) -> Cost:
@@ -174,7 +153,7 @@ class MDLM(MaskedModel):
         }[self.config.sampler]
         return Cost(
             parameters=P,
-            paper_train_flops_per_token=6 * P + 12 * c.layers * c.width * (length + 1),
+            paper_train_flops_per_token=paper_train_flops(P, c.layers, c.width, length + 1),
             train_flops_per_token=3 * forward,
             score_flops_per_token=DRAWS * forward,
             generate_flops_per_token=evaluations * blocks + stack.head,

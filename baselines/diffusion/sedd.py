@@ -15,21 +15,22 @@ are counted, and the SwiGLU is narrower for them. At depths 4 / 8 / 16 within 0.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from baselines.diffusion import score_entropy, unmasking
-from baselines.diffusion.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks, visible_keys
+from baselines.diffusion import score_entropy
+from baselines.diffusion.masking import DRAWS, diffusion_bound, draw_masks, visible_keys
 from baselines.diffusion.replacing import draw_replaced
 from baselines.diffusion.schedules import SIGMA_HIGH, SIGMA_LOW, Noise, normalised_log_sigma
 from baselines.diffusion.stepping import Move, take_steps
 from baselines.diffusion.time_embedding import TimeEmbedding, conditioning_flops
-from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling
-from ltm.nn.flops import StackFlops
+from baselines.diffusion.unmasking import CanvasModel, check_settings
+from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng, Sampling
+from ltm.nn.flops import StackFlops, paper_train_flops
 from ltm.nn.output_head import over_vocabulary
 from ltm.nn.spans import prepare_batch
 from ltm.nn.transformer import Transformer, TransformerConfig
@@ -60,11 +61,9 @@ class SEDDConfig:
     stride: int | None = None
 
     def __post_init__(self) -> None:
-        if self.decoder.window is not None:
-            raise ValueError(f"sedd attends in both directions; set decoder.window=none, found {self.decoder.window}")
+        check_settings("sedd", self.decoder, self.sampling_steps, self.stride)
         if self.condition_width < 2 or self.condition_width % 2:
             raise ValueError(f"condition_width must be even and at least 2, found {self.condition_width}")
-        unmasking.check_settings(self.sampling_steps, self.stride, self.decoder.max_length - 1)
 
 
 def _matched_shape(layers: int) -> SEDDConfig:
@@ -79,7 +78,13 @@ _TINY = SEDDConfig(
 )
 
 
-class SEDD(MaskedModel):
+_UNIFORM_WEIGHTS = {
+    "analytic": score_entropy.uniform_analytic_weights,
+    "euler": score_entropy.uniform_euler_weights,
+}
+
+
+class SEDD(CanvasModel):
     """Discrete diffusion by score entropy."""
 
     family = "sedd"
@@ -112,7 +117,7 @@ class SEDD(MaskedModel):
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> SEDDConfig:
         """Two layers of width 8 on the absorbing graph, told the noise by four numbers."""
-        decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=None)
+        decoder = TransformerConfig.smallest(block_length, window=None)
         return SEDDConfig(vocab_size=vocab_size, decoder=decoder, condition_width=4, sampling_steps=32)
 
     @property
@@ -193,39 +198,21 @@ class SEDD(MaskedModel):
         tokens_B = scored_BL.sum(1)
         return diffusion_bound(nats_KB, tokens_B, {name: -tokens_B * nats for name, nats in self._ends().items()})
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling, rng: Rng
-    ) -> Generations:
-        """Run the graph back from pure noise in the continuation, canvas by canvas where it outgrows a block."""
-        absorb = self.config.graph == "absorb"
-        steps = self.steps(sampling)
-
-        def fill(canvas_BL: Tensor, noise: Stream) -> tuple[Tensor, Tensor]:
-            free_BL = canvas_BL == self.mask_id
-            if not absorb:
-                u_BL = noise.uniform(self.block_length)[:, : canvas_BL.shape[1]].to(canvas_BL.device)
-                canvas_BL = torch.where(free_BL, (u_BL * self.outputs).long(), canvas_BL)
-            return take_steps(
-                self.hidden_states,
-                self.decoder.head(),
-                steps,
-                canvas_BL,
-                free_BL,
-                noise,
-                block_length=self.block_length,
-                mask_id=self.mask_id if absorb else None,
-            )
-
-        return unmasking.generate(
-            fill,
-            prompts,
-            vocab_size=self.vocab_size,
+    def fill(self, canvas_BL: Tensor, noise: Stream, sampling: Sampling) -> tuple[Tensor, Tensor]:
+        """Run the graph back from pure noise where the canvas is masked; see `CanvasModel.fill`."""
+        absorb, free_BL = self.config.graph == "absorb", canvas_BL == self.mask_id
+        if not absorb:
+            u_BL = noise.uniform(self.block_length)[:, : canvas_BL.shape[1]].to(canvas_BL.device)
+            canvas_BL = torch.where(free_BL, (u_BL * self.outputs).long(), canvas_BL)
+        return take_steps(
+            self.hidden_states,
+            self.decoder.head(),
+            self.steps(sampling),
+            canvas_BL,
+            free_BL,
+            noise,
             block_length=self.block_length,
-            max_new_tokens=max_new_tokens,
-            sampling=sampling,
-            rng=rng,
-            device=self.device,
-            stride=self.config.stride,
+            mask_id=self.mask_id if absorb else None,
         )
 
     def _sigmas(self) -> Tensor:
@@ -247,7 +234,7 @@ class SEDD(MaskedModel):
             found = [_absorb_move(share, sampling) for share in shares.tolist()]
             found.append(_absorb_move(1.0, sampling, last=True))
         else:
-            weights = getattr(score_entropy, f"uniform_{sampler}_weights")
+            weights = _UNIFORM_WEIGHTS[sampler]
             pairs = zip(sigmas.tolist(), lengths.tolist(), strict=False)
             found = [_uniform_move(weights, sigma, length, sampling) for sigma, length in pairs]
             found.append(_uniform_move(score_entropy.uniform_analytic_weights, last, last, sampling))
@@ -273,7 +260,7 @@ class SEDD(MaskedModel):
             generate = (self.config.sampling_steps + 1) * (blocks + head)
         return Cost(
             parameters=P,
-            paper_train_flops_per_token=6 * P + 12 * c.layers * c.width * (length + 1),
+            paper_train_flops_per_token=paper_train_flops(P, c.layers, c.width, length + 1),
             train_flops_per_token=3 * blocks + 4 * head,
             score_flops_per_token=DRAWS * (blocks + head),
             generate_flops_per_token=generate,

@@ -8,16 +8,20 @@ float32 noise loses: arXiv 2409.02908). Shapes: B sequences, L tokens of a canva
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from baselines.diffusion.masking import MaskedModel
 from ltm.api import Generations, Rng, Sampling
 from ltm.nn.sampling import draw
 from ltm.nn.spans import check_ids
+from ltm.nn.transformer import TransformerConfig
 from ltm.rng import SequenceRng, Stream
 
 _DRAWN_TOGETHER = 256  # tokens whose float64 probabilities stand in memory at a time
@@ -122,8 +126,41 @@ def _reveal(
     canvas_BL[rows] = tokens
 
 
-def check_settings(sampling_steps: int, stride: int | None, block_length: int) -> None:
-    """Raise ValueError unless there is a step, and a stride moves the canvas on by at most itself."""
+def unmask(
+    predict: Predict,
+    canvas_BL: Tensor,
+    mask_id: int,
+    rates: Sequence[float],
+    noise: Stream,
+    *,
+    sampler: Literal["ancestral", "cached", "first_hitting"],
+    block_length: int,
+    sampling: Sampling,
+) -> tuple[Tensor, Tensor]:
+    """Take all masks out of a canvas by the sampler named; returns the canvas and evaluations (B,).
+
+    Args:
+        rates: see `ancestral`; first hitting has none.
+    """
+    if sampler == "first_hitting":
+        return first_hitting(predict, canvas_BL, mask_id, noise, sampling=sampling)
+    return ancestral(
+        predict,
+        canvas_BL,
+        mask_id,
+        rates,
+        noise,
+        block_length=block_length,
+        sampling=sampling,
+        cached=sampler == "cached",
+    )
+
+
+def check_settings(family: str, decoder: TransformerConfig, sampling_steps: int, stride: int | None) -> None:
+    """Raise ValueError for a window, less than one step, or a stride that is not in 1 .. tokens of a block."""
+    block_length = decoder.max_length - 1
+    if decoder.window is not None:
+        raise ValueError(f"{family} attends in both directions; set decoder.window=none, found {decoder.window}")
     if sampling_steps < 1:
         raise ValueError(f"sampling_steps must be at least 1, found {sampling_steps}")
     if stride is not None and not 1 <= stride <= block_length:
@@ -189,3 +226,33 @@ def generate(
 def _cut(tokens: list[int], stop_ids: tuple[int, ...]) -> list[int]:
     """Up to and with the first stop id."""
     return tokens[: next((n + 1 for n, token in enumerate(tokens) if token in stop_ids), len(tokens))]
+
+
+class CanvasModel(MaskedModel):
+    """A masked model that generates by filling canvases; its config has a `stride`, and a subclass says how to fill."""
+
+    @classmethod
+    def twin_config(cls, config: Any, *, vocab_size: int, block_length: int, width: int = 64, layers: int = 2) -> Any:
+        """See `LanguageModel.twin_config`; without a stride, which a short block may not hold, and scoring ignores."""
+        config = dataclasses.replace(config, stride=None)
+        return super().twin_config(config, vocab_size=vocab_size, block_length=block_length, width=width, layers=layers)
+
+    @abstractmethod
+    def fill(self, canvas_BL: Tensor, noise: Stream, sampling: Sampling) -> tuple[Tensor, Tensor]:
+        """A canvas (B, L) without its masks, and the network evaluations (B,) used; all noise is the stream's."""
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling, rng: Rng
+    ) -> Generations:
+        """Fill the continuation with the configured sampler, canvas by canvas where it outgrows a block."""
+        return generate(
+            lambda canvas_BL, noise: self.fill(canvas_BL, noise, sampling),
+            prompts,
+            vocab_size=self.vocab_size,
+            block_length=self.block_length,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            rng=rng,
+            device=self.device,
+            stride=self.config.stride,
+        )

@@ -25,6 +25,7 @@ from baselines.pretrained.tokenizer import read_tokenizer
 from ltm.api import Cost, LoadedModel, Loss, Rng
 from ltm.config import canonical_json, config_digest, to_dict, with_settings
 from ltm.errors import UserError
+from ltm.nn.flops import paper_train_flops
 from ltm.nn.left_to_right import ExactModel
 from ltm.tokenizer import Tokenizer
 from ltm.training.checkpoint import weights_digest
@@ -160,7 +161,9 @@ class Pretrained(ExactModel):
         forward = float(2 * matrices + 4 * shape.num_hidden_layers * width * length)
         return Cost(
             parameters=P,
-            paper_train_flops_per_token=float(6 * P + 12 * shape.num_hidden_layers * shape.hidden_size * (length + 1)),
+            paper_train_flops_per_token=float(
+                paper_train_flops(P, shape.num_hidden_layers, shape.hidden_size, length + 1)
+            ),
             train_flops_per_token=3 * forward,
             score_flops_per_token=forward,
             generate_flops_per_token=forward,

@@ -71,7 +71,7 @@ class LatentThoughtModel(LatentModel):
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> LTMConfig:
         """Two layers that share four latents of width 8."""
-        decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=2)
+        decoder = TransformerConfig.smallest(block_length, window=2)
         return LTMConfig(vocab_size=vocab_size, decoder=decoder, latents=4, posterior=PosteriorConfig(steps=8))
 
     def headline(self, context: int | Tensor = 0) -> str:

@@ -8,6 +8,16 @@ from ltm.nn.attention import executed_keys
 from ltm.nn.transformer import TransformerConfig
 
 
+def paper_train_flops(parameters: int, layers: int, width: int, positions: int) -> int:
+    """Training FLOPs per token as the papers count them for an AR or diffusion row: 6P + 12LdN.
+
+    Args:
+        parameters: P, all of them, a tied embedding counted once.
+        positions: N, of a sequence, BOS included.
+    """
+    return 6 * parameters + 12 * layers * width * positions
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackFlops:
     """Forward FLOPs a token of the parts of a stack, as executed: masked entries of an attention chunk count.

@@ -41,6 +41,11 @@ class TransformerConfig:
         if self.window is not None and self.window < 1:
             raise ValueError(f"window must be at least 1, found {self.window}")
 
+    @classmethod
+    def smallest(cls, block_length: int, *, window: int | None) -> TransformerConfig:
+        """Two layers of width 8 for blocks of `block_length` tokens: what a family's `miniature` is made of."""
+        return cls(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=window)
+
     def resized(self, *, layers: int, width: int, max_length: int) -> TransformerConfig:
         """The same in small: hidden size in proportion to the width, window to the length, 16 channels a head or so."""
         window = None if self.window is None else max(2, round(self.window * max_length / self.max_length))
