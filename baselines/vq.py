@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltm.api import Sampling
+from ltm.nn.block import KeysValues, Linear
 from ltm.nn.flops import StackFlops
 from ltm.nn.output_head import token_nats, weighted_nll
 from ltm.nn.sampling import draw
-from ltm.nn.transformer import KeysValues, Linear, Transformer, TransformerConfig
+from ltm.nn.transformer import Transformer, TransformerConfig
 from ltm.rng import SequenceRng
 
 

@@ -23,9 +23,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltm.api import Generations, Rng, Sampling
+from ltm.nn.block import KeysValues
 from ltm.nn.sampling import draw
 from ltm.nn.spans import check_ids
-from ltm.nn.transformer import KeysValues, Transformer
+from ltm.nn.transformer import Transformer
 from ltm.rng import SequenceRng
 
 

@@ -18,10 +18,11 @@ from torch import Tensor
 from ltm.api import Generations, LanguageModel, LikelihoodEstimate, Rng, Sampling
 from ltm.latent import bounds
 from ltm.latent.posterior import Posterior
+from ltm.nn.block import KeysValues
 from ltm.nn.left_to_right import continue_prompts
 from ltm.nn.output_head import token_nats
 from ltm.nn.spans import prepare_batch
-from ltm.nn.transformer import KeysValues, Transformer, TransformerConfig
+from ltm.nn.transformer import Transformer, TransformerConfig
 from ltm.rng import SequenceRng
 
 DRAWS = 8

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ltm.api import Generations, LanguageModel, LikelihoodEstimate, Rng, Sampling
+from ltm.nn.block import KeysValues
 from ltm.nn.sampling import draw
 from ltm.nn.spans import check_ids, prepare_batch
-from ltm.nn.transformer import KeysValues
 from ltm.rng import SequenceRng
 
 

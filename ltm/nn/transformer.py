@@ -7,7 +7,6 @@ The residual stream stays in the parameters' dtype; matrix products run in `comp
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltm.devices import matmul_dtype
-from ltm.nn.attention import attend, causal_attention, rotations
-from ltm.nn.fused import norm_linear, rms_norm, rotated_heads, swiglu
+from ltm.nn.attention import rotations
+from ltm.nn.block import Block, KeysValues, RMSNorm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,135 +58,6 @@ class TransformerConfig:
         )
 
 
-KeysValues = tuple[Tensor, Tensor]
-
-
-class Linear(nn.Module):
-    """A bias-free product in the given dtype; the weight is cast once a call, or not at all when it already fits."""
-
-    def __init__(self, inputs: int, outputs: int, scale: float = 0.02):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs) * scale)
-
-    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        return F.linear(x.to(dtype), self.weight.to(dtype))
-
-
-class RMSNorm(nn.Module):
-    """RMSNorm with a learned scale, (..., D)."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight)
-
-
-class Block(nn.Module):
-    """Self-attention, cross-attention to the layer's latents where there are any, SwiGLU; pre-RMSNorm each.
-
-    With a condition, its linear maps shift and scale both norms' outputs and scale what both branches add (adaLN,
-    arXiv 2212.09748). The maps start at zero, where the block is the unconditioned one.
-    """
-
-    def __init__(self, config: TransformerConfig, *, causal: bool, cross_attention: bool, condition: int):
-        super().__init__()
-        D, self.heads, self.window, self.causal = config.width, config.heads, config.window, causal
-        residual = 0.02 / math.sqrt((3 if cross_attention else 2) * config.layers)
-        self.attention_norm = RMSNorm(D)
-        self.attention_in = Linear(D, 3 * D)
-        self.attention_out = Linear(D, D, residual)
-        if cross_attention:
-            self.cross_norm = RMSNorm(D)
-            self.cross_query = Linear(D, D)
-            self.cross_latents = Linear(D, 2 * D)
-            self.cross_out = Linear(D, D, residual)
-        self.mlp_norm = RMSNorm(D)
-        self.mlp_in = Linear(D, 2 * config.hidden)
-        self.mlp_out = Linear(config.hidden, D, residual)
-        self.modulation = Linear(condition, 6 * D, 0.0) if condition else None
-
-    @staticmethod
-    def _normed_linear(
-        x_BLD: Tensor,
-        norm: RMSNorm,
-        linear: Linear,
-        dtype: torch.dtype,
-        shift: Tensor | None = None,
-        scale: Tensor | None = None,
-    ) -> Tensor:
-        if shift is None or scale is None:
-            return norm_linear(x_BLD, norm.weight, linear.weight, dtype)
-        return linear(norm(x_BLD) * (1 + scale) + shift, dtype)
-
-    def modulations(self, condition_BE: Tensor | None, dtype: torch.dtype) -> Sequence[Tensor | None]:
-        """Shift, scale and gate of self-attention, then of the SwiGLU, (B, 1, D) each; six None without a condition."""
-        if self.modulation is None or condition_BE is None:
-            return (None,) * 6
-        return self.modulation(condition_BE, dtype)[:, None].chunk(6, -1)
-
-    def self_attend(
-        self,
-        x_BLD: Tensor,
-        rotations_LC: Tensor,
-        dtype: torch.dtype,
-        *,
-        past: KeysValues | None = None,
-        visible: Tensor | None = None,
-        modulations: Sequence[Tensor | None] = (None, None, None),
-    ) -> tuple[Tensor, KeysValues]:
-        """Add self-attention; also return the keys and values, `past` ones first, that later positions will need.
-
-        Args:
-            past: keys and values of earlier positions. A causal block without `visible` then takes one position
-                only, a decoding step.
-            visible: true where a query may look, broadcast to (B, H, L, K); it replaces the block's own rule.
-            modulations: shift, scale and gate.
-        """
-        shift, scale, gate = modulations
-        projected = self._normed_linear(x_BLD, self.attention_norm, self.attention_in, dtype, shift, scale)
-        q, k, v = rotated_heads(projected, rotations_LC, self.heads, rotated=2)
-        if past is not None:
-            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
-            if visible is None and self.causal and self.window is not None:
-                k, v = k[:, :, -self.window :], v[:, :, -self.window :]
-        if past is None and visible is None and self.causal:
-            attended = causal_attention(q, k, v, self.window)
-        else:
-            attended = attend(q, k, v, visible)
-        return gated(x_BLD, self.attention_out(attended.transpose(1, 2).flatten(2), dtype), gate), (k, v)
-
-    def latent_keys_values(self, z_BGD: Tensor, rotations_GC: Tensor, dtype: torch.dtype) -> KeysValues:
-        """Keys (rotated) and values of one layer's latents, (B, H, G, C) each."""
-        k, v = rotated_heads(self.cross_latents(z_BGD, dtype), rotations_GC, self.heads, rotated=1)
-        return k, v
-
-    def cross_queries(self, x_BLD: Tensor, rotations_LC: Tensor, dtype: torch.dtype) -> Tensor:
-        """Queries of the cross-attention, (B, H, L, C); they do not depend on this layer's latents."""
-        projected = self._normed_linear(x_BLD, self.cross_norm, self.cross_query, dtype)
-        (q,) = rotated_heads(projected, rotations_LC, self.heads, rotated=1)
-        return q
-
-    def cross_attend(self, x_BLD: Tensor, q_BHLC: Tensor, latents: KeysValues, dtype: torch.dtype) -> Tensor:
-        """Add what the latents say."""
-        attended = attend(q_BHLC, *latents)
-        return x_BLD + self.cross_out(attended.transpose(1, 2).flatten(2), dtype)
-
-    def mlp(
-        self, x_BLD: Tensor, dtype: torch.dtype, modulations: Sequence[Tensor | None] = (None, None, None)
-    ) -> Tensor:
-        """Add the SwiGLU (arXiv 2002.05202)."""
-        shift, scale, gate_BD = modulations
-        gate_and_up = self._normed_linear(x_BLD, self.mlp_norm, self.mlp_in, dtype, shift, scale)
-        return gated(x_BLD, self.mlp_out(swiglu(gate_and_up), dtype), gate_BD)
-
-
-def gated(x_BLD: Tensor, added_BLD: Tensor, gate: Tensor | None) -> Tensor:
-    """x + (1 + gate) added."""
-    return x_BLD + (added_BLD if gate is None else added_BLD * (1 + gate))
-
-
 class Stack(nn.Module):
     """Blocks and a final norm, from embeddings to hidden states.
 
@@ -211,7 +81,16 @@ class Stack(nn.Module):
             raise ValueError(f"attention in both directions has no window; set window=none, found {config.window}")
         self.config, self.causal, self.cross_attention, self.condition = config, causal, cross_attention, condition
         blocks = [
-            Block(config, causal=causal, cross_attention=cross_attention, condition=condition)
+            Block(
+                width=config.width,
+                heads=config.heads,
+                hidden=config.hidden,
+                window=config.window,
+                layers=config.layers,
+                causal=causal,
+                cross_attention=cross_attention,
+                condition=condition,
+            )
             for _ in range(config.layers)
         ]
         self.blocks: Sequence[Block] = nn.ModuleList(blocks)  # type: ignore[assignment]
