@@ -103,24 +103,29 @@ class VAE(LatentModel):
 
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> VAEConfig:
-        """Two layers of decoder and one of encoder, four latents of width 8."""
+        """Two layers of decoder, one of encoder, and four latents of width 8."""
         decoder = TransformerConfig.smallest(block_length, window=2)
         return VAEConfig(vocab_size=vocab_size, decoder=decoder, latents=4, encoder_layers=1, encoder_hidden=16)
 
     @classmethod
     def twin_config(cls, config: Any, *, vocab_size: int, block_length: int, width: int = 64, layers: int = 2) -> Any:
-        """See `LanguageModel.twin_config`; one layer of encoder, its hidden size in proportion."""
+        """See `LanguageModel.twin_config`; one layer of encoder, with hidden size in proportion to the width."""
         config = dataclasses.replace(
             config, encoder_layers=1, encoder_hidden=round(config.encoder_hidden * width / config.decoder.width)
         )
         return super().twin_config(config, vocab_size=vocab_size, block_length=block_length, width=width, layers=layers)
 
+    @property
+    def gaussian_posterior(self) -> bool:
+        """See `LatentModel.gaussian_posterior`; q is a point mass on codes with `bottleneck=vq`."""
+        return self.config.bottleneck != "vq"
+
     def encode(self, tokens_BL: Tensor, visible_BL: Tensor | None = None) -> Tensor:
-        """Hidden states (B, N, D) at the queries, which see BOS, each other and the visible tokens, all when None."""
+        """Return hidden states (B, N, D) at the queries, which see BOS, each other and the visible tokens."""
         (B, L), N, device = tokens_BL.shape, self.config.latents, tokens_BL.device
         text_BLD = self.decoder.embed(self.decoder.after_bos(tokens_BL))
         inputs = torch.cat([text_BLD, self.queries.expand(B, -1, -1)], 1)
-        # A query sits where the decoder places the latent that it becomes.
+        # A query has the position that the decoder gives to its latent.
         latents = self.latent_positions(device).double().repeat(self.latent_shape[0])
         positions = torch.cat([torch.arange(L + 1, device=device), latents])
         visible = None

@@ -107,6 +107,16 @@ class LatentModel(LanguageModel):
             latents=layers * config.latents // config.decoder.layers,
         )
 
+    @property
+    def gaussian_posterior(self) -> bool:
+        """True if q(z|x) is the Gaussian that `infer` returns; False if z is a code or the end of a chain."""
+        return True
+
+    @property
+    def fits_posterior(self) -> bool:
+        """True if z is inferred by gradient steps on each text, which `config.posterior` describes; no encoder does."""
+        return False
+
     @abstractmethod
     def infer(
         self,

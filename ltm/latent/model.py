@@ -80,6 +80,16 @@ class LatentThoughtModel(LatentModel):
         return "ais_bound" if name == "elbo" and self.config.inference == "langevin" else name
 
     @property
+    def gaussian_posterior(self) -> bool:
+        """See `LatentModel.gaussian_posterior`; Langevin chains have none."""
+        return self.config.inference != "langevin"
+
+    @property
+    def fits_posterior(self) -> bool:
+        """See `LatentModel.fits_posterior`; true whichever inference is configured."""
+        return True
+
+    @property
     def inference_matmul(self) -> str:
         """See `LanguageModel.inference_matmul`."""
         config = self.config.langevin if self.config.inference == "langevin" else self.config.posterior
