@@ -1,10 +1,11 @@
-"""Masked diffusion, MDLM (arXiv 2406.07524): the suite's own blocks, bidirectional, predict masked tokens.
+"""Masked diffusion language model, MDLM (arXiv 2406.07524): a bidirectional Transformer predicts masked tokens.
 
-SUBS by structure: the head has no row for the mask, and only masked positions are predicted. The schedule is log-linear
-(the mask rate is the time), the network is not told it, and the bound is the continuous-time one; see `masking.py`.
+The SUBS parameterisation holds by structure: the head has no row for the mask, and only masked positions are predicted.
+The schedule is log-linear (the mask rate is the time), the network is not conditioned on it, and the bound is that of
+continuous time; see `masking.py`. Shapes: B sequences, L tokens, N masked or wanted tokens, D width, V vocabulary.
 
-Sizes: the embedding is tied and counted once, with a row for the mask; there is no time embedding. So at depths
-4 / 8 / 16 the models are those of the AR control and 512 parameters: within 0.1% of ltm-small / medium / large.
+Sizes: the embedding is tied and counted once, with a row for the mask; there is no time embedding. At depths
+4 / 8 / 16 the models thus have 512 parameters more than the AR control: within 0.1% of ltm-small / medium / large.
 """
 
 from __future__ import annotations
@@ -28,12 +29,16 @@ from ltm.rng import SequenceRng, Stream
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MDLMConfig:
-    """A bidirectional Transformer, and how it generates, which changes neither training nor scoring.
+    """A bidirectional Transformer, and how it generates, which affects neither training nor scoring.
 
     Attributes:
-        sampler: `first_hitting`, one token an evaluation and exact; `ancestral`, `sampling_steps` equal steps of the
-            mask rate with an evaluation each; `cached`, the same samples without the evaluations that reveal nothing.
-        stride: new tokens of each canvas after the first, where a text outgrows a block; half a block when none.
+        sampler: `first_hitting`, one token per evaluation and exact; `ancestral`, one evaluation for each of
+            `sampling_steps` equal steps of the mask rate; `cached`, the same samples without the evaluations that
+            reveal nothing.
+        stride: new tokens of each canvas after the first, if a text exceeds a block; half a block if none.
+
+    Raises:
+        ValueError: see `check_settings`.
     """
 
     vocab_size: int = 0
@@ -53,7 +58,7 @@ def _matched_shape(layers: int) -> MDLMConfig:
 
 
 class MDLM(CanvasModel):
-    """Absorbing diffusion whose bound is a weighted mean of masked cross-entropies."""
+    """Absorbing diffusion; its bound is a weighted mean of cross-entropies of masked tokens."""
 
     family = "mdlm"
     config_class = MDLMConfig
@@ -83,11 +88,11 @@ class MDLM(CanvasModel):
         return MDLMConfig(vocab_size=vocab_size, decoder=decoder)
 
     def hidden_states(self, canvas_BL: Tensor, wanted_BL: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Hidden states (N, D) of the wanted positions, row-major, of texts with mask ids in them."""
+        """Return hidden states (N, D) of the wanted positions, row-major, for texts with mask ids in them."""
         return self.decoder(self.decoder.after_bos(canvas_BL), visible=visible)[:, 1:][wanted_BL]
 
     def training_loss(self, tokens_BL: Tensor, *, rng: Rng, progress: float = 1.0) -> Loss:
-        """The bound's estimate from one draw, mean nats a token."""
+        """Return minus the bound's estimate from one draw, in mean nats per token (continuous-time NELBO)."""
         everything = torch.ones_like(tokens_BL, dtype=torch.bool)
         rng = SequenceRng.of(rng, len(tokens_BL))
         (masks,) = draw_masks(everything, rng, draws=1, block_length=self.block_length)
@@ -106,19 +111,20 @@ class MDLM(CanvasModel):
         rng: Rng,
         only: str | None = None,
     ) -> dict[str, LikelihoodEstimate]:
-        """The continuous-time bound; given tokens are never masked, so it is that of the rest given them."""
+        """Return the continuous-time bound; given tokens are never masked, so it is conditional on them."""
         tokens_BL, given_BL, scored_BL = prepare_batch(tokens_BL, context, lengths, self.vocab_size)
         rng, draws = SequenceRng.of(rng, len(tokens_BL)), DRAWS if draws is None else draws
-        visible, found = visible_keys(given_BL | scored_BL), []
+        visible = visible_keys(given_BL | scored_BL)
+        nats_per_draw: list[Tensor] = []
         for masks in draw_masks(scored_BL, rng, draws=draws, block_length=self.block_length):
             h_ND = self.hidden_states(tokens_BL.masked_fill(masks.masked_BL, self.mask_id), masks.masked_BL, visible)
             nats_BL = torch.zeros_like(masks.weight_BL)
             nats_BL[masks.masked_BL] = token_nats(h_ND, self.decoder.head(), tokens_BL[masks.masked_BL]).double()
-            found.append((masks.weight_BL * nats_BL).sum(1))
-        return diffusion_bound(torch.stack(found), scored_BL.sum(1))
+            nats_per_draw.append((masks.weight_BL * nats_BL).sum(1))
+        return diffusion_bound(torch.stack(nats_per_draw), scored_BL.sum(1))
 
     def predict(self, canvas_BL: Tensor, rate_B: Tensor, wanted_BL: Tensor) -> Tensor:
-        """Logits of the wanted positions (N, V - 1); the rate is not looked at."""
+        """Return logits (N, V - 1) of the wanted positions; the rate is ignored."""
         return self.hidden_states(canvas_BL, wanted_BL).to(self.decoder.dtype) @ self.decoder.head().T
 
     def fill(self, canvas_BL: Tensor, noise: Stream, sampling: Sampling) -> tuple[Tensor, Tensor]:
@@ -137,13 +143,13 @@ class MDLM(CanvasModel):
         )
 
     def cost(self, length: int) -> Cost:
-        """The published AR rows' convention, 6P + 12LdN, and what this code executes; generation fills one canvas.
+        """Count the papers' 6P + 12LdN, and the FLOPs that this code executes; generation fills one canvas.
 
-        The head is paid for masked tokens only, on average (n + 1) / 2 of n.
+        The head runs for masked tokens only, on average (n + 1) / 2 of n.
         """
         P, c = sum(p.numel() for p in self.parameters()), self.config.decoder
         stack = StackFlops.of(c, self.vocab_size - 1, length + 1)
-        blocks = (stack.forward - stack.head) * (length + 1) / length  # BOS is computed, and is no token
+        blocks = (stack.forward - stack.head) * (length + 1) / length  # BOS is computed but is not a token
         forward = blocks + stack.head * (length + 1) / (2 * length)
         steps = self.config.sampling_steps
         evaluations = {

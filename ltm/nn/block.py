@@ -18,10 +18,11 @@ from ltm.nn.attention import attend, causal_attention
 from ltm.nn.fused import norm_linear, rms_norm, rotated_heads, swiglu
 
 KeysValues = tuple[Tensor, Tensor]
+"""One layer's keys and values, (B, H, K, C) each."""
 
 
 class Linear(nn.Module):
-    """A bias-free product in the given dtype; the weight is cast once a call, or not at all when it already fits."""
+    """A linear map without bias, in the dtype given; each call casts the weight, unless it has that dtype already."""
 
     def __init__(self, inputs: int, outputs: int, scale: float = 0.02):
         super().__init__()
@@ -32,7 +33,7 @@ class Linear(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """RMSNorm with a learned scale, (..., D)."""
+    """RMSNorm with a learned scale, over the last dimension of (..., D)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -43,10 +44,18 @@ class RMSNorm(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention to the layer's latents where there are any, SwiGLU; pre-RMSNorm each.
+    """Self-attention, cross-attention to the layer's latents if there are any, SwiGLU; an RMSNorm before each.
 
-    With a condition, its linear maps shift and scale both norms' outputs and scale what both branches add (adaLN,
-    arXiv 2212.09748). The maps start at zero, where the block is the unconditioned one.
+    A condition, if there is one, shifts and scales the outputs of both norms and scales what both branches add, by
+    linear maps (adaLN, arXiv 2212.09748). The maps start at zero, which leaves the block as it is without a condition.
+
+    Args:
+        width, heads, hidden: D, H, and hidden units of the SwiGLU.
+        window: positions that a causal block attends to, its own included; None for the whole past.
+        layers: depth of the stack, by which initial weights of the residual branches are scaled.
+        causal: each position sees itself and the past only.
+        cross_attention: also attend to the layer's latents.
+        condition: E, width of the condition vector; 0 for none.
     """
 
     def __init__(
@@ -91,7 +100,7 @@ class Block(nn.Module):
         return linear(norm(x_BLD) * (1 + scale) + shift, dtype)
 
     def modulations(self, condition_BE: Tensor | None, dtype: torch.dtype) -> Sequence[Tensor | None]:
-        """Shift, scale and gate of self-attention, then of the SwiGLU, (B, 1, D) each; six None without a condition."""
+        """Return shift, scale and gate of self-attention, then of the SwiGLU, (B, 1, D) each; or six None."""
         if self.modulation is None or condition_BE is None:
             return (None,) * 6
         return self.modulation(condition_BE, dtype)[:, None].chunk(6, -1)
@@ -106,13 +115,13 @@ class Block(nn.Module):
         visible: Tensor | None = None,
         modulations: Sequence[Tensor | None] = (None, None, None),
     ) -> tuple[Tensor, KeysValues]:
-        """Add self-attention; also return the keys and values, `past` ones first, that later positions will need.
+        """Add self-attention; also return the keys and values that later positions need, those of `past` first.
 
         Args:
-            past: keys and values of earlier positions. A causal block without `visible` then takes one position
-                only, a decoding step.
+            past: keys and values of earlier positions. With it, a causal block without `visible` takes a single
+                position, a decoding step.
             visible: true where a query may look, broadcast to (B, H, L, K); it replaces the block's own rule.
-            modulations: shift, scale and gate.
+            modulations: shift, scale and gate, from `modulations`.
         """
         shift, scale, gate = modulations
         projected = self._normed_linear(x_BLD, self.attention_norm, self.attention_in, dtype, shift, scale)
@@ -128,18 +137,18 @@ class Block(nn.Module):
         return gated(x_BLD, self.attention_out(attended.transpose(1, 2).flatten(2), dtype), gate), (k, v)
 
     def latent_keys_values(self, z_BGD: Tensor, rotations_GC: Tensor, dtype: torch.dtype) -> KeysValues:
-        """Keys (rotated) and values of one layer's latents, (B, H, G, C) each."""
+        """Return keys (rotated) and values of one layer's latents, (B, H, G, C) each."""
         k, v = rotated_heads(self.cross_latents(z_BGD, dtype), rotations_GC, self.heads, rotated=1)
         return k, v
 
     def cross_queries(self, x_BLD: Tensor, rotations_LC: Tensor, dtype: torch.dtype) -> Tensor:
-        """Queries of the cross-attention, (B, H, L, C); they do not depend on this layer's latents."""
+        """Return queries of the cross-attention, (B, H, L, C); they do not depend on this layer's latents."""
         projected = self._normed_linear(x_BLD, self.cross_norm, self.cross_query, dtype)
         (q,) = rotated_heads(projected, rotations_LC, self.heads, rotated=1)
         return q
 
     def cross_attend(self, x_BLD: Tensor, q_BHLC: Tensor, latents: KeysValues, dtype: torch.dtype) -> Tensor:
-        """Add what the latents say."""
+        """Add cross-attention to the latents' keys and values."""
         attended = attend(q_BHLC, *latents)
         return x_BLD + self.cross_out(attended.transpose(1, 2).flatten(2), dtype)
 
@@ -153,5 +162,5 @@ class Block(nn.Module):
 
 
 def gated(x_BLD: Tensor, added_BLD: Tensor, gate: Tensor | None) -> Tensor:
-    """x + (1 + gate) added."""
+    """Return x + (1 + gate) added; x + added without a gate."""
     return x_BLD + (added_BLD if gate is None else added_BLD * (1 + gate))

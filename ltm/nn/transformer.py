@@ -1,8 +1,8 @@
-"""One stack of Transformer blocks for every model: RMSNorm, RoPE, self-attention, cross-attention, SwiGLU.
+"""The Transformer stack that every model uses: blocks, a final norm, and a tied embedding and head.
 
-Self-attention is causal within a window, or bidirectional, or whatever a mask allows. Shapes: B sequences, L positions,
-K keys, D width, H heads, C channels of a head, G latent vectors a layer, E width of a condition.
-The residual stream stays in the parameters' dtype; matrix products run in `compute_dtype`.
+Self-attention is causal within a window, bidirectional, or whatever a mask allows; see `block.py`. Shapes: B sequences,
+L positions, K keys, D width, H heads, C channels per head, G latent vectors per layer, E width of a condition, V
+vocabulary. The residual stream stays in the parameters' dtype; matrix products run in `compute_dtype`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,16 @@ from ltm.nn.block import Block, KeysValues, RMSNorm
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransformerConfig:
-    """Shape of a stack. The `window` of a causal one counts the position itself; None attends to the whole past."""
+    """Shape of a stack.
+
+    Attributes:
+        layers, width, heads, hidden: number of blocks, D, H, and hidden units of the SwiGLU.
+        max_length: the most positions of a sequence, BOS included.
+        window: positions that a causal stack attends to, its own included; None for the whole past.
+
+    Raises:
+        ValueError: a size below 1, fewer than two positions, or not an even number of channels per head.
+    """
 
     layers: int
     width: int
@@ -42,11 +51,11 @@ class TransformerConfig:
 
     @classmethod
     def smallest(cls, block_length: int, *, window: int | None) -> TransformerConfig:
-        """Two layers of width 8 for blocks of `block_length` tokens: what a family's `miniature` is made of."""
+        """The stack of the families' `miniature`: two layers of width 8, for blocks of `block_length` tokens."""
         return cls(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=window)
 
     def resized(self, *, layers: int, width: int, max_length: int) -> TransformerConfig:
-        """The same in small: hidden size in proportion to the width, window to the length, 16 channels a head or so."""
+        """A smaller stack: hidden size in proportion to the width, window to the length, about 16 channels per head."""
         window = None if self.window is None else max(2, round(self.window * max_length / self.max_length))
         return TransformerConfig(
             layers=layers,
@@ -59,18 +68,19 @@ class TransformerConfig:
 
 
 class Stack(nn.Module):
-    """Blocks and a final norm, from embeddings to hidden states.
+    """Blocks and a final norm: embeddings in, hidden states out.
 
     Args:
-        causal: a position sees itself and the past, at most `config.window` positions; otherwise it sees all, and
-            `config.window` must be None.
-        condition: width of the condition vector, 0 for none.
+        causal: each position sees itself and the past, at most `config.window` positions; otherwise every position
+            sees all others, and `config.window` must be None.
+        cross_attention: every block also attends to its layer's latents.
+        condition: E, width of the condition vector; 0 for none.
 
     Attributes:
         compute_dtype: dtype of matrix products; None means the parameters' own.
 
     Raises:
-        ValueError: a window without causality.
+        ValueError: a window in a stack that is not causal.
     """
 
     def __init__(
@@ -78,7 +88,7 @@ class Stack(nn.Module):
     ):
         super().__init__()
         if not causal and config.window is not None:
-            raise ValueError(f"attention in both directions has no window; set window=none, found {config.window}")
+            raise ValueError(f"bidirectional attention has no window; set window=none, found {config.window}")
         self.config, self.causal, self.cross_attention, self.condition = config, causal, cross_attention, condition
         blocks = [
             Block(
@@ -99,14 +109,14 @@ class Stack(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of matrix products; float64 parameters are never computed with less."""
+        """Dtype of matrix products; always float64 for float64 parameters."""
         master = self.norm.weight.dtype
         return master if self.compute_dtype is None or master == torch.float64 else self.compute_dtype
 
     def matmul_dtype(self, setting: str) -> torch.dtype:
-        """The dtype of matrix products that a `ltm.devices.Matmul` setting means here; `auto` by products of this size.
+        """Resolve a `ltm.devices.Matmul` setting to a dtype; `auto` chooses by timing products of this stack's size.
 
-        Float64 parameters are never computed with less.
+        Float64 parameters always give float64.
         """
         weight = self.norm.weight
         if weight.dtype == torch.float64:
@@ -114,7 +124,7 @@ class Stack(nn.Module):
         return matmul_dtype(setting, weight.device, inputs=self.config.width, outputs=2 * self.config.hidden)
 
     def rotations(self, positions: Tensor) -> Tensor:
-        """RoPE rotations for given positions, which may be fractions."""
+        """RoPE rotations (L, C/2), complex, for positions (L,), which may be fractions."""
         return rotations(positions, self.config.width // self.config.heads, self.norm.weight.dtype)
 
     def run(
@@ -127,13 +137,14 @@ class Stack(nn.Module):
         visible: Tensor | None = None,
         condition_BE: Tensor | None = None,
     ) -> tuple[Tensor, list[KeysValues]]:
-        """Hidden states (B, L, D) after the final norm, and each layer's keys and values, `past` ones first.
+        """Return hidden states (B, L, D) after the final norm, and each layer's keys and values, those of `past` first.
 
         Args:
-            positions_L: for RoPE; 0 .. L-1 when None.
+            x_BLD: embeddings.
+            positions_L: positions for RoPE; 0 .. L-1 when None.
             latents: each layer's keys and values for cross-attention.
             past, visible: see `Block.self_attend`.
-            condition_BE: one vector a sequence, for a stack that was made with one.
+            condition_BE: one vector per sequence, if the stack was made with `condition`.
         """
         if positions_L is None:
             positions_L = torch.arange(x_BLD.shape[1], device=x_BLD.device)
@@ -157,13 +168,13 @@ class Stack(nn.Module):
 
 
 class Transformer(Stack):
-    """A stack with an embedding. The head is the embedding itself, less BOS and all after it, which are never output.
+    """A stack with an embedding. The head is the embedding without BOS and the ids after it, which are never output.
 
     Args:
-        vocab_size: V, ids of the tokenizer, of which BOS is the last.
-        extra_inputs: further ids V, V + 1, ... that are inputs only, such as a mask.
+        vocab_size: V, ids of the tokenizer and BOS, the last one.
+        extra_inputs: number of further ids V, V + 1, ... that are inputs only, such as a mask.
 
-    The rest is as in `Stack`.
+    The other arguments are those of `Stack`.
     """
 
     def __init__(
@@ -176,7 +187,7 @@ class Transformer(Stack):
         cross_attention: bool = False,
         condition: int = 0,
     ):
-        # Drawn first: an encoder added later changes no other weight under a seed.
+        # Drawn first, so that an encoder added later changes no other weight under the same seed.
         embedding = torch.randn(vocab_size + extra_inputs, config.width) * 0.02
         super().__init__(config, causal=causal, cross_attention=cross_attention, condition=condition)
         self.vocab_size, self.extra_inputs = vocab_size, extra_inputs
@@ -184,7 +195,7 @@ class Transformer(Stack):
 
     @property
     def block_length(self) -> int:
-        """The most tokens that fit beside the BOS."""
+        """The most tokens that fit after the BOS."""
         return self.config.max_length - 1
 
     @property
@@ -193,9 +204,9 @@ class Transformer(Stack):
         return self.embedding.device
 
     def frozen(self, dtype: torch.dtype | None) -> Transformer:
-        """A copy without gradients whose matrices are cast to `dtype` once; shares memory where nothing is cast.
+        """Return a copy without gradients whose matrices are cast to `dtype` once; what is not cast shares memory.
 
-        The embedding keeps its dtype for look-ups; see `head`.
+        The embedding keeps its dtype for look-ups; `head` casts it.
         """
         with torch.device("meta"):
             copy = Transformer(
@@ -207,28 +218,28 @@ class Transformer(Stack):
                 condition=self.condition,
             )
         copy.compute_dtype = dtype
-        own = self.norm.weight.dtype if dtype is None or self.norm.weight.dtype == torch.float64 else dtype
+        target = self.norm.weight.dtype if dtype is None or self.norm.weight.dtype == torch.float64 else dtype
         state = {
-            name: p.detach().to(own) if p.ndim > 1 and name != "embedding" else p.detach()
+            name: p.detach().to(target) if p.ndim > 1 and name != "embedding" else p.detach()
             for name, p in self.named_parameters()
         }
         copy.load_state_dict(state, assign=True)
         return copy.requires_grad_(False).train(self.training)
 
     def head(self) -> Tensor:
-        """The output matrix (V - 1, D): the tied embedding of every id before BOS, in the compute dtype."""
+        """Return the output matrix (V - 1, D): the embedding of every id before BOS, in the compute dtype."""
         return self.embedding[: self.vocab_size - 1].to(self.dtype)
 
     def embed(self, inputs_BL: Tensor) -> Tensor:
-        """Embeddings (B, L, D). Not by indexing, whose gradient is summed in an order that differs between runs."""
+        """Look up embeddings, (B, L, D). Indexing would sum its gradient in an order that differs between runs."""
         return F.embedding(inputs_BL, self.embedding)
 
     def after_bos(self, tokens_BL: Tensor) -> Tensor:
-        """BOS, then all tokens, (B, L + 1)."""
+        """Put BOS before the tokens, (B, L + 1)."""
         return F.pad(tokens_BL, (1, 0), value=self.vocab_size - 1)
 
     def with_bos(self, tokens_BL: Tensor) -> Tensor:
-        """Inputs of a teacher-forced pass: BOS, then all tokens but the last, (B, L)."""
+        """Return the inputs of a teacher-forced pass, (B, L): BOS, then all tokens but the last."""
         return self.after_bos(tokens_BL)[:, :-1]
 
     def forward(
@@ -239,13 +250,13 @@ class Transformer(Stack):
         visible: Tensor | None = None,
         condition_BE: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states (B, L, D) after the final norm, for inputs at positions 0 .. L-1."""
+        """Return hidden states (B, L, D) after the final norm, for inputs at positions 0 .. L-1."""
         return self.run(self.embed(inputs_BL), latents=latents, visible=visible, condition_BE=condition_BE)[0]
 
     def decode(
         self, inputs_BL: Tensor, start: int, latents: list[KeysValues] | None, past: list[KeysValues] | None
     ) -> tuple[Tensor, list[KeysValues]]:
-        """Logits (B, V - 1) after the last of `inputs_BL`, which sit at positions `start`.., and the KV cache."""
+        """Return logits (B, V - 1) after the last of `inputs_BL`, whose first position is `start`, and the KV cache."""
         positions_L = torch.arange(start, start + inputs_BL.shape[1], device=inputs_BL.device)
         h_BLD, cache = self.run(self.embed(inputs_BL), positions_L=positions_L, latents=latents, past=past)
         return h_BLD[:, -1].to(self.dtype) @ self.head().T, cache
