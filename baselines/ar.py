@@ -1,6 +1,7 @@
-"""Autoregressive control: the LTM's own blocks without cross-attention, scored exactly.
+"""Autoregressive control: the LTM's blocks without cross-attention, scored exactly.
 
-Depths 4 / 8 / 16 match ltm-small / medium / large in parameters within 0.1%.
+Depths 4 / 8 / 16 match ltm-small / medium / large in parameters within 0.1%. Shapes: B sequences, L tokens, N = B L
+tokens, D width.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ltm.api import Cost, Loss, Preset, Rng
-from ltm.nn.flops import StackFlops
+from ltm.nn.flops import StackFlops, paper_train_flops
 from ltm.nn.left_to_right import ExactModel
 from ltm.nn.output_head import mean_nll, token_nats
 from ltm.nn.transformer import Transformer, TransformerConfig
@@ -21,7 +22,7 @@ from ltm.recipes import published_recipe, tiny_recipe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ARConfig:
-    """An autoregressive Transformer; `decoder.window=none` gives full attention."""
+    """An autoregressive Transformer; `decoder.window=none` makes it attend to the whole past."""
 
     vocab_size: int = 0
     decoder: TransformerConfig
@@ -34,7 +35,7 @@ def _matched_shape(layers: int) -> ARConfig:
 
 
 class Autoregressive(ExactModel):
-    """p(x) as a product of next-token probabilities."""
+    """A causal Transformer; p(x) is the product of its next-token probabilities."""
 
     family = "ar"
     config_class = ARConfig
@@ -60,43 +61,43 @@ class Autoregressive(ExactModel):
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> ARConfig:
         """Two layers of width 8."""
-        decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=2)
+        decoder = TransformerConfig.smallest(block_length, window=2)
         return ARConfig(vocab_size=vocab_size, decoder=decoder)
 
     @property
     def left_to_right(self) -> Transformer:
-        """The network."""
+        """The decoder."""
         return self.decoder
 
     def token_nats(self, tokens_BL: Tensor) -> Tensor:
-        """log p of every token, (B, L), without a gradient."""
+        """Return log p of every token in nats, (B, L), without a gradient."""
         h_ND = self.decoder(self.decoder.with_bos(tokens_BL)).flatten(0, 1)
         return token_nats(h_ND, self.decoder.head(), tokens_BL.flatten()).view(tokens_BL.shape)
 
     def training_loss(self, tokens_BL: Tensor, *, rng: Rng, progress: float = 1.0) -> Loss:
-        """Mean next-token NLL."""
+        """Return the mean next-token NLL, in nats per token."""
         h_BLD = self.decoder(self.decoder.with_bos(tokens_BL))
         return Loss(value=mean_nll(h_BLD, self.decoder.head(), tokens_BL))
 
     @torch.no_grad()
     def features(self, tokens_BL: Tensor, lengths: Tensor) -> Tensor:
-        """Mean over tokens of the token's embedding times the state before it: its logit, by dimensions.
+        """Return the mean over tokens of embedding times previous hidden state, (B, D): a token's logit by dimension.
 
-        A small network's state at the last token, which large ones are compared by, says little of a text as a whole;
-        how well each dimension foresees the tokens says what is written and whether the words are in order.
+        Large networks are compared by their state at the last token. In a small network it says little about the text
+        as a whole; how well each dimension predicts the tokens reflects both their content and their order.
         """
         h_BLD = self.decoder(self.decoder.with_bos(tokens_BL))
         text_BL = torch.arange(tokens_BL.shape[1], device=tokens_BL.device) < lengths[:, None]
-        foreseen_BLD = (h_BLD * self.decoder.embed(tokens_BL)).masked_fill(~text_BL[..., None], 0.0)
-        return foreseen_BLD.sum(1) / lengths[:, None]
+        predicted_BLD = (h_BLD * self.decoder.embed(tokens_BL)).masked_fill(~text_BL[..., None], 0.0)
+        return predicted_BLD.sum(1) / lengths[:, None]
 
     def cost(self, length: int) -> Cost:
-        """The published AR rows' convention, 6P + 12LdN, and what this code executes."""
+        """Count the papers' 6P + 12LdN, and the FLOPs that this code executes."""
         P, c = sum(p.numel() for p in self.parameters()), self.config.decoder
         forward = StackFlops.of(c, self.vocab_size - 1, length).forward
         return Cost(
             parameters=P,
-            paper_train_flops_per_token=6 * P + 12 * c.layers * c.width * (length + 1),
+            paper_train_flops_per_token=paper_train_flops(P, c.layers, c.width, length + 1),
             train_flops_per_token=3 * forward,
             score_flops_per_token=forward,
             generate_flops_per_token=forward,

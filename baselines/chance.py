@@ -1,7 +1,7 @@
-"""What blind guessing scores on questions with a number for an answer: the rows that a model has to beat.
+"""Blind guessing on questions whose answer is a number: reference rows that a model has to beat.
 
-Each sees the training questions and answers, and at most the numbers of the question it is asked; none reads a word.
-What they write goes through the same extraction as any model's text.
+Each guesser sees the training questions and answers, and at most the numbers of the question asked; none reads a word.
+Their texts go through the same extraction as any model's text.
 """
 
 from __future__ import annotations
@@ -24,42 +24,46 @@ _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 
 
 class ChanceModel(ABC):
-    """Fit it, then ask it; it may be asked before it is fitted only where it learns nothing."""
+    """A guesser: `fit`, then ask for `answers`. Only one that learns nothing may be asked before it is fitted."""
 
     @abstractmethod
     def fit(self, questions: Sequence[str], answers: Sequence[str]) -> ChanceModel:
-        """Learn from training data; returns itself.
+        """Learn from training data; return the model itself.
 
         Args:
             answers: each a number, or a solution with the number after `####`.
 
         Raises:
-            UserError: as many questions as answers were expected, or there are none.
+            UserError: not as many questions as answers, or none.
         """
 
     @abstractmethod
     def answers(self, question: str, n: int, generator: torch.Generator) -> list[str]:
-        """The texts of `n` generations for one question, empty where there is nothing to say."""
+        """Return the texts of `n` generations for one question, empty if there is no number to give.
+
+        Raises:
+            UserError: the model has something to learn and was not fitted.
+        """
 
 
 def final_number(answer: str) -> str:
-    """The answer itself, of a solution what follows `####`; without commas."""
+    """Return the answer without commas; from a solution, what follows `####`."""
     return answer.rpartition("####")[2].strip().replace(",", "")
 
 
 def numbers_in(question: str) -> list[str]:
-    """The numbers written in digits, in order, without commas: "1,200 for 2.50" has 1200 and 2.50."""
+    """Return the numbers written in digits, in order, without commas: "1,200 for 2.50" gives 1200 and 2.50."""
     return [match.replace(",", "") for match in _NUMBER.findall(question)]
 
 
 def text_of(numbers: Sequence[str]) -> str:
-    """A generation that says some numbers, the last of them as the answer."""
+    """Return a text with these numbers, the last of them as the answer."""
     return " ".join([*numbers[:-1], "####", numbers[-1]]) if numbers else ""
 
 
 @dataclass(slots=True, kw_only=True)
 class Constants(ChanceModel):
-    """The commonest training answers, one a generation, the same for every question; in turn beyond the `k` of them."""
+    """The `k` most common training answers, one per generation, repeated in turn; the same for every question."""
 
     k: int = 5
     _commonest: tuple[str, ...] = field(default=(), repr=False)
@@ -68,24 +72,25 @@ class Constants(ChanceModel):
         _at_least_one("k", self.k)
 
     def fit(self, questions: Sequence[str], answers: Sequence[str]) -> Constants:
-        """Count the answers; of two as common, the one that comes first."""
+        """Count the answers; ties go to the one that occurs first."""
         _check(questions, answers)
         self._commonest = tuple(number for number, _ in Counter(map(final_number, answers)).most_common(self.k))
         return self
 
     def answers(self, question: str, n: int, generator: torch.Generator) -> list[str]:
-        """Nothing is drawn."""
+        """Return the most common answers in turn; nothing is drawn."""
         _check_fitted(self._commonest)
         return [text_of([self._commonest[i % len(self._commonest)]]) for i in range(n)]
 
 
 @dataclass(slots=True, kw_only=True)
 class Prior(ChanceModel):
-    """Numbers drawn independently from those of the training answers, or of the training questions.
+    """Numbers drawn independently from the training answers, or from the training questions.
 
     Attributes:
-        numbers: how many a generation says; the last is its answer. Under a rule that looks for the answer anywhere in
-            the text, more is better.
+        numbers: numbers per generation; the last is its answer. If a rule looks for the answer anywhere in the text,
+            more numbers score better.
+        source: where numbers are drawn from.
     """
 
     numbers: int = 1
@@ -98,7 +103,7 @@ class Prior(ChanceModel):
             raise UserError(f"source: expected answers or questions, found {self.source!r}")
 
     def fit(self, questions: Sequence[str], answers: Sequence[str]) -> Prior:
-        """Keep every number, as often as it occurs."""
+        """Keep every number as often as it occurs."""
         _check(questions, answers)
         if self.source == "answers":
             self._values = tuple(map(final_number, answers))
@@ -107,7 +112,7 @@ class Prior(ChanceModel):
         return self
 
     def answers(self, question: str, n: int, generator: torch.Generator) -> list[str]:
-        """Draws with replacement."""
+        """Draw with replacement."""
         _check_fitted(self._values)
         drawn = torch.randint(len(self._values), (n, self.numbers), generator=generator)
         return [text_of([self._values[i] for i in row]) for row in drawn.tolist()]
@@ -115,22 +120,22 @@ class Prior(ChanceModel):
 
 @dataclass(slots=True, kw_only=True)
 class Copied(ChanceModel):
-    """Numbers of the question, in random order, each said once before any is said again."""
+    """Numbers of the question in random order, each used once before any is repeated."""
 
     def fit(self, questions: Sequence[str], answers: Sequence[str]) -> Copied:
         """There is nothing to learn."""
         return self
 
     def answers(self, question: str, n: int, generator: torch.Generator) -> list[str]:
-        """Distinct numbers of the question."""
+        """Return distinct numbers of the question."""
         return _without_repeats(numbers_in(question), n, generator)
 
 
 @dataclass(slots=True, kw_only=True)
 class OneOperation(ChanceModel):
-    """Sums, differences, products and quotients of two numbers of the question, whole and positive ones, at random.
+    """Whole, positive sums, differences, products and quotients of two numbers of the question, in random order.
 
-    As for `Copied`, each distinct result is said once before any is said again.
+    As in `Copied`, each distinct result is used once before any is repeated.
     """
 
     def fit(self, questions: Sequence[str], answers: Sequence[str]) -> OneOperation:
@@ -138,12 +143,12 @@ class OneOperation(ChanceModel):
         return self
 
     def answers(self, question: str, n: int, generator: torch.Generator) -> list[str]:
-        """Distinct results."""
+        """Return distinct results."""
         return _without_repeats(one_operation(numbers_in(question)), n, generator)
 
 
 def one_operation(numbers: Iterable[str]) -> list[str]:
-    """The distinct whole, positive results of one operation on two of the numbers, taken from different places."""
+    """Return the distinct whole, positive results of one operation on two of the numbers, at different positions."""
     results: dict[Fraction, None] = {}
     for a, b in permutations(map(Fraction, numbers), 2):
         for result in (a + b, a - b, a * b, *([a / b] if b else [])):
@@ -173,7 +178,7 @@ def _check_fitted(learnt: Sequence[str]) -> None:
         raise UserError("this chance model has learnt no number; fit it on training questions and answers first")
 
 
-# Under names of their own, for the entry points.
+# Variants of `Prior`, named so that entry points can refer to them.
 TwoNumbers = functools.partial(Prior, numbers=2)
 FiveNumbers = functools.partial(Prior, numbers=5)
 QuestionNumbers = functools.partial(Prior, source="questions")

@@ -1,10 +1,10 @@
 """The LTM's decoder with an amortised encoder: q(z|x) in one pass instead of by gradient steps (arXiv 1312.6114).
 
-The encoder reads BOS, the text and one learned query a latent vector, in both directions, and shares the decoder's
-embedding. What comes out at the queries is a Gaussian's mean and log variance or, with `bottleneck=vq`, a code. The
-depths of decoder and encoder, 2 + 1 / 2 + 1 / 4 + 2 / 8 + 4, match ltm-tiny / small / medium / large in parameters
-within 0.5%: the tied embedding, which is also the head and the encoder's, counted once; queries, and of vae-vq-tiny
-codebook and code prior, included. Shapes: B texts, L tokens, Y layers, G latent vectors a layer (N = Y G), D width.
+The encoder reads BOS, the text and one learned query per latent vector, bidirectionally, and shares the decoder's
+embedding. Its output at a query is a Gaussian's mean and log variance or, with `bottleneck=vq`, a code. Depths of
+decoder + encoder of 2 + 1 / 2 + 1 / 4 + 2 / 8 + 4 match ltm-tiny / small / medium / large in parameters within 0.5%.
+The tied embedding, which is also the head and the encoder's, is counted once; queries and, for vae-vq-tiny, codebook
+and code prior are included. Shapes: B texts, L tokens, Y layers, G latent vectors per layer (N = Y G), D width.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from baselines.vq import Codebook, VQConfig
 from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng
 from ltm.latent.base import DRAWS, LatentConfig, LatentModel, ScoringBatch
 from ltm.latent.posterior import Posterior
+from ltm.nn.block import Linear
 from ltm.nn.flops import StackFlops
 from ltm.nn.output_head import mean_nll
-from ltm.nn.transformer import Linear, Stack, TransformerConfig
+from ltm.nn.transformer import Stack, TransformerConfig
 from ltm.recipes import published_recipe, tiny_recipe
 from ltm.rng import SequenceRng
 
@@ -34,7 +35,8 @@ class VAEConfig(LatentConfig):
 
     Attributes:
         encoder_layers, encoder_hidden: depth and hidden size of the encoder; width and heads are the decoder's.
-        bottleneck: `gaussian`, or `vq`: codes of `vq` with a learned prior, without KL warm-up and free bits.
+        bottleneck: `gaussian`, or `vq`: codes with a learned prior, without KL warm-up and free bits.
+        vq: codebook and prior of `bottleneck=vq`.
     """
 
     encoder_layers: int
@@ -43,8 +45,8 @@ class VAEConfig(LatentConfig):
     vq: VQConfig = field(default_factory=VQConfig)
 
     def __post_init__(self) -> None:
-        LatentConfig.__post_init__(self)  # slots make a new class, which a bare super() does not know
-        _ = self.encoder, self.vq.prior(self.latents)  # their own checks
+        LatentConfig.__post_init__(self)  # slots create a new class, which a bare super() does not know
+        _ = self.encoder, self.vq.prior(self.latents)  # run their checks
 
     @property
     def encoder(self) -> TransformerConfig:
@@ -75,7 +77,7 @@ def _tiny(encoder_hidden: int, bottleneck: Literal["gaussian", "vq"]) -> Preset:
 
 
 class VAE(LatentModel):
-    """The decoder, and an encoder that says q(z|x) at once."""
+    """The decoder, and an encoder that gives q(z|x) in one pass."""
 
     family = "vae"
     config_class = VAEConfig
@@ -100,31 +102,31 @@ class VAE(LatentModel):
         else:
             self.codebook = Codebook(config.vq, config.latents, D)
 
-    @property
-    def gaussian_posterior(self) -> bool:
-        """False for codes."""
-        return self.config.bottleneck != "vq"
-
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> VAEConfig:
-        """Two layers of decoder and one of encoder, four latents of width 8."""
-        decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=2)
+        """Two layers of decoder, one of encoder, and four latents of width 8."""
+        decoder = TransformerConfig.smallest(block_length, window=2)
         return VAEConfig(vocab_size=vocab_size, decoder=decoder, latents=4, encoder_layers=1, encoder_hidden=16)
 
     @classmethod
     def twin_config(cls, config: Any, *, vocab_size: int, block_length: int, width: int = 64, layers: int = 2) -> Any:
-        """See `LanguageModel.twin_config`; one layer of encoder, its hidden size in proportion."""
+        """See `LanguageModel.twin_config`; one layer of encoder, with hidden size in proportion to the width."""
         config = dataclasses.replace(
             config, encoder_layers=1, encoder_hidden=round(config.encoder_hidden * width / config.decoder.width)
         )
         return super().twin_config(config, vocab_size=vocab_size, block_length=block_length, width=width, layers=layers)
 
+    @property
+    def gaussian_posterior(self) -> bool:
+        """See `LatentModel.gaussian_posterior`; q is a point mass on codes with `bottleneck=vq`."""
+        return self.config.bottleneck != "vq"
+
     def encode(self, tokens_BL: Tensor, visible_BL: Tensor | None = None) -> Tensor:
-        """Hidden states (B, N, D) at the queries, which see BOS, each other and the visible tokens, all when None."""
+        """Return hidden states (B, N, D) at the queries, which see BOS, each other and the visible tokens."""
         (B, L), N, device = tokens_BL.shape, self.config.latents, tokens_BL.device
         text_BLD = self.decoder.embed(self.decoder.after_bos(tokens_BL))
         inputs = torch.cat([text_BLD, self.queries.expand(B, -1, -1)], 1)
-        # A query sits where the decoder places the latent that it becomes.
+        # A query has the position that the decoder gives to its latent.
         latents = self.latent_positions(device).double().repeat(self.latent_shape[0])
         positions = torch.cat([torch.arange(L + 1, device=device), latents])
         visible = None
@@ -143,17 +145,17 @@ class VAE(LatentModel):
         purpose: str = "fit",
         start: Posterior | None = None,
     ) -> Posterior:
-        """q(z|x) from one pass of the encoder; it needs no noise, and starts nowhere."""
+        """Return q(z|x) from one pass of the encoder; `rng`, `purpose` and `start` are not used."""
         h_BND = self.encode(tokens_BL, None if weights_BL is None else weights_BL.bool())
         mean, log_variance = self.to_posterior(h_BND, h_BND.dtype).unflatten(1, self.latent_shape[:2]).chunk(2, -1)
         return Posterior(mean=mean, log_variance=log_variance)
 
     def codes(self, tokens_BL: Tensor, visible_BL: Tensor | None = None) -> Tensor:
-        """The codes of each text's visible tokens, (B, N)."""
+        """Return the codes of each text's visible tokens, (B, N)."""
         return self.codebook.codes(self.encode(tokens_BL, visible_BL))
 
     def training_loss(self, tokens_BL: Tensor, *, rng: Rng, progress: float = 1.0) -> Loss:
-        """The negative ELBO at one z ~ q in nats a token; its KL is weighted and not below the free bits."""
+        """Return the negative ELBO at one z ~ q in nats per token; its KL is weighted and has free bits."""
         rng, tokens = SequenceRng.of(rng, len(tokens_BL)), tokens_BL.numel()
         if self.config.bottleneck == "vq":
             codes_BN, z_BND, extra = self.codebook.quantise(self.encode(tokens_BL))
@@ -181,34 +183,34 @@ class VAE(LatentModel):
         rng: Rng,
         only: str | None = None,
     ) -> dict[str, LikelihoodEstimate]:
-        """Gaussian: as `LatentModel`. Codes: `elbo` and `predictive_bound`, neither with Monte Carlo error."""
+        """Return the bounds of `LatentModel`, or for codes `elbo` or `predictive_bound`, without Monte Carlo error."""
         whole, batch = self.headline(context) == "elbo", self.scoring_batch(tokens_BL, context, lengths, rng)
         if self.config.bottleneck == "vq":
             return self.code_bounds(batch, whole=whole, only=only)
         return self.gaussian_bounds(batch, whole=whole, draws=DRAWS if draws is None else draws, only=only)
 
     def code_bounds(self, batch: ScoringBatch, *, whole: bool, only: str | None) -> dict[str, LikelihoodEstimate]:
-        """log p(x|c) + log p(c), one term of the sum that is p(x); or log p(y|c), c the codes of the context alone."""
+        """Return log p(x|c) + log p(c), one term of the sum p(x); or log p(y|c), given the codes c of the context."""
         codes_BN = self.codes(batch.tokens_BL, batch.scored_BL if whole else batch.given_BL)
         reconstruction_B = batch.log_likelihood(self.code_vectors(codes_BN))
         if not whole:
-            found = LikelihoodEstimate(nats_B=reconstruction_B, tokens_B=batch.tokens_B, kind="lower_bound")
-            return {"predictive_bound": found}
+            bound = LikelihoodEstimate(nats_B=reconstruction_B, tokens_B=batch.tokens_B, kind="lower_bound")
+            return {"predictive_bound": bound}
         log_prior_B = self.codebook.log_prior(codes_BN)
-        found = LikelihoodEstimate(
+        bound = LikelihoodEstimate(
             nats_B=reconstruction_B + log_prior_B,
             tokens_B=batch.tokens_B,
             kind="lower_bound",
             terms={"reconstruction": reconstruction_B, "-kl": log_prior_B},  # KL(point mass || p) = -log p(c)
         )
-        return {"elbo": found} if only in (None, "elbo") else {}
+        return {"elbo": bound} if only in (None, "elbo") else {}
 
     def code_vectors(self, codes_BN: Tensor) -> Tensor:
-        """z of given codes, (B, Y, G, D)."""
+        """Return the z of given codes, (B, Y, G, D)."""
         return self.codebook.latents(codes_BN).unflatten(1, self.latent_shape[:2])
 
     def draw_latents(self, tokens_BL: Tensor, rng: SequenceRng, times: int) -> Tensor:
-        """z to generate under; see `LatentModel.draw_latents`. Codes come from their prior, or are the prompt's."""
+        """See `LatentModel.draw_latents`; codes are drawn from their prior, or are those of the prompt."""
         if self.config.bottleneck == "gaussian":
             return LatentModel.draw_latents(self, tokens_BL, rng, times)
         if tokens_BL.shape[1]:
@@ -218,7 +220,7 @@ class VAE(LatentModel):
     def latents_after(
         self, tokens_BL: Tensor, rng: SequenceRng, *, weights_BL: Tensor, draws: int, before: Any = None
     ) -> tuple[Iterator[Tensor], Any]:
-        """See `LatentModel.latents_after`; codes are drawn before any token, and the tokens' own after."""
+        """See `LatentModel.latents_after`; codes are drawn from the prior, or are those of the tokens."""
         if self.config.bottleneck == "gaussian":
             return LatentModel.latents_after(self, tokens_BL, rng, weights_BL=weights_BL, draws=draws, before=before)
         if tokens_BL.shape[1]:
@@ -227,7 +229,7 @@ class VAE(LatentModel):
         return map(self.code_vectors, drawn), None
 
     def inference_cost(self, length: int, draws: int) -> tuple[float, int]:
-        """See `LatentModel.inference_cost`: a pass of the encoder, whatever the draws."""
+        """See `LatentModel.inference_cost`: one pass of the encoder for any number of draws."""
         D, N, gaussian = self.config.decoder.width, self.config.latents, self.config.bottleneck == "gaussian"
         if not length:
             return 0.0 if gaussian else draws * self.codebook.flops_per_text(N)[1], draws
@@ -238,9 +240,9 @@ class VAE(LatentModel):
         return encoder + self.codebook.flops_per_text(N)[0], 1
 
     def cost(self, length: int) -> Cost:
-        """What this code executes; by the papers' convention 6P, with 6LdN for the decoder and 12LdN for the encoder.
+        """Count the papers' 6P, 6LdN for the decoder and 12LdN for the encoder, and the FLOPs that this code executes.
 
-        That is an LTM without fast steps, and an encoder as the AR rows are counted.
+        The decoder counts as an LTM without fast steps, the encoder as an AR row.
         """
         P, c, N = sum(p.numel() for p in self.parameters()), self.config.decoder, self.config.latents
         D, positions = c.width, length + 1 + N

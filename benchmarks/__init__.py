@@ -1,1 +1,1 @@
-"""Timings that anyone can repeat."""
+"""Timings and experiments that anyone can repeat."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: in three minutes at most, what this machine gives."""
+"""`python -m benchmarks`: measure the speed of this machine, in at most three minutes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ SECONDS_PER_MEASUREMENT = 3.0
 
 
 def main() -> None:
-    """Print the tables, and write what they say as JSON."""
+    """Measure, print the tables and, if asked, write the results as JSON."""
     p = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    p.add_argument("--json", metavar="FILE", type=Path, help="write everything there too")
+    p.add_argument("--json", metavar="FILE", type=Path, help="also write all results to this file")
     options = p.parse_args()
 
     from benchmarks import machine
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def show(results: dict[str, Any]) -> None:
-    """The tables."""
+    """Print the tables."""
     from rich.console import Console
     from rich.table import Table
 
@@ -57,7 +57,7 @@ def show(results: dict[str, Any]) -> None:
         f"One fast step of {step['model']} ({step['texts']} x {step['length']} tokens, {step['dtype']}): plain "
         f"{step['plain_seconds']:.3f} s, library {step['library_seconds']:.3f} s, {step['speed_up']:.2f} x as fast\n"
     )
-    table = Table(title="Tiny presets, tokens/s and share of the matrix rate")
+    table = Table(title="Tiny presets: tokens/s and share of the matrix rate")
     for column in ("preset", "dtype", "threads", "training", "share", "scoring", "share"):
         table.add_column(column, justify="left" if column in ("preset", "dtype") else "right")
     for row in results["presets"]:

@@ -1,7 +1,8 @@
-"""The search for a clipped schedule of block diffusion (arXiv 2503.09573): where is the training loss least noisy?
+"""Search for the clipped schedule of block diffusion (arXiv 2503.09573) with the least noisy training loss.
 
-Training on shares of masked tokens from an interval [low, high] leaves the target of each token's prediction as it is,
-and changes how much the loss varies from block to block. Shapes: B sequences, L tokens, P blocks of a sequence.
+Training on shares of masked tokens from an interval [low, high] does not change what each token's prediction should be,
+but how much the loss varies from block to block. Shapes: B sequences, L tokens, P blocks per sequence, N positions, X
+blocks of all sequences and draws.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ INTERVALS = tuple(
 
 
 class ClippingSearch(NamedTuple):
-    """What `search_clipping` found: the interval of least variance, and the variance of a block's loss for each."""
+    """Result of `search_clipping`: the interval of least variance, and the variance of block losses for each."""
 
     low: float
     high: float
@@ -40,24 +41,24 @@ def search_clipping(
     draws: int = 1,
     intervals: Iterable[tuple[float, float]] = INTERVALS,
 ) -> ClippingSearch:
-    """The variance of block losses (squared nats a token) under each interval, all from the same masks.
+    """Compute the variance of block losses, in (nats per token)², for each interval, all from the same masks.
 
-    Masks are drawn over all shares. Of a block with k of n tokens masked, k stands for the shares from (k - 1) / n to
-    k / n, and an interval counts it by how much of these lies inside.
+    Masks are drawn over all shares. A block with k of n tokens masked represents the shares from (k - 1) / n to k / n,
+    and is weighted by how much of these lies in the interval.
 
     Args:
         batches: token ids (B, L) and their noise.
-        draws: masks of each text.
+        draws: masks per text.
 
     Raises:
-        ValueError: no batch; blocks of one token, whose loss has nothing to clip.
+        ValueError: no batch; or blocks of one token, which leave nothing to clip.
     """
     if model.config.block_size == 1:
         raise ValueError("blocks of one token are always masked whole: there is no share to clip")
-    found = [_block_losses(model, tokens_BL, rng, draws) for tokens_BL, rng in batches]
-    if not found:
+    losses = [_block_losses(model, tokens_BL, rng, draws) for tokens_BL, rng in batches]
+    if not losses:
         raise ValueError("need at least one batch to search with")
-    loss_X, k_X, n_X = (torch.cat(part) for part in zip(*found, strict=True))
+    loss_X, k_X, n_X = (torch.cat(part) for part in zip(*losses, strict=True))
     variances = {}
     for low, high in intervals:
         inside_X = (torch.clamp(k_X / n_X, max=high) - torch.clamp((k_X - 1) / n_X, min=low)).clamp(min=0)
@@ -70,22 +71,23 @@ def search_clipping(
 
 
 def _block_losses(model: BD3LM, tokens_BL: Tensor, rng: SequenceRng, draws: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Nats a token, masked tokens k and all tokens n of each block that has any; float64."""
+    """Return nats per token, masked tokens k and tokens n of each block that has any; float64 (X,)."""
     S, scored_BL = model.config.block_size, torch.ones_like(tokens_BL, dtype=torch.bool)
     inputs_BN = model.lay_out(tokens_BL)
 
-    def a_block(x_BL: Tensor) -> Tensor:
+    def per_block(x_BL: Tensor) -> Tensor:
         x_BN = F.pad(x_BL.double(), (1, 0))
         return F.pad(x_BN, (0, -x_BN.shape[1] % S)).unflatten(1, (-1, S)).sum(2)
 
-    clean, found = model.clean_pass(inputs_BN), []
+    clean = model.clean_pass(inputs_BN)
+    losses: list[tuple[Tensor, Tensor, Tensor]] = []
     for masks in draw_masks(scored_BL, rng, draws=draws, block_length=model.block_length, block=S):
         h_MD = model.masked_pass(inputs_BN, masks.masked_BL, clean)
         nats_BL = torch.zeros_like(masks.weight_BL)
         nats_BL[masks.masked_BL] = token_nats(h_MD, model.decoder.head(), tokens_BL[masks.masked_BL]).double()
-        n_BP, k_BP = a_block(scored_BL), a_block(masks.masked_BL)
+        n_BP, k_BP = per_block(scored_BL), per_block(masks.masked_BL)
         real_BP = n_BP > 0
-        loss_BP = -a_block(masks.weight_BL * nats_BL) / n_BP
-        found.append((loss_BP[real_BP], k_BP[real_BP], n_BP[real_BP]))
-    loss_X, k_X, n_X = (torch.cat(part) for part in zip(*found, strict=True))
+        loss_BP = -per_block(masks.weight_BL * nats_BL) / n_BP
+        losses.append((loss_BP[real_BP], k_BP[real_BP], n_BP[real_BP]))
+    loss_X, k_X, n_X = (torch.cat(part) for part in zip(*losses, strict=True))
     return loss_X, k_X, n_X

@@ -1,8 +1,8 @@
-"""Monte Carlo error of a diffusion bound over a whole split, by how masks are drawn.
+"""Monte Carlo error of a diffusion bound over a whole split, for several ways to draw masks.
 
 `python -m benchmarks.diffusion_error --model mdlm-tiny` scores the split many times under different seeds. `seen` is
-how much the total moves from seed to seed; `stated` is the error that one run prints beside it; both are in per cent of
-the total. The ratio compares seen variances with that of independent t: what it would take in draws to make up for it.
+the standard deviation of the total over seeds, `stated` the error that one run reports with it; both are in per cent of
+the total. The ratio divides the seen variance by that of independent t: the share of draws needed for equal error.
 Shapes: K draws, B sequences, L tokens.
 """
 
@@ -33,32 +33,32 @@ MasksAndWeights = Iterator[tuple[Tensor, Tensor]]
 
 
 def independent(real_BL: Tensor, rng: SequenceRng, draws: int) -> MasksAndWeights:
-    """Each draw of each sequence has its own t, uniform; every token is masked with probability t and weighs 1 / t."""
+    """Draw t uniformly for each draw of each sequence; mask every token with probability t and weight 1 / t."""
     t, noise = rng.stream("t"), rng.stream("masks")
     for _ in range(draws):
         yield _at_rate(1 - t.uniform(1), noise.uniform(real_BL.shape[1]), real_BL)
 
 
 def stratified(real_BL: Tensor, rng: SequenceRng, draws: int) -> MasksAndWeights:
-    """The same with t spread evenly over draws and sequences."""
+    """Like `independent`, with t spread evenly over draws and sequences."""
     noise = rng.stream("masks")
     for t_B1 in 1 - rng.stratified("t", draws):
         yield _at_rate(t_B1, noise.uniform(real_BL.shape[1]), real_BL)
 
 
 def counted_independent(real_BL: Tensor, rng: SequenceRng, draws: int) -> MasksAndWeights:
-    """The number of masked tokens uniform for each draw of each sequence by itself, its rate integrated out."""
+    """Draw the number of masked tokens uniformly and independently, with the rate integrated out."""
     for number in range(draws):
-        alone = [SequenceRng(seed_of(rng.seed, index, number), [index]) for index in rng.indices]
-        found = [
-            draw_masks(real_BL[row : row + 1], own, draws=1, block_length=real_BL.shape[1])[0]
-            for row, own in enumerate(alone)
+        noises = [SequenceRng(seed_of(rng.seed, index, number), [index]) for index in rng.indices]
+        masks = [
+            draw_masks(real_BL[row : row + 1], noise, draws=1, block_length=real_BL.shape[1])[0]
+            for row, noise in enumerate(noises)
         ]
-        yield torch.cat([m.masked_BL for m in found]), torch.cat([m.weight_BL for m in found])
+        yield torch.cat([m.masked_BL for m in masks]), torch.cat([m.weight_BL for m in masks])
 
 
 def counted(real_BL: Tensor, rng: SequenceRng, draws: int) -> MasksAndWeights:
-    """What the suite does: the same with the number spread evenly over draws and sequences."""
+    """Like `counted_independent`, with the number spread evenly over draws and sequences, as the suite does it."""
     for masks in draw_masks(real_BL, rng, draws=draws, block_length=real_BL.shape[1]):
         yield masks.masked_BL, masks.weight_BL
 
@@ -78,21 +78,22 @@ ESTIMATORS: dict[str, Callable[[Tensor, SequenceRng, int], MasksAndWeights]] = {
 
 @torch.no_grad()
 def estimates(model: MDLM, tokens_BL: Tensor, lengths_B: Tensor, drawn: MasksAndWeights) -> Tensor:
-    """The bound's estimate of each sequence from each draw of masks, nats, (K, B)."""
+    """Estimate the bound of each sequence from each draw of masks, nats, float64 (K, B)."""
     tokens_BL, _, real_BL = prepare_batch(tokens_BL, 0, lengths_B, model.vocab_size)
-    visible, found = visible_keys(real_BL), []
+    visible = visible_keys(real_BL)
+    nats_per_draw: list[Tensor] = []
     for masked_BL, weight_BL in drawn:
         h_ND = model.hidden_states(tokens_BL.masked_fill(masked_BL, model.mask_id), masked_BL, visible)
         nats_BL = torch.zeros_like(weight_BL)
         nats_BL[masked_BL] = token_nats(h_ND, model.decoder.head(), tokens_BL[masked_BL]).double()
-        found.append((nats_BL * weight_BL).sum(1))
-    return torch.stack(found)
+        nats_per_draw.append((nats_BL * weight_BL).sum(1))
+    return torch.stack(nats_per_draw)
 
 
 def errors(
     model: MDLM, blocks: list[Tensor], name: str, *, seeds: int, draws: int, batch: int
 ) -> tuple[float, float, float]:
-    """Mean total in nats, its standard deviation over seeds, and the root mean square of the stated errors."""
+    """Return the mean total in nats, its standard deviation over seeds, and the root mean square of stated errors."""
     totals, variances = [], []
     for seed in range(seeds):
         total = variance = 0.0
@@ -113,13 +114,13 @@ def errors(
 
 
 def main() -> None:
-    """Print the table."""
+    """Score the split and print the table."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.diffusion_error", description=__doc__)
-    p.add_argument("--model", default="mdlm-tiny", help="a trained mdlm model, by name or path; default: mdlm-tiny")
+    p.add_argument("--model", default="mdlm-tiny", help="name or path of a trained mdlm model; default: mdlm-tiny")
     p.add_argument("--corpus", default="pydocs")
     p.add_argument("--split", default="validation")
     p.add_argument("--seeds", type=int, default=20)
-    p.add_argument("--draws", type=int, default=DRAWS, help=f"masks of each block; default: {DRAWS}")
+    p.add_argument("--draws", type=int, default=DRAWS, help=f"draws of masks per block; default: {DRAWS}")
     p.add_argument("--batch", type=int, default=16)
     options = p.parse_args()
     if options.seeds < 2 or options.draws < 1 or options.batch < 1:
@@ -136,7 +137,7 @@ def main() -> None:
         title=f"{options.model}, {options.corpus}/{options.split}: {len(stream):,} tokens in {len(blocks)} blocks, "
         f"{options.draws} draws, {options.seeds} seeds"
     )
-    for column in ("masks", "nats a token", "seen, %", "stated, %", "variance ratio"):
+    for column in ("masks", "nats per token", "seen, %", "stated, %", "variance ratio"):
         table.add_column(column, justify="left" if column == "masks" else "right")
     first_seen = None
     for name in ESTIMATORS:

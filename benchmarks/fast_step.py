@@ -1,7 +1,8 @@
-"""Time of one fast step: `python -m benchmarks.fast_step`.
+"""Measure the time of one fast step: `python -m benchmarks.fast_step`.
 
-Compares, in one process and on the same random text, a plain loop (autocast, gradients to all weights, whole logits)
-with the library's. Both do the published work of a step: forward, backward to z, Adam on mu and log sigma^2.
+Compares, in one process and on the same random text, a plain loop (autocast, gradients for all weights, all logits at
+once) with the library's. Both do the published work of a step: forward, backward to z, Adam on mu and log sigma^2.
+Shapes: B texts, L tokens, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ltm.rng import SequenceRng
 def plain_step_seconds(
     model: LatentThoughtModel, tokens_BL: torch.Tensor, steps: int, dtype: torch.dtype | None
 ) -> float:
-    """Seconds a step of the loop that one would write first."""
+    """Return seconds per step of a straightforward loop."""
     stack, shape = model.decoder, (len(tokens_BL), *model.latent_shape)
     mean = torch.zeros(shape, device=tokens_BL.device, requires_grad=True)
     log_variance = torch.zeros(shape, device=tokens_BL.device, requires_grad=True)
@@ -50,7 +51,7 @@ def plain_step_seconds(
 
 
 def library_step_seconds(model: LatentThoughtModel, tokens_BL: torch.Tensor, steps: int) -> float:
-    """Seconds a step of `LatentThoughtModel.infer`, its one-off preparation shared out over the steps."""
+    """Return seconds per step of `LatentThoughtModel.infer`, with its preparation divided among the steps."""
     began = _now(tokens_BL.device)
     model.infer(tokens_BL, SequenceRng(0, range(len(tokens_BL))), config=PosteriorConfig(steps=steps))
     return (_now(tokens_BL.device) - began) / steps
@@ -63,12 +64,12 @@ def _now(device: torch.device) -> float:
 
 
 def main() -> None:
-    """Print the table."""
+    """Time the loops and print the table."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.fast_step", description=__doc__)
     p.add_argument("--model", default="ltm-small")
     p.add_argument("--batch", type=int, default=2)
     p.add_argument("--vocab-size", type=int, default=50258)
-    p.add_argument("--steps", type=int, default=4, help="fast steps a repetition; default: 4")
+    p.add_argument("--steps", type=int, default=4, help="fast steps per repetition; default: 4")
     p.add_argument("--repeats", type=int, default=3, help="repetitions, interleaved; the median is shown; default: 3")
     p.add_argument("--device", default="cpu")
     p.add_argument("--float32", action="store_true", help="also time the plain loop in float32")
@@ -93,7 +94,7 @@ def main() -> None:
                 seconds[name].append(measured)
     shape = f"{options.model}, B={options.batch}, N={model.block_length + 1}, V={options.vocab_size}"
     table = Table(title=f"One fast step, {shape}, {device_name(tokens_BL.device)}")
-    for column in ("loop", "seconds a step", "tokens/s", "speed-up"):
+    for column in ("loop", "seconds per step", "tokens/s", "speed-up"):
         table.add_column(column, justify="left" if column == "loop" else "right")
     base = statistics.median(seconds["plain, bfloat16 autocast"])
     for name, measures in seconds.items():

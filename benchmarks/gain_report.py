@@ -1,4 +1,4 @@
-"""Tables and figure of `benchmarks.latent_gain`. Shapes: N texts, L tokens of a text."""
+"""Tables and figure of `benchmarks.latent_gain`. Shapes: N texts, L tokens per text."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ BOUNDS = {"elbo": "ELBO", "importance_bound": "importance bound"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gains:
-    """Finished runs and what they are compared on.
+    """Finished runs and the texts they are compared on.
 
     Attributes:
-        records: by model and change, one for each training seed.
+        records: one per training seed, by model and change.
+        source: the source of the texts.
         symbols_NL: the texts, as symbols of the source.
     """
 
@@ -38,46 +39,46 @@ class Gains:
     symbols_NL: Tensor
 
     def nats(self, model: str, change: str, likelihood: str) -> np.ndarray:
-        """Of each text, the mean over training seeds, (N,)."""
+        """Return the nats of each text, averaged over training seeds, (N,)."""
         return np.mean([record["nats"][likelihood] for record in self.records[model, change]], axis=0)
 
     def per_token(self, model: str, change: str, likelihood: str) -> float:
-        """Nats a token."""
+        """Return nats per token."""
         return -float(self.nats(model, change, likelihood).mean()) / self.source.length
 
     def spread(self, model: str, change: str, likelihood: str) -> str:
-        """Nats a token and, of several training seeds, their standard deviation."""
+        """Format nats per token and, for several training seeds, their standard deviation."""
         values = [-np.mean(r["nats"][likelihood]) / self.source.length for r in self.records[model, change]]
         return f"{np.mean(values):.3f}" + (f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else "")
 
     def difference(self, change: str, likelihood: str, other_N: np.ndarray) -> str:
-        """How many nats a token more an LTM needs than another model, paired by text, with the 95% interval."""
+        """Format how many more nats per token an LTM needs than another model, paired by text, with 95% interval."""
         tokens_N = np.full(len(other_N), self.source.length)
         latent = Blocks(source="ltm", nats_N=self.nats("ltm", change, likelihood), tokens_N=tokens_N)
-        found = paired_difference(latent, Blocks(source="other", nats_N=other_N, tokens_N=tokens_N))
-        assert found.ci95 is not None
-        return f"{found.value:+.3f} [{found.ci95[0]:+.3f}, {found.ci95[1]:+.3f}]"
+        difference = paired_difference(latent, Blocks(source="other", nats_N=other_N, tokens_N=tokens_N))
+        assert difference.ci95 is not None
+        return f"{difference.value:+.3f} [{difference.ci95[0]:+.3f}, {difference.ci95[1]:+.3f}]"
 
     def over_ar(self, config: LTMConfig) -> Table:
-        """Two rows a window: the AR as trained and the best that there can be, each against the LTM of that window."""
+        """Make two rows per window: the trained AR and the best possible one, each against the LTM of that window."""
         L, (one, *more) = self.source.length, self.records["ltm", BASE]
         true = -float(self.source.log_likelihood(self.symbols_NL).mean()) / L
         table = Table(
-            title=f"{self.source.spec}: entropy {self.source.entropy().nats_per_text / L:.3f} nats a token, "
+            title=f"{self.source.spec}: entropy {self.source.entropy().nats_per_text / L:.3f} nats per token, "
             f"{true:.3f} on the {len(self.symbols_NL)} texts scored. {one['tokens'] / 1e6:.1f}M training tokens, "
             f"{1 + len(more)} seeds; LTM − AR, paired by text",
             box=box.MARKDOWN,
         )
         for column in ("AR", "Nats/token", *(f"{name} − AR" for name in BOUNDS.values())):
             table.add_column(column, justify="left" if column == "AR" else "right")
-        for (model, change), found in self.records.items():
+        for (model, change), runs in self.records.items():
             other = BASE if change == EQUAL_FLOPS else change
             if model != "ar" or ("ltm", other) not in self.records:
                 continue
             window = window_of(change, config)
             rows = {f"window {window}": (self.spread("ar", change, "exact"), self.nats("ar", change, "exact"))}
             if change == EQUAL_FLOPS:
-                rows = {f"window {window}, {found[0]['tokens'] / 1e6:.1f}M tokens": rows[f"window {window}"]}
+                rows = {f"window {window}, {runs[0]['tokens'] / 1e6:.1f}M tokens": rows[f"window {window}"]}
             else:
                 seen = reach(config.decoder.layers, None if window == "none" else int(window), L)
                 best_N = best_within(self.source, self.symbols_NL, seen)
@@ -87,48 +88,48 @@ class Gains:
         return table
 
     def of_settings(self) -> Table:
-        """A row an LTM: valid bounds, nats a text of z, active units."""
+        """Make one row per LTM: valid bounds, nats per text of z, active units."""
         table = Table(title="The LTM, one setting at a time", box=box.MARKDOWN)
         for column in ("LTM", *BOUNDS.values(), "KL", "I(x; z)", "Active units", "FLOPs/token"):
             table.add_column(column, justify="left" if column == "LTM" else "right")
-        for (model, change), found in self.records.items():
+        for (model, change), runs in self.records.items():
             if model == "ltm":
                 table.add_row(
                     change or "base",
                     *(self.spread("ltm", change, likelihood) for likelihood in BOUNDS),
-                    *(f"{np.mean([r[name] for r in found]):.1f}" for name in ("kl", "mutual_information")),
-                    f"{np.mean([r['active_units'] for r in found]):.0f}/{found[0]['units']}",
-                    f"{found[0]['flops_per_token'] / 1e6:.1f}M",
+                    *(f"{np.mean([r[name] for r in runs]):.1f}" for name in ("kl", "mutual_information")),
+                    f"{np.mean([r['active_units'] for r in runs]):.0f}/{runs[0]['units']}",
+                    f"{runs[0]['flops_per_token'] / 1e6:.1f}M",
                 )
         return table
 
 
 def best_within(source: Topics, symbols_NL: Tensor, seen: int) -> np.ndarray:
-    """Log-likelihood of texts by the best model that sees `seen` symbols before each, (N,), nats.
+    """Return log-likelihoods by the best model that sees `seen` symbols before each, (N,) nats.
 
-    It knows the source, and predicts by its conditional distribution given those symbols alone. The chain is
-    stationary, so a window has the law of a text's beginning, wherever it lies.
+    It knows the source and predicts each symbol from its conditional distribution given those symbols alone. The chain
+    is stationary, so every window has the law of a text's beginning.
     """
     beginning, windows_NPS = dataclasses.replace(source, length=seen + 1), symbols_NL.unfold(1, seen + 1, 1)
-    found = []
+    nats: list[float] = []
     for windows_PS in windows_NPS:
         log_r_PS = beginning.log_prefixes(windows_PS).logsumexp(0) - math.log(source.topics)
-        found.append(float(log_r_PS[0, -1] + (log_r_PS[1:, -1] - log_r_PS[1:, -2]).sum()))
-    return np.array(found)
+        nats.append(float(log_r_PS[0, -1] + (log_r_PS[1:, -1] - log_r_PS[1:, -2]).sum()))
+    return np.array(nats)
 
 
 def reach(layers: int, window: int | None, length: int) -> int:
-    """How many symbols the last position of a causal stack sees before its own."""
+    """Return how many earlier symbols the last position of a causal stack sees."""
     return length - 1 if window is None else min(length - 1, layers * (window - 1) + 1)
 
 
 def window_of(change: str, config: LTMConfig) -> str:
-    """The attention window of a run."""
+    """Return the attention window of a run."""
     return change.removeprefix(WINDOW) if change.startswith(WINDOW) else str(config.decoder.window)
 
 
 def draw(gains: Gains, factors: Mapping[str, Sequence[str]], config: LTMConfig, file: Path) -> str:
-    """A figure of bounds, KL and units over each setting, as SVG; a sentence that says where it is, or why not."""
+    """Draw bounds, KL and active units over each setting, as SVG; return where it is, or why there is none."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -139,11 +140,11 @@ def draw(gains: Gains, factors: Mapping[str, Sequence[str]], config: LTMConfig, 
     figure = Figure(figsize=(2.6 * len(shown), 5.2), layout="constrained")
     panels = figure.subplots(2, len(shown), squeeze=False, sharey="row", sharex="col")
     for (upper, lower), factor in zip(panels.T, shown, strict=True):
-        own: Any = to_dict(config)
+        base: Any = to_dict(config)
         for part in factor.split("."):
-            own = own[part]
-        values = sorted({str(own), *factors[factor]}, key=lambda v: float("inf" if v == "none" else v))
-        changes = {value: BASE if value == str(own) else f"{factor}={value}" for value in values}
+            base = base[part]
+        values = sorted({str(base), *factors[factor]}, key=lambda v: float("inf" if v == "none" else v))
+        changes = {value: BASE if value == str(base) else f"{factor}={value}" for value in values}
         at = [value for value in values if ("ltm", changes[value]) in gains.records]
         for likelihood, name in BOUNDS.items():
             upper.plot(
@@ -152,17 +153,17 @@ def draw(gains: Gains, factors: Mapping[str, Sequence[str]], config: LTMConfig, 
         same = {v: changes[v] if ("ar", changes[v]) in gains.records else BASE for v in at}
         upper.plot(at, [gains.per_token("ar", same[v], "exact") for v in at], "k--", label="AR, equal tokens")
         runs = [gains.records["ltm", changes[value]][0] for value in at]
-        lower.plot(at, [r["kl"] for r in runs], "o-", ms=4, label="KL, nats a text")
+        lower.plot(at, [r["kl"] for r in runs], "o-", ms=4, label="KL, nats per text")
         lower.plot(at, [100 * r["active_units"] / r["units"] for r in runs], "s--", ms=4, label="active units, %")
-        lower.plot(at, [r["mutual_information"] for r in runs], "^:", ms=4, label="I(x; z), nats a text")
+        lower.plot(at, [r["mutual_information"] for r in runs], "^:", ms=4, label="I(x; z), nats per text")
         lower.set_xlabel(factor)
         for axis in (upper, lower):
             axis.grid(alpha=0.3)
-    panels[0, 0].set_ylabel("nats a token")
+    panels[0, 0].set_ylabel("nats per token")
     panels[1, 0].set_yscale("symlog", linthresh=10)
     for row in panels:
         row[0].legend(fontsize=7)
-    figure.suptitle(f"LTM on {gains.source.spec}: valid bounds on fresh noise, and what z holds")
+    figure.suptitle(f"LTM on {gains.source.spec}: valid bounds on fresh noise, and information in z")
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, metadata={"Date": None})
     return f"figure written to {file}"

@@ -1,11 +1,12 @@
-"""What a latent model gains over the same decoder without latents, on texts whose true likelihood is known.
+"""Measure what latents add to a decoder, on texts whose true likelihood is known.
 
-`python -m benchmarks.latent_gain` trains both on the known source `topics`, whose hidden topic couples all words of a
-text while attention sees a few, and scores them on the same fresh texts by valid numbers alone: the autoregressive
-model (AR) exactly, the Latent Thought Model (LTM) by its ELBO and importance bound. Then it changes one setting of the
-LTM at a time. A finished run is a line of `results.jsonl`; the same command goes on where it was stopped.
+`python -m benchmarks.latent_gain` trains a decoder with and without latents on the known source `topics`, whose hidden
+topic couples all words of a text while attention sees only a few. It scores both on the same fresh texts with valid
+likelihoods only: the autoregressive model (AR) exactly, the Latent Thought Model (LTM) by its ELBO and importance
+bound. Then it changes one setting of the LTM at a time. Each finished run is a line of `results.jsonl`; the same
+command continues where it was stopped.
 
-Shapes: N texts, L tokens of a text.
+Shapes: N texts, L tokens per text.
 """
 
 from __future__ import annotations
@@ -46,13 +47,19 @@ FACTORS: Mapping[str, Sequence[str]] = {
     "posterior.lr": ("0.03", "0.3"),
     "posterior.steps": ("0", "4", "16", "64"),
 }
-"""Settings of the LTM, and what each is set to while all others stay. The AR has the same window."""
+"""Settings of the LTM and the values that each takes while all others stay. The AR has the same window."""
 DRAWS, IMPORTANCE_DRAWS, BATCH = 8, 16, 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """A model to train and score: `change` is `` for the base, a `setting=value`, or `equal FLOPs`."""
+    """A model to train and score.
+
+    Attributes:
+        model: `ar` or `ltm`.
+        change: empty for the base, a `setting=value`, or `equal FLOPs`.
+        seed: of training.
+    """
 
     model: str
     change: str
@@ -60,12 +67,12 @@ class Run:
 
     @property
     def name(self) -> str:
-        """For people, and for its directory."""
+        """The run's name, for people and for its directory."""
         return f"{self.model} {self.change or 'base'}, seed {self.seed}"
 
 
 def planned(seeds: int, only: Sequence[str]) -> Iterator[Run]:
-    """The base with each seed first, then every change: each seed for an AR of another window, one for what is dear."""
+    """Yield the base with every seed, then every change: all seeds for ARs of another window, one for costly runs."""
     for seed in range(seeds):
         yield Run(model="ar", change=BASE, seed=seed)
         yield Run(model="ltm", change=BASE, seed=seed)
@@ -79,18 +86,18 @@ def planned(seeds: int, only: Sequence[str]) -> Iterator[Run]:
 
 
 def base_config(source: Topics) -> LTMConfig:
-    """The LTM that one setting at a time is changed of; the AR has its decoder, less what reads z."""
+    """Return the config of the base LTM; the AR has its decoder without the part that reads z."""
     decoder = TransformerConfig(layers=2, width=64, heads=4, hidden=176, max_length=source.length + 1, window=4)
     return LTMConfig(decoder=decoder, latents=4, posterior=PosteriorConfig(steps=8, lr=0.1), kl_warmup=0.3)
 
 
 def fresh(source: Topics, texts: int) -> torch.Tensor:
-    """Texts that no training has seen, as symbols."""
+    """Draw texts that no training has seen, as symbols (N, L)."""
     return source.sample(texts, seed=0, purpose="latent gain")
 
 
 def configured(run: Run, source: Topics, tokens: str, flops: float) -> tuple[type, Any, TrainConfig]:
-    """Family, config and recipe of a run; `flops` is what the LTM's training takes."""
+    """Return family, config and recipe of a run; `flops` is the training cost of the base LTM."""
     config: Any = base_config(source)
     if run.model == "ar":
         config = ARConfig(decoder=config.decoder)
@@ -103,13 +110,13 @@ def configured(run: Run, source: Topics, tokens: str, flops: float) -> tuple[typ
 
 
 def key(run: Run, source: Topics, options: argparse.Namespace, flops: float) -> str:
-    """What tells a finished run from others: everything that can change its numbers."""
+    """Return a digest of everything that can change a run's numbers."""
     _, config, recipe = configured(run, source, options.tokens, flops)
     return digest([run.model, to_dict(config), to_dict(recipe), source.spec, options.texts, DRAWS, IMPORTANCE_DRAWS])
 
 
 def measured(run: Run, source: Topics, options: argparse.Namespace, flops: float) -> dict[str, Any]:
-    """Train and score one run; the record that is kept of it."""
+    """Train and score one run; return its record."""
     cls, config, recipe = configured(run, source, options.tokens, flops)
     output = options.output / "models" / f"{run.name}, {options.tokens}".replace(" ", "-")
     folder = train_model(run.name, cls, config, recipe, corpus=source.spec, tokenizer_name="bytes", output=output)
@@ -130,25 +137,25 @@ def measured(run: Run, source: Topics, options: argparse.Namespace, flops: float
 
 @torch.no_grad()
 def scored(model: Any, tokens_NL: torch.Tensor) -> dict[str, Any]:
-    """Nats of each text by every valid number and, of a latent model, what its posteriors say."""
+    """Return nats of each text by every valid likelihood and, for a latent model, statistics of its posteriors."""
     rng = SequenceRng(0, range(len(tokens_NL)))
     parts = list(measures.batches(tokens_NL, rng, BATCH))
     if not isinstance(model, LatentModel):
-        exact = [model.log_likelihood(tokens_BL, rng=own).nats_B for tokens_BL, own in parts]
+        exact = [model.log_likelihood(tokens_BL, rng=noise).nats_B for tokens_BL, noise in parts]
         return {"nats": {"exact": torch.cat(exact).tolist()}}
     pairs = [
         measures.point(
             model,
             tokens_BL,
-            own,
-            lambda tokens_BL, own: model.infer(tokens_BL, own),
+            noise,
+            lambda tokens_BL, noise: model.infer(tokens_BL, noise),
             draws=DRAWS,
             importance_draws=IMPORTANCE_DRAWS,
         )
-        for tokens_BL, own in parts
+        for tokens_BL, noise in parts
     ]
     elbo_N, importance_N = (torch.cat([pair[which].nats_B for pair in pairs]) for which in (0, 1))
-    # Under one noise, so that posteriors differ by what their texts say.
+    # All under the same noise, so that posteriors differ only by their texts.
     q = measures.posterior(model, tokens_NL, SequenceRng(0, [0] * len(tokens_NL)), BATCH)
     return {
         "nats": {"elbo": elbo_N.tolist(), "importance_bound": importance_N.tolist()},
@@ -160,7 +167,7 @@ def scored(model: Any, tokens_NL: torch.Tensor) -> dict[str, Any]:
 
 
 def kept(file: Path) -> dict[str, dict[str, Any]]:
-    """Finished runs by key; a last line that was cut off is removed."""
+    """Read finished runs by key; a truncated last line is removed."""
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
     if lines and not lines[-1].endswith("\n"):
         write_atomically(file, "".join(lines := lines[:-1]).encode())
@@ -168,16 +175,16 @@ def kept(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def main() -> None:
-    """Train what is missing, then print the tables."""
+    """Train and score missing runs, then print the tables."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.latent_gain", description=__doc__)
     factors = (EQUAL_FLOPS, *FACTORS)
     p.add_argument(
         "--only",
         metavar="FACTORS",
-        help=f"some of {', '.join(factors)}, or one value of them, such as latents=2; base: none of them; default: all",
+        help=f"some of {', '.join(factors)}, or one value, such as latents=2; base: none of them; default: all",
     )
-    p.add_argument("--source", default="topics", help="topics, with settings if you like: topics:words=32")
-    p.add_argument("--tokens", default="400k", help="training tokens of a run; default: 400k")
+    p.add_argument("--source", default="topics", help="topics, optionally with settings: topics:words=32")
+    p.add_argument("--tokens", default="400k", help="training tokens per run; default: 400k")
     p.add_argument("--seeds", type=int, default=3, help="training seeds of the base; default: 3")
     p.add_argument("--texts", type=int, default=256, help="fresh texts to score; default: 256")
     p.add_argument("--output", type=Path, default=Path("runs/latent_gain"), help="default: runs/latent_gain")
@@ -193,17 +200,17 @@ def main() -> None:
         raise UserError("expected at least 1 seed and 2 texts")
     file = options.output / "results.jsonl"
     done, flops = kept(file), 1.0
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    records: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for run in planned(options.seeds, only):
         name = key(run, source, options, flops)
         if name not in done:
             record = {"key": name, **measured(run, source, options, flops)}
             log.append(file, record)
             done[name] = record
-        found.setdefault((run.model, run.change), []).append(done[name])
+        records.setdefault((run.model, run.change), []).append(done[name])
         if (run.model, run.change) == ("ltm", BASE):
             flops = done[name]["flops"]
-    gains = Gains(records=found, source=source, symbols_NL=fresh(source, options.texts))
+    gains = Gains(records=records, source=source, symbols_NL=fresh(source, options.texts))
     console = Console(width=100)
     console.print(gains.over_ar(base_config(source)))
     console.print(gains.of_settings())

@@ -1,6 +1,6 @@
-"""What this machine gives: matrix rate by dtype, the fast step, tokens/s of training and scoring the tiny presets.
+"""Speed of this machine: matrix rate by dtype, the fast step, tokens/s of training and scoring the tiny presets.
 
-Everything runs on random tokens and fresh weights: speed does not depend on what a model has learned.
+Everything runs on random tokens and untrained weights, since speed does not depend on what a model has learned.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from ltm.training.loop import Run, settle
 
 VOCAB_SIZE = 2049
 PRODUCT = (512, 512, 1376)
-"""Rows, inputs and outputs of the product that the matrix rate is measured with: a SwiGLU of the published width."""
+"""Rows, inputs and outputs of the product that measures the matrix rate: a SwiGLU of the published width."""
 
 FAST_STEP = "ltm-small"
 
 
 def machine() -> dict[str, Any]:
-    """Name and versions."""
+    """Return the processor, its capability, threads, and versions."""
     return {
         "processor": processor(),
         "capability": torch.backends.cpu.get_cpu_capability(),
@@ -44,7 +44,7 @@ def machine() -> dict[str, Any]:
 
 
 def matrix_rates() -> dict[str, dict[str, float]]:
-    """GFLOP/s of one product, by dtype, on one thread and on all."""
+    """Return GFLOP/s of one product, by dtype and number of threads: one and all."""
     threads, rates = torch.get_num_threads(), {}
     operations = 2 * PRODUCT[0] * PRODUCT[1] * PRODUCT[2]
     for dtype in (torch.float32, torch.bfloat16):
@@ -58,7 +58,7 @@ def matrix_rates() -> dict[str, dict[str, float]]:
 
 
 def fast_step(*, batch: int = 1, length: int = 512, steps: int = 2) -> dict[str, Any]:
-    """Seconds of one fast step of `ltm-small` in the dtype that `auto` takes: the plain loop's and the library's."""
+    """Return seconds per fast step of `ltm-small`, in the dtype that `auto` chooses: a plain loop and the library's."""
     _, chosen = registry.preset(FAST_STEP)
     torch.manual_seed(0)
     model = LatentThoughtModel(dataclasses.replace(chosen.config, vocab_size=50258))
@@ -79,13 +79,13 @@ def fast_step(*, batch: int = 1, length: int = 512, steps: int = 2) -> dict[str,
 
 
 def tiny_presets() -> list[str]:
-    """The presets that train themselves and multiply matrices."""
+    """Return the presets that train themselves, without those that count."""
     presets = {name: registry.preset(name) for name in registry.preset_names()}
     return [name for name, (cls, preset) in presets.items() if preset.trains_itself and not cls.learns_by_counting]
 
 
 def preset_speed(name: str, rates: dict[str, dict[str, float]], *, seconds: float) -> dict[str, Any]:
-    """Tokens/s of training updates and of scoring by the headline, and the share of the matrix rate in each."""
+    """Return tokens/s of training and of scoring by the headline, and each one's share of the matrix rate."""
     cls, preset = registry.preset(name)
     recipe = from_dict(TrainConfig, preset.training)
     torch.manual_seed(0)
@@ -127,7 +127,7 @@ def preset_speed(name: str, rates: dict[str, dict[str, float]], *, seconds: floa
 
 
 def _rate(work: Callable[[], int], seconds: float) -> float:
-    """Tokens/s: the median over calls, after one, for about so long."""
+    """Return tokens/s: the median over calls for about `seconds`, after one to warm up."""
     work()
     speeds: list[float] = []
     began = time.perf_counter()

@@ -1,9 +1,10 @@
-"""Why a likelihood at the noise that q was fitted to bounds nothing: a reproduction in about two minutes on two cores.
+"""Show why a likelihood at the noise that q was fitted to is no bound; takes about two minutes on two cores.
 
 `python -m benchmarks.reused_noise` trains a small Latent Thought Model twice on the known source `topics`: once with
 fresh noise in every fast step, once with one noise for all steps of a text. Then it scores fresh texts of the source,
-whose true likelihood is known, with more and more fast steps. What is claimed in total beyond the truth is the log of
-an e-value: a number that is a likelihood, or less, keeps it below log 100 in 99 of 100 such trials.
+whose true likelihood is known, with more and more fast steps. The total claimed in excess of the truth is the log of an
+e-value: for a likelihood, or a bound on one, it stays below log 100 in 99 of 100 such trials.
+Shapes: B texts of a batch, N texts, L tokens per text.
 """
 
 from __future__ import annotations
@@ -37,19 +38,19 @@ TRAINED = {
     "reused noise": (PosteriorConfig(noise="reused"), CLOSER),
     "published_code": (PosteriorConfig.NAMED["published_code"], ()),
 }
-"""How q is fitted in training, by name, and what beside the number of steps is set otherwise in scoring: a third of the
-rate, since the longer fits then end nearer to their optimum."""
+"""Posterior settings in training, by name, and further settings in scoring: a third of the learning rate, with which
+longer fits end nearer to their optimum."""
 NUMBERS = {
     "reused_noise_estimate": "reused-noise estimate",
     "elbo": "ELBO",
     "importance_bound": "importance bound",
 }
 SOURCE = "topics:length=64,topics=8,chain_scale=0.0"
-"""Words that depend on the topic alone: soon learned, so that models are near the truth after a minute."""
+"""A source whose words depend on the topic alone: quickly learned, so that models are near the truth after a minute."""
 DRAWS, BATCH = 2, 32
 
 Scores = dict[tuple[str, int, str], np.ndarray]
-"""Nats of each text, by training, fast steps and likelihood."""
+"""Nats of each text, by (training, fast steps, likelihood)."""
 
 
 def scored(name: str, spec: str, updates: int, texts: int, steps: tuple[int, ...], output: Path) -> Scores:
@@ -66,7 +67,7 @@ def scored(name: str, spec: str, updates: int, texts: int, steps: tuple[int, ...
         tokenizer_name="bytes",
         output=output / "models" / name.replace(" ", "-"),
     )
-    found: Scores = {}
+    scores: Scores = {}
     for count in steps:
         loaded = checkpoint.load(folder, settings=[f"posterior.steps={count}", *TRAINED[name][1]])
         encoded = loaded.tokenizer.encode_batch(source.texts(fresh(source, texts)))
@@ -77,23 +78,25 @@ def scored(name: str, spec: str, updates: int, texts: int, steps: tuple[int, ...
             rng = SequenceRng(0, range(first, first + len(tokens_BL)))
             for likelihood, estimate in loaded.model.log_likelihoods(tokens_BL, draws=DRAWS, rng=rng).items():
                 parts[likelihood].append(estimate.nats_B)
-        found |= {(name, count, likelihood): torch.cat(nats).numpy() for likelihood, nats in parts.items()}
-    return found
+        scores |= {(name, count, likelihood): torch.cat(nats).numpy() for likelihood, nats in parts.items()}
+    return scores
 
 
 def fresh(source: KnownSource, texts: int) -> torch.Tensor:
-    """Texts that no training has seen, as symbols."""
+    """Draw texts that no training has seen, as symbols (N, L)."""
     return source.sample(texts, seed=0, purpose="reused noise")
 
 
 def main() -> None:
-    """Train, score, print the table and draw."""
+    """Train, score, print the table and draw the figure."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.reused_noise", description=__doc__)
-    p.add_argument("--train", metavar="NAMES", default="fresh noise,reused noise", help=f"of {', '.join(TRAINED)}")
+    p.add_argument("--train", metavar="NAMES", default="fresh noise,reused noise", help=f"some of {', '.join(TRAINED)}")
     p.add_argument("--source", default=SOURCE, help=f"a known source; default: {SOURCE}")
-    p.add_argument("--updates", type=int, default=400, help="of 4 texts each, in training; default: 400")
+    p.add_argument("--updates", type=int, default=400, help="training updates of 4 texts each; default: 400")
     p.add_argument("--texts", type=int, default=64, help="fresh texts to score; default: 64")
-    p.add_argument("--steps", type=int, nargs="+", default=[16, 64, 128], help="in scoring; default: 16 64 128")
+    p.add_argument(
+        "--steps", type=int, nargs="+", default=[16, 64, 128], help="scoring's fast steps; default: 16 64 128"
+    )
     p.add_argument("--output", type=Path, default=Path("runs/reused_noise"), help="default: runs/reused_noise")
     options = p.parse_args()
     names, steps = options.train.split(","), tuple(options.steps)
@@ -104,7 +107,7 @@ def main() -> None:
         raise UserError("expected at least 1 update, 1 text and 1 fast step")
     source = from_settings(options.source)
     true_N = source.log_likelihood(fresh(source, options.texts)).numpy()
-    # Small models gain nothing from a second thread, and two trainings everything from a second process.
+    # Small models gain nothing from a second thread, but two trainings gain from a second process.
     with ProcessPoolExecutor(min(len(names), os.cpu_count() or 1), multiprocessing.get_context("spawn")) as pool:
         jobs = [
             pool.submit(scored, name, source.spec, options.updates, options.texts, steps, options.output)
@@ -119,18 +122,18 @@ def main() -> None:
 def table(
     scores: Scores, weighed: dict[tuple[str, int, str], Evidence], true_N: np.ndarray, source: KnownSource
 ) -> Table:
-    """A row a training, number of fast steps and claim."""
+    """Make one row per training, number of fast steps and claim."""
     L = source.length
-    found = Table(
-        title=f"{source.spec}: {len(true_N)} fresh texts of {L} tokens, truly {-true_N.mean() / L:.3f} nats a token; "
+    rows = Table(
+        title=f"{source.spec}: {len(true_N)} fresh texts of {L} tokens, truly {-true_N.mean() / L:.3f} nats per token; "
         f"claims beyond the truth of more than {threshold():.1f} nats in total are refuted",
         box=box.MARKDOWN,
     )
     for column in ("Trained with", "T", "Claim", "Nats/token", "Beyond the truth", "Verdict"):
-        found.add_column(column, justify="right" if column in ("T", "Nats/token", "Beyond the truth") else "left")
+        rows.add_column(column, justify="right" if column in ("T", "Nats/token", "Beyond the truth") else "left")
     for (name, count, likelihood), nats_N in scores.items():
         one = weighed[name, count, likelihood]
-        found.add_row(
+        rows.add_row(
             name,
             str(count),
             NUMBERS[likelihood],
@@ -138,7 +141,7 @@ def table(
             f"{one.log_e_value:+,.0f}",
             "refuted" if one.refuted else "",
         )
-    return found
+    return rows
 
 
 def draw(
@@ -148,7 +151,7 @@ def draw(
     source: KnownSource,
     file: Path,
 ) -> str:
-    """Claims over fast steps, and the log e-value of the longest fits over texts, as SVG; says where it is."""
+    """Draw claims over fast steps, and log e-values of the longest fits over texts, as SVG; return where it is."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -167,7 +170,7 @@ def draw(
     left.set_xscale("log", base=2)
     left.set_xticks(steps, [str(count) for count in steps])
     left.set_xlabel("fast steps in scoring")
-    left.set_ylabel("claimed nats a token")
+    left.set_ylabel("claimed nats per token")
     left.legend(fontsize=7)
     right.axhline(threshold(), color="k", lw=1)
     right.set_yscale("symlog", linthresh=10)

@@ -273,6 +273,11 @@ class LanguageModel(nn.Module, ABC):
         """
         raise UserError(f"the family {self.family} has no features of texts; autoregressive and pretrained models do")
 
+    @classmethod
+    def has_features(cls) -> bool:
+        """True if the family has `features` of texts; asked of the class, before a model is opened."""
+        return cls.features is not LanguageModel.features
+
     @abstractmethod
     def cost(self, length: int) -> Cost:
         """Parameters and FLOPs a token at blocks of `length` stream tokens."""

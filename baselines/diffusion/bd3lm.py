@@ -1,17 +1,19 @@
-"""Block diffusion, BD3-LM (arXiv 2503.09573): autoregressive over blocks, masked diffusion within each.
+"""Block diffusion, BD3-LM (arXiv 2503.09573): autoregressive over blocks, masked diffusion within each block.
 
-Positions 0 .. N-1 hold BOS and the text, in blocks of S: BOS is the first position of the first block, always given.
+Positions 0 .. N-1 hold BOS and the text, in blocks of S; BOS is the first position of the first block and always given.
 log p(x) is at least the sum over blocks of a masked-diffusion bound given all earlier blocks; see `masking.py`. With
-S = 1 a block is one mask after the clean past, nothing is left to draw, and the number is the exact log-likelihood of
+S = 1 a block is one mask after the clean past, nothing is left to draw, and the value is the exact log-likelihood of
 an autoregressive model; with S = N it is the bound of MDLM.
 
 The published network runs once over the masked text and the clean text side by side, 2N positions, under a mask of
-2N x 2N. Clean positions never look at masked ones, so here it is two passes: the clean text, each position seeing its
-own block and earlier ones; then the masked text, each position seeing its own block, and the clean keys of earlier
-ones. Scoring runs the first once for all draws. No block looks back on the last one, so the clean pass is without it.
+2N x 2N. Clean positions never attend to masked ones, so this code makes two passes: over the clean text, where each
+position sees its own block and earlier ones; then over the masked text, where each position sees its own block and the
+clean keys of earlier ones. Scoring runs the first pass once for all draws. No later block sees the last one, so the
+clean pass leaves it out.
 
-Sizes: the embedding is tied and counted once, with a row for the mask; there is no time embedding. So at depths
-4 / 8 / 16 the models are those of the AR control and 512 parameters: within 0.1% of ltm-small / medium / large.
+Sizes: the embedding is tied and counted once, with a row for the mask; there is no time embedding. At depths
+4 / 8 / 16 the models thus have 512 parameters more than the AR control: within 0.1% of ltm-small / medium / large.
+Shapes: B sequences, L tokens, N positions, S positions per block, M masked tokens, D width.
 """
 
 from __future__ import annotations
@@ -28,10 +30,11 @@ from torch.nn import functional as F
 from baselines.diffusion.block_sampling import continue_in_blocks
 from baselines.diffusion.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks
 from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling
-from ltm.nn.flops import StackFlops
+from ltm.nn.block import KeysValues
+from ltm.nn.flops import StackFlops, paper_train_flops
 from ltm.nn.output_head import token_nats, weighted_nll
 from ltm.nn.spans import prepare_batch
-from ltm.nn.transformer import KeysValues, Transformer, TransformerConfig
+from ltm.nn.transformer import Transformer, TransformerConfig
 from ltm.recipes import published_recipe, tiny_recipe
 from ltm.rng import SequenceRng
 
@@ -41,10 +44,13 @@ class BD3LMConfig:
     """A Transformer over blocks.
 
     Attributes:
-        block_size: S, positions of a block; it divides `decoder.max_length`, the N positions of BOS and text.
-        clip_low, clip_high: training masks a share of a block's tokens from this interval only, the paper's clipped
-            schedules; scoring always uses all shares, since the bound needs them. `benchmarks.clipping_search` finds
-            the interval.
+        block_size: S, positions per block; must divide `decoder.max_length`, the N positions of BOS and text.
+        clip_low, clip_high: training masks shares of a block's tokens from this interval only (the paper's clipped
+            schedules); scoring always uses all shares, since the bound needs them. `benchmarks.clipping_search`
+            searches for the interval.
+
+    Raises:
+        ValueError: a window, a `block_size` that does not divide N, or not 0 <= clip_low < clip_high <= 1.
     """
 
     vocab_size: int = 0
@@ -68,13 +74,13 @@ class BD3LMConfig:
 
 
 def mean_masked(n: int, low: float, high: float) -> float:
-    """How many of a block's n tokens are masked on average, for shares between `low` and `high`."""
+    """Return the mean number of masked tokens in a block of n, for shares between `low` and `high`."""
     inside = [max(0.0, min(high, k / n) - max(low, (k - 1) / n)) for k in range(1, n + 1)]
     return sum(k * part for k, part in enumerate(inside, 1)) / (high - low)
 
 
-# An interval of the published kind. On pydocs it trains bd3lm-tiny to a bound of 6.24 and 6.25 nats a token (two
-# seeds), against 6.39 and 6.27 without clipping, and 6.30 (one) on [0.5, 1], where block losses vary least.
+# An interval of the published kind. On pydocs it trains bd3lm-tiny to a bound of 6.24 and 6.25 nats per token (two
+# seeds), against 6.39 and 6.27 without clipping, and 6.30 (one seed) on [0.5, 1], where block losses vary least.
 _CLIPPED: dict[str, Any] = {"clip_low": 0.3, "clip_high": 0.8}
 
 
@@ -110,16 +116,16 @@ class BD3LM(MaskedModel):
 
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> BD3LMConfig:
-        """Two layers of width 8, several blocks; where no size fits, one position more and blocks of 2."""
+        """Two layers of width 8, several blocks; if no size fits, one position more and blocks of 2."""
         N = block_length + 1
         S = next((size for size in range(2, N) if N % size == 0), None)
         N, S = (N + 1, 2) if S is None else (N, S)
-        decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=N, window=None)
+        decoder = TransformerConfig.smallest(N - 1, window=None)
         return BD3LMConfig(vocab_size=vocab_size, decoder=decoder, block_size=S)
 
     @classmethod
     def twin_config(cls, config: Any, *, vocab_size: int, block_length: int, width: int = 64, layers: int = 2) -> Any:
-        """See `LanguageModel.twin_config`; blocks of the same size, and several of them where there are several."""
+        """See `LanguageModel.twin_config`; blocks of the same size if they fit, and several if `config` has several."""
         N, S = block_length + 1, config.block_size
         if config.decoder.max_length == S:
             S = N
@@ -134,16 +140,16 @@ class BD3LM(MaskedModel):
         )
 
     def headline(self, context: int | Tensor = 0) -> str:
-        """The evidence lower bound, whatever is scored; with blocks of one token, the exact likelihood."""
+        """Return `elbo`, whatever is scored; `exact` for blocks of one token."""
         return "exact" if self.config.block_size == 1 else "elbo"
 
     def lay_out(self, tokens_BL: Tensor) -> Tensor:
-        """BOS, the text, and masks to the end of the last block: (B, N), N whole blocks."""
+        """Lay out BOS, the text, and masks up to the end of the last block: (B, N), whole blocks."""
         inputs_BL = self.decoder.after_bos(tokens_BL)
         return F.pad(inputs_BL, (0, -inputs_BL.shape[1] % self.config.block_size), value=self.mask_id)
 
     def clean_pass(self, inputs_BN: Tensor) -> list[KeysValues] | None:
-        """Each layer's keys and values of BOS and text in all blocks but the last; None if there is but one."""
+        """Return each layer's keys and values of BOS and text in all blocks but the last; None for a single block."""
         S = self.config.block_size
         kept = inputs_BN.shape[1] - S
         if not kept:
@@ -154,11 +160,13 @@ class BD3LM(MaskedModel):
     def masked_pass(
         self, inputs_BN: Tensor, masked_BL: Tensor, clean: list[KeysValues] | None, start: int = 0
     ) -> Tensor:
-        """Hidden states (M, D) of the masked tokens, row-major.
+        """Return hidden states (M, D) of the masked tokens, row-major.
 
         Args:
-            clean: what `clean_pass` found.
-            start: a block's first position, before which nothing is masked; what comes before is not computed.
+            inputs_BN: clean inputs, from `lay_out`.
+            masked_BL: which tokens to mask and predict.
+            clean: the result of `clean_pass`.
+            start: first position of a block before which nothing is masked; earlier positions are not computed.
         """
         S, N = self.config.block_size, inputs_BN.shape[1]
         masked_BN = F.pad(masked_BL, (1, N - 1 - masked_BL.shape[1]))
@@ -171,7 +179,7 @@ class BD3LM(MaskedModel):
         return h_BLD[masked_BN[:, start:]]
 
     def training_loss(self, tokens_BL: Tensor, *, rng: Rng, progress: float = 1.0) -> Loss:
-        """The bound's estimate from one draw, mean nats a token; with a clipped schedule, of that interval's masks."""
+        """Return minus the bound's estimate from one draw, in mean nats per token; masks have the clipped shares."""
         c, rng = self.config, SequenceRng.of(rng, len(tokens_BL))
         (masks,) = draw_masks(
             torch.ones_like(tokens_BL, dtype=torch.bool),
@@ -198,9 +206,9 @@ class BD3LM(MaskedModel):
         rng: Rng,
         only: str | None = None,
     ) -> dict[str, LikelihoodEstimate]:
-        """The continuous-time bound, given tokens never masked; with blocks of one token exact, and nothing drawn.
+        """Return the continuous-time bound, with given tokens never masked; exact for blocks of one token.
 
-        What a block holds beyond the end of the text is masked and not revealed, in generation too: `lay_out`.
+        Positions of a block beyond the end of the text stay masked, as in generation; see `lay_out`.
         """
         S = self.config.block_size
         tokens_BL, given_BL, scored_BL = prepare_batch(tokens_BL, context, lengths, self.vocab_size)
@@ -214,13 +222,14 @@ class BD3LM(MaskedModel):
             block_length=self.block_length,
             block=S,
         )
-        clean, found = self.clean_pass(inputs_BN), []
+        clean = self.clean_pass(inputs_BN)
+        nats_per_draw: list[Tensor] = []
         for masks in drawn:
             h_MD = self.masked_pass(inputs_BN, masks.masked_BL, clean, start)
             nats_BL = torch.zeros_like(masks.weight_BL)
             nats_BL[masks.masked_BL] = token_nats(h_MD, self.decoder.head(), tokens_BL[masks.masked_BL]).double()
-            found.append((masks.weight_BL * nats_BL).sum(1))
-        nats_KB, tokens_B = torch.stack(found), scored_BL.sum(1)
+            nats_per_draw.append((masks.weight_BL * nats_BL).sum(1))
+        nats_KB, tokens_B = torch.stack(nats_per_draw), scored_BL.sum(1)
         if S == 1:
             return {"exact": LikelihoodEstimate(nats_B=nats_KB[0], tokens_B=tokens_B, kind="exact")}
         return diffusion_bound(nats_KB, tokens_B)
@@ -228,15 +237,15 @@ class BD3LM(MaskedModel):
     def generate(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling, rng: Rng
     ) -> Generations:
-        """Block by block with a KV cache, one token an evaluation; beyond N positions the oldest blocks are let go."""
+        """Generate block by block with a KV cache, one token per evaluation; beyond N positions it drops the oldest."""
         return continue_in_blocks(
             self.decoder, self.config.block_size, prompts, max_new_tokens=max_new_tokens, sampling=sampling, rng=rng
         )
 
     def cost(self, length: int) -> Cost:
-        """The AR rows' convention for the published pass, and what this code executes; generation fills whole blocks.
+        """Count the published pass by the papers' convention, and what this code executes; generation fills blocks.
 
-        The published pass takes two positions a token through a sequence of 2N: 2 (6P + 12Ld 2N). Here the head is paid
+        The published pass takes two positions per token through a sequence of 2N: 2 (6P + 12Ld 2N). Here the head runs
         for masked tokens only.
         """
         c, S = self.config.decoder, self.config.block_size
@@ -252,11 +261,11 @@ class BD3LM(MaskedModel):
             return head / length * sum(mean_masked(n, low, high) for n in sizes)
 
         clean, noisy = stack(kept, kept), stack(N, kept + N)
-        # Of the clean pass's last layer only keys and values are used: the rest has no backward pass.
+        # Only keys and values of the clean pass's last layer are used: the rest of it has no backward pass.
         unused = kept / length * (2 * c.width**2 + 4 * c.width * kept + 6 * c.width * c.hidden)
         return Cost(
             parameters=P,
-            paper_train_flops_per_token=2 * (6 * P + 12 * c.layers * c.width * 2 * N),
+            paper_train_flops_per_token=2 * paper_train_flops(P, c.layers, c.width, 2 * N),
             train_flops_per_token=3 * (clean + noisy + predictions(self.config.clip_low, self.config.clip_high))
             - 2 * unused,
             score_flops_per_token=clean + (1 if S == 1 else DRAWS) * (noisy + predictions(0, 1)),

@@ -1,17 +1,16 @@
-"""Generation block by block: masks of the current block are revealed one at a time, given a KV cache of finished ones.
+"""Generation block by block: masks of the current block are revealed one at a time, given a KV cache of earlier ones.
 
-Within a block this is first hitting, the exact limit of infinitely many small diffusion steps: the masks are revealed
-in an order that is uniformly random, each token drawn in float64 given all that the block shows by then, at the price
-of one network evaluation. The first evaluation of a block also takes in the tokens finished before it (the prompt, or
-the last block) and stores their keys and values, so that evaluations are as many as tokens revealed.
+Within a block this is first hitting, the exact limit of infinitely many small diffusion steps: masks are revealed in a
+uniformly random order, each token drawn in float64 given what the block shows by then, with one network evaluation
+each. The first evaluation of a block also processes the tokens finished before it (the prompt, or the previous block)
+and stores their keys and values, so there are as many evaluations as revealed tokens.
 
-In the last block only the tokens wanted are revealed and the rest stay masked: that is how a text that ends inside a
-block is scored, and, unlike a block cut short, a sight that training knows. Nothing is approximate within the N
-positions of the stack. Beyond them a block sees the last N - S positions only, BOS no more, through keys that were
-computed when their own past was in view; rotary positions go on counting, since attention depends on their differences
-alone.
+In the last block only the wanted tokens are revealed and the rest stay masked: a text that ends inside a block is
+scored that way, and training has seen such blocks, unlike shorter ones. Nothing is approximate within the N positions
+of the stack. Beyond them a block sees only the last N - S positions, without BOS, through keys that were computed while
+their own past was visible; rotary positions keep counting, since attention depends only on their differences.
 
-Shapes: B sequences, L positions, S positions of a block, N positions of the stack, T new tokens, V vocabulary.
+Shapes: B sequences, L positions, S positions per block, N positions of the stack, T new tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -23,9 +22,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltm.api import Generations, Rng, Sampling
+from ltm.nn.block import KeysValues
 from ltm.nn.sampling import draw
 from ltm.nn.spans import check_ids
-from ltm.nn.transformer import KeysValues, Transformer
+from ltm.nn.transformer import Transformer
 from ltm.rng import SequenceRng
 
 
@@ -39,11 +39,11 @@ def continue_in_blocks(
     sampling: Sampling,
     rng: Rng,
 ) -> Generations:
-    """Continue each prompt, to any length; prompts of one length run as a batch. A prompt may end inside a block.
+    """Continue each prompt, to any length; prompts of equal length run as a batch. A prompt may end inside a block.
 
     Raises:
-        ValueError: a prompt longer than a text of the stack; a text beyond a stack that is a single block; an id
-            outside the vocabulary; `reinfer_every`.
+        ValueError: a prompt longer than the stack holds, a text longer than a stack that is a single block, no new
+            token, an id outside the vocabulary, or `reinfer_every`.
     """
     room, longest = stack.config.max_length - 1, max((len(p) for p in prompts), default=0)
     if sampling.reinfer_every:
@@ -51,11 +51,11 @@ def continue_in_blocks(
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, found {max_new_tokens}")
     if longest > room:
-        raise ValueError(f"the {longest} tokens of a prompt exceed the {room} that fit beside the BOS")
+        raise ValueError(f"the {longest} tokens of a prompt exceed the {room} that fit after the BOS")
     if block_size > room and longest + max_new_tokens > room:
         raise ValueError(
-            f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the {room} that fit beside the BOS: "
-            "with a single block there is no earlier one to go on from; use a smaller block_size"
+            f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the {room} that fit after the BOS: "
+            "a single block leaves no earlier one to continue from; use a smaller block_size"
         )
     rng = SequenceRng.of(rng, len(prompts))
     outputs: list[list[int]] = [[] for _ in prompts]
@@ -75,7 +75,7 @@ def continue_in_blocks(
 def _continue(
     stack: Transformer, S: int, tokens_BL: Tensor, max_new_tokens: int, sampling: Sampling, rng: SequenceRng
 ) -> tuple[Tensor, Tensor]:
-    """New tokens (B, T), fewer where all rows stopped, meaningless after a row's stop; and evaluations (B,)."""
+    """Return new tokens (B, T), fewer if all rows stop, meaningless after a row's stop id; and evaluations (B,)."""
     mask_id, device = stack.vocab_size, tokens_BL.device
     text_BL = stack.after_bos(tokens_BL)
     first, end = text_BL.shape[1], text_BL.shape[1] + max_new_tokens
@@ -86,7 +86,7 @@ def _continue(
     for start in range(first // S * S, end, S):
         given, wanted = text_BL.shape[1] - start, min(S, end - start)
         canvas_BS = F.pad(text_BL[:, start:], (0, S - given), value=mask_id)
-        # The same numbers for a block whatever is given in it and whichever rows go on.
+        # A block's noise depends neither on what is given in it nor on which rows continue.
         order_u_BS, token_u_BS = noise.uniform(2, S).to(device).unbind(1)
         order_XB = given + order_u_BS[:, given:wanted].argsort(1).T
         for position_B, u_B in zip(order_XB, token_u_BS.T, strict=False):
@@ -110,10 +110,10 @@ def _continue(
 def evaluate(
     stack: Transformer, S: int, inputs_BL: Tensor, start: int, past: list[KeysValues] | None
 ) -> tuple[Tensor, list[KeysValues]]:
-    """Hidden states of whole blocks from position `start` on, the last one with masks; and the cache for the next ones.
+    """Return hidden states of whole blocks from position `start` on, the last with masks; and the next cache.
 
-    A position sees its own block and the N / S - 1 before it. The cache keeps what a next evaluation of the last block
-    may look at, so not that block itself.
+    A position sees its own block and the N / S - 1 blocks before it. The cache holds what the next evaluation of the
+    last block may attend to, so not that block itself.
     """
     N, L = stack.config.max_length, inputs_BL.shape[1]
     cached = past[0][0].shape[2] if past else 0

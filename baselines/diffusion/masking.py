@@ -1,22 +1,22 @@
-"""What all masked diffusion models share: which tokens are masked, at what rate, and what each weighs in the bound.
+"""Masks, mask rates and weights of the bound that all masked diffusion models share.
 
 A text of n scored tokens is masked at rate m, each token by itself. With the rate's schedule integrated out, the
 continuous-time bound of absorbing diffusion (arXiv 2406.07524, 2406.04329) is
 
     integral over m in [0, 1] of (1 / m) E_mask[sum over masked i of c_i]  =  sum over k = 1..n of (1 / k) E_k[the same]
 
-where c_i is what masked token i costs and E_k is over masks of just k tokens: the integral of m^(k-1) (1-m)^(n-k) is a
-Beta function. So k is uniform on 1..n, a text costs n times the mean over its masked tokens, and given k the rate has
-the law Beta(k, n - k + 1), that of the k-th smallest of n uniform numbers. Nothing is cut off at either end of [0, 1],
-and the weight of a token, n / k, is bounded. In block diffusion (arXiv 2503.09573) each block is a text of its own.
-Shapes: K draws, B sequences, L tokens, P blocks of a sequence, S tokens of a block.
+where c_i is the cost of masked token i and E_k averages over masks of exactly k tokens: the integral of
+m^(k-1) (1-m)^(n-k) is a Beta function. So k is uniform on 1..n, a text costs n times the mean over its masked tokens,
+and the rate given k follows Beta(k, n - k + 1), the law of the k-th smallest of n uniform numbers. Nothing is cut off
+at either end of [0, 1], and the weight of a token, n / k, is bounded. In block diffusion (arXiv 2503.09573) each block
+is a text of its own.
+Shapes: K draws, B sequences, L tokens, P blocks per sequence, S tokens per block.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,21 +30,15 @@ DRAWS = 4
 
 
 class MaskedModel(LanguageModel):
-    """A model of texts with masks in them, and its one bound."""
-
-    @classmethod
-    def twin_config(cls, config: Any, *, vocab_size: int, block_length: int, width: int = 64, layers: int = 2) -> Any:
-        """See `LanguageModel.twin_config`; without a stride, which is generation's and a short block may not hold."""
-        config = dataclasses.replace(config, stride=None)
-        return super().twin_config(config, vocab_size=vocab_size, block_length=block_length, width=width, layers=layers)
+    """A model that predicts tokens of texts with masks in them, and is scored by one bound."""
 
     @property
     def mask_id(self) -> int:
-        """The id after BOS: an input only, and no id of the tokenizer."""
+        """The id after BOS: an input that is never output, and no id of the tokenizer."""
         return self.vocab_size
 
     def headline(self, context: int | Tensor = 0) -> str:
-        """The evidence lower bound, whatever is scored."""
+        """Return `elbo`, whatever is scored."""
         return "elbo"
 
 
@@ -52,9 +46,9 @@ class Masks(NamedTuple):
     """One draw of masks for each sequence.
 
     Attributes:
-        masked_BL: bool; of the scored tokens of each block, k.
+        masked_BL: bool; true for k of the scored tokens of each block.
         weight_BL: float64; n / k where masked, else 0.
-        rate_BP: float64, the mask rate m of each block, in (0, 1]; of a block without scored tokens, 1.
+        rate_BP: float64, the mask rate m of each block, in (0, 1]; 1 for a block without scored tokens.
     """
 
     masked_BL: Tensor
@@ -73,13 +67,14 @@ def draw_masks(
     high: float = 1.0,
     purpose: str = "masks",
 ) -> list[Masks]:
-    """`draws` masks of each sequence; shares k / n are spread evenly over draws, blocks and sequences of a run.
+    """Draw `draws` masks per sequence; shares k / n are spread evenly over draws, blocks and sequences of a run.
 
     Args:
-        scored_BL: where a token may be masked.
-        block_length: L of the longest sequence there may be, so that no noise depends on padding.
-        block: S, tokens of a block, BOS counted as the first of the first block; None for one block.
-        low, high: the part of 1..n that k is drawn from; the bound needs all of it.
+        scored_BL: bool; which tokens may be masked.
+        block_length: L of the longest possible sequence, so that no noise depends on padding.
+        block: S, tokens per block, with BOS as the first token of the first block; None for a single block.
+        low, high: the range of shares k / n to draw from; the bound needs all of [0, 1].
+        purpose: name of the noise.
 
     Raises:
         ValueError: fewer than one draw, a text longer than `block_length`, or not 0 <= low < high <= 1.
@@ -90,7 +85,7 @@ def draw_masks(
         raise ValueError(f"need 0 <= low < high <= 1, found {low} and {high}")
     B, L = scored_BL.shape
     if L > block_length:
-        raise ValueError(f"a text of {L} tokens exceeds the {block_length} that fit beside the BOS")
+        raise ValueError(f"a text of {L} tokens exceeds the {block_length} that fit after the BOS")
     S = block_length + 1 if block is None else block
     P = -(-(block_length + 1) // S)
     padding = (1, P * S - L - 1)
@@ -101,7 +96,7 @@ def draw_masks(
     scored_BPS = blocks(scored_BL, False)
     n_BP = scored_BPS.sum(2)
     u_KBP = low + (high - low) * rng.stratified(purpose, draws, P).to(scored_BL.device)
-    stream, found = rng.stream(purpose), []
+    stream, masks = rng.stream(purpose), []
     for u_BP in u_KBP:
         v_BL = stream.uniform(block_length)[:, :L].to(scored_BL.device)
         v_BPS = blocks(v_BL, 2.0).masked_fill(~scored_BPS, 2.0)
@@ -110,14 +105,20 @@ def draw_masks(
         masked_BPS = (v_BPS <= rate_BP[..., None]) & scored_BPS
         weight_BPS = masked_BPS * (n_BP / k_BP)[..., None].double()
         cut = slice(1, L + 1)
-        found.append(Masks(masked_BPS.flatten(1)[:, cut], weight_BPS.flatten(1)[:, cut], rate_BP.clamp(max=1.0)))
-    return found
+        masks.append(Masks(masked_BPS.flatten(1)[:, cut], weight_BPS.flatten(1)[:, cut], rate_BP.clamp(max=1.0)))
+    return masks
 
 
 def diffusion_bound(
     nats_KB: Tensor, tokens_B: Tensor, ends: Mapping[str, Tensor] | None = None
 ) -> dict[str, LikelihoodEstimate]:
-    """The `elbo` from draws of the integral, made with `SequenceRng.stratified`, and what its ends add, (B,) each."""
+    """Return the `elbo` as the mean over draws of the integral plus its end terms.
+
+    Args:
+        nats_KB: float64, one estimate of the integral per draw, made with `SequenceRng.stratified`.
+        tokens_B: int64, scored tokens.
+        ends: float64 (B,) each, terms of the bound at the ends of the integral, by name; not positive.
+    """
     diffusion_B, ends = nats_KB.mean(0), ends or {}
     estimate = LikelihoodEstimate(
         nats_B=diffusion_B + sum(ends.values()),
@@ -132,10 +133,10 @@ def diffusion_bound(
 
 
 def variance_of_mean(values_KB: Tensor) -> Tensor | None:
-    """Variance of the mean over draws, from draws made with `SequenceRng.stratified`, (B,); None for one draw.
+    """Return the variance of the mean over draws made with `SequenceRng.stratified`, (B,); None for one draw.
 
-    From four draws on it is taken between mirrored pairs. Strata make the mean better than independent draws would,
-    so in expectation this is an upper bound on the variance.
+    An even number of four or more draws is compared in mirrored pairs. The mean of stratified draws varies less than
+    that of independent ones, so in expectation this is an upper bound on the variance.
     """
     draws = len(values_KB)
     if draws < 2:
@@ -146,5 +147,5 @@ def variance_of_mean(values_KB: Tensor) -> Tensor | None:
 
 
 def visible_keys(real_BL: Tensor) -> Tensor | None:
-    """For `Stack.run`: BOS and all tokens that are not padding, (B, 1, 1, L + 1); None when that is everything."""
+    """Return the `visible` of `Stack.run`: BOS and all real tokens, (B, 1, 1, L + 1); None if there is no padding."""
     return None if bool(real_BL.all()) else F.pad(real_BL, (1, 0), value=True)[:, None, None]

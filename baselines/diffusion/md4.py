@@ -1,14 +1,15 @@
 """Masked diffusion on any schedule, MD4, and on learned ones, GenMD4 (arXiv 2406.04329).
 
-MDLM's network, which is told the time (or not: `time_conditioning=false`). At t = 0 a token is masked at rate 1e-4, and
-what is masked there is guessed uniformly: the data end, n 1e-4 log(outputs) nats, is part of the bound. At t = 1 all is
-masked, exactly: no prior term is left out. (The published code has the offset at both ends and takes the prior term
-as 0, which it is not quite.) Between the ends the bound does not depend on the schedule but through the time that the
-network is told; see `masking.py`. Draws whose rate lies below 1e-4 are of the part that the data end replaces.
+MDLM's network, conditioned on the time (or not: `time_conditioning=false`). At t = 0 a token is masked at rate 1e-4,
+and what is masked there is guessed uniformly: the data end, n 1e-4 log(outputs) nats, is part of the bound. At t = 1
+everything is masked, exactly, so no prior term is left out. (The published code has the offset at both ends and takes
+the prior term as 0, which is not quite true.) Between the ends the bound depends on the schedule only through the time
+that the network is given; see `masking.py`. Draws with a rate below 1e-4 belong to the part that the data end replaces.
 
 Sizes: the embedding is tied and counted once, with a row for the mask; time embedding and modulations are counted, and
-the SwiGLU is narrower for them. At depths 4 / 8 / 16 within 0.2% of ltm-small / medium / large; learned schedules add
-one number a token type.
+the SwiGLU is narrower to make up for them. At depths 4 / 8 / 16 the sizes are within 0.2% of ltm-small / medium /
+large; learned schedules add one number per token type. Shapes: B sequences, L tokens, N masked or wanted tokens, D
+width, E width of the time embedding, V vocabulary.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from baselines.diffusion import unmasking
 from baselines.diffusion.learned_schedule import LearnedSchedule, Noised, leave_one_out
-from baselines.diffusion.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks, visible_keys
+from baselines.diffusion.masking import DRAWS, diffusion_bound, draw_masks, visible_keys
 from baselines.diffusion.schedules import OFFSET, MaskSchedule, grid
 from baselines.diffusion.stepping import Move, take_steps
 from baselines.diffusion.time_embedding import TimeEmbedding, conditioning_flops
-from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling
-from ltm.nn.flops import StackFlops
+from baselines.diffusion.unmasking import CanvasModel, check_settings, unmask
+from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng, Sampling
+from ltm.nn.flops import StackFlops, paper_train_flops
 from ltm.nn.output_head import over_vocabulary, token_nats, weighted_nll
 from ltm.nn.sampling import probabilities
 from ltm.nn.spans import prepare_batch
@@ -41,15 +42,21 @@ from ltm.rng import SequenceRng, Stream
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MD4Config:
-    """A bidirectional Transformer, its schedule, and how it generates, which changes neither training nor scoring.
+    """A bidirectional Transformer, its schedule, and how it generates, which affects neither training nor scoring.
 
     Attributes:
-        power: of the polynomial schedule.
-        condition_width: of the time embedding.
+        schedule: mask rate over time; `learned` gives every token type a speed of its own (GenMD4).
+        power: exponent of the polynomial schedule.
+        time_conditioning: give the network the time.
+        condition_width: E, width of the time embedding.
         sampler: `ancestral`, one evaluation for each of `sampling_steps` over the `grid` of times; `cached`, the same
-            samples without the evaluations that reveal nothing; `first_hitting`, one token an evaluation and exact.
-            Learned schedules have the first only.
-        stride: new tokens of each canvas after the first, where a text outgrows a block; half a block when none.
+            samples without the evaluations that reveal nothing; `first_hitting`, one token per evaluation and exact.
+            Learned schedules support `ancestral` only.
+        grid: spacing of the sampler's times.
+        stride: new tokens of each canvas after the first, if a text exceeds a block; half a block if none.
+
+    Raises:
+        ValueError: a power, width or sampler that is not allowed; see also `check_settings`.
     """
 
     vocab_size: int = 0
@@ -64,15 +71,13 @@ class MD4Config:
     stride: int | None = None
 
     def __post_init__(self) -> None:
-        if self.decoder.window is not None:
-            raise ValueError(f"md4 attends in both directions; set decoder.window=none, found {self.decoder.window}")
+        check_settings("md4", self.decoder, self.sampling_steps, self.stride)
         if self.power <= 0:
             raise ValueError(f"power must be above 0, found {self.power}")
         if self.condition_width < 2 or self.condition_width % 2:
             raise ValueError(f"condition_width must be even and at least 2, found {self.condition_width}")
         if self.schedule == "learned" and self.sampler != "ancestral":
             raise ValueError(f"a learned schedule is sampled with sampler=ancestral, found {self.sampler}")
-        unmasking.check_settings(self.sampling_steps, self.stride, self.decoder.max_length - 1)
 
 
 def _matched_shape(layers: int) -> MD4Config:
@@ -87,8 +92,8 @@ _TINY = MD4Config(
 )
 
 
-class MD4(MaskedModel):
-    """Masked diffusion that is told the time, with an explicit data end."""
+class MD4(CanvasModel):
+    """Masked diffusion with a time-conditioned network and an explicit data end."""
 
     family = "md4"
     config_class = MD4Config
@@ -119,20 +124,23 @@ class MD4(MaskedModel):
 
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> MD4Config:
-        """Two layers of width 8, told the time by four numbers; generates by first hitting."""
-        decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=None)
+        """Two layers of width 8, a time embedding of width 4; generates by first hitting."""
+        decoder = TransformerConfig.smallest(block_length, window=None)
         return MD4Config(vocab_size=vocab_size, decoder=decoder, condition_width=4, sampler="first_hitting")
 
     def hidden_states(
         self, canvas_BL: Tensor, time_B: Tensor, wanted_BL: Tensor, visible: Tensor | None = None
     ) -> Tensor:
-        """Hidden states (N, D) of the wanted positions, row-major, of texts with mask ids in them."""
+        """Return hidden states (N, D) of the wanted positions, row-major, for texts with mask ids in them."""
         condition_BE = None if self.time_embedding is None else self.time_embedding(time_B)
         inputs = self.decoder.after_bos(canvas_BL)
         return self.decoder(inputs, visible=visible, condition_BE=condition_BE)[:, 1:][wanted_BL]
 
     def training_loss(self, tokens_BL: Tensor, *, rng: Rng, progress: float = 1.0) -> Loss:
-        """Minus the bound's estimate, mean nats a token: from one draw, or two of as many masks if learned."""
+        """Return minus the bound's estimate in mean nats per token: from one draw, or for learned schedules from two.
+
+        The two have equally many masks; see `leave_one_out`.
+        """
         everything = torch.ones_like(tokens_BL, dtype=torch.bool)
         rng = SequenceRng.of(rng, len(tokens_BL))
         if self.learned is not None:
@@ -151,7 +159,7 @@ class MD4(MaskedModel):
     def _masked(
         self, tokens_BL: Tensor, scored_BL: Tensor, rng: SequenceRng, *, draws: int
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Of each draw the canvas, the time, and what each token weighs: 0 where the draw is of the data end."""
+        """Yield (canvas, time, token weights) for each draw; weights are 0 if the draw belongs to the data end."""
         assert self.fixed is not None
         for masks in draw_masks(scored_BL, rng, draws=draws, block_length=self.block_length):
             rate_B = masks.rate_BP[:, 0]
@@ -166,7 +174,7 @@ class MD4(MaskedModel):
         noised: Noised,
         visible: Tensor | None = None,
     ) -> Tensor:
-        """One draw's estimate of the diffusion term's cost, float64 (B,), differentiable."""
+        """Estimate the cost of the diffusion term from one draw, float64 (B,) nats, differentiable."""
         canvas_BL = tokens_BL.masked_fill(noised.masked_BL, self.mask_id)
         h_ND = self.hidden_states(canvas_BL, noised.time_B, noised.masked_BL, visible)
         cost_N = over_vocabulary(schedule.cost, h_ND, self.decoder.head(), tokens_BL[noised.masked_BL])
@@ -184,99 +192,78 @@ class MD4(MaskedModel):
         rng: Rng,
         only: str | None = None,
     ) -> dict[str, LikelihoodEstimate]:
-        """The bound, with its terms `diffusion` and `data_end`; given tokens are never masked."""
+        """Return the bound with its terms `diffusion` and `data_end`; given tokens are never masked."""
         tokens_BL, given_BL, scored_BL = prepare_batch(tokens_BL, context, lengths, self.vocab_size)
         rng, draws = SequenceRng.of(rng, len(tokens_BL)), DRAWS if draws is None else draws
-        visible, found = visible_keys(given_BL | scored_BL), []
+        visible = visible_keys(given_BL | scored_BL)
         if self.learned is not None:
             drawn = self.learned.draw(tokens_BL, scored_BL, rng, draws=draws, block_length=self.block_length)
-            found = [-self._learned_costs(self.learned, tokens_BL, scored_BL, each, visible) for each in drawn]
+            nats_per_draw = [-self._learned_costs(self.learned, tokens_BL, scored_BL, each, visible) for each in drawn]
             data_end_B = -self.learned.data_end(tokens_BL, scored_BL)
         else:
+            nats_per_draw = []
             for canvas_BL, time_B, weight_BL in self._masked(tokens_BL, scored_BL, rng, draws=draws):
                 masked_BL = weight_BL > 0
                 h_ND = self.hidden_states(canvas_BL, time_B, masked_BL, visible)
                 nats_BL = torch.zeros_like(weight_BL)
                 nats_BL[masked_BL] = token_nats(h_ND, self.decoder.head(), tokens_BL[masked_BL]).double()
-                found.append((weight_BL * nats_BL).sum(1))
+                nats_per_draw.append((weight_BL * nats_BL).sum(1))
             data_end_B = -scored_BL.sum(1).double() * OFFSET * math.log(self.vocab_size - 1)
-        return diffusion_bound(torch.stack(found), scored_BL.sum(1), {"data_end": data_end_B})
+        return diffusion_bound(torch.stack(nats_per_draw), scored_BL.sum(1), {"data_end": data_end_B})
 
     def predict(self, canvas_BL: Tensor, rate_B: Tensor, wanted_BL: Tensor) -> Tensor:
-        """Logits of the wanted positions (N, V - 1), by a network that is told the time of this mask rate."""
+        """Return logits (N, V - 1) of the wanted positions, at the time with this mask rate; fixed schedules only."""
         assert self.fixed is not None
         h_ND = self.hidden_states(canvas_BL, self.fixed.time(rate_B), wanted_BL)
         return h_ND.to(self.decoder.dtype) @ self.decoder.head().T
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling, rng: Rng
-    ) -> Generations:
-        """Unmask the continuation with the configured sampler, canvas by canvas where it outgrows a block."""
-        return unmasking.generate(
-            self._learned_fill(self.learned, sampling) if self.learned is not None else self._fill(sampling),
-            prompts,
-            vocab_size=self.vocab_size,
-            block_length=self.block_length,
-            max_new_tokens=max_new_tokens,
-            sampling=sampling,
-            rng=rng,
-            device=self.device,
-            stride=self.config.stride,
-        )
-
     def _rates(self) -> list[float]:
-        """Mask rates of the sampler's grid, 1 .. 0; of a learned schedule its times, the rates at speed 1.
+        """Return the mask rates of the sampler's grid, 1 .. 0; for a learned schedule the times, the rates at speed 1.
 
-        The last is 0 and not OFFSET: the last step reveals whatever is left.
+        The last is 0 and not OFFSET, so the last step reveals whatever is left.
         """
         times = grid(self.config.grid, self.config.sampling_steps)
         return times.tolist() if self.fixed is None else [*self.fixed.rate(times[:-1]).tolist(), 0.0]
 
-    def _fill(self, sampling: Sampling) -> unmasking.Fill:
-        def fill(canvas_BL: Tensor, noise: Stream) -> tuple[Tensor, Tensor]:
-            if self.config.sampler == "first_hitting":
-                return unmasking.first_hitting(self.predict, canvas_BL, self.mask_id, noise, sampling=sampling)
-            return unmasking.ancestral(
-                self.predict,
-                canvas_BL,
-                self.mask_id,
-                self._rates(),
-                noise,
-                block_length=self.block_length,
-                sampling=sampling,
-                cached=self.config.sampler == "cached",
-            )
+    def fill(self, canvas_BL: Tensor, noise: Stream, sampling: Sampling) -> tuple[Tensor, Tensor]:
+        """Reveal the masks with the configured sampler; see `CanvasModel.fill`."""
+        rates, block_length = self._rates(), self.block_length
+        if self.learned is not None:
+            schedule = self.learned
 
-        return fill
+            def reveal(time: float, next_time: float) -> Move:
+                return lambda logits, now: schedule.reveal(probabilities(logits, sampling), time, next_time)
 
-    def _learned_fill(self, schedule: LearnedSchedule, sampling: Sampling) -> unmasking.Fill:
-        def reveal(time: float, next_time: float) -> Move:
-            return lambda logits, now: schedule.reveal(probabilities(logits, sampling), time, next_time)
-
-        def fill(canvas_BL: Tensor, noise: Stream) -> tuple[Tensor, Tensor]:
-            times = self._rates()
             return take_steps(
                 self.hidden_states,
                 self.decoder.head(),
-                [(time, reveal(time, later)) for time, later in itertools.pairwise(times)],
+                [(time, reveal(time, later)) for time, later in itertools.pairwise(rates)],
                 canvas_BL,
                 canvas_BL == self.mask_id,
                 noise,
-                block_length=self.block_length,
+                block_length=block_length,
                 mask_id=self.mask_id,
             )
-
-        return fill
+        return unmask(
+            self.predict,
+            canvas_BL,
+            self.mask_id,
+            rates,
+            noise,
+            sampler=self.config.sampler,
+            block_length=block_length,
+            sampling=sampling,
+        )
 
     def cost(self, length: int) -> Cost:
-        """The published AR rows' convention, 6P + 12LdN, and what this code executes; generation fills one canvas.
+        """Count the papers' 6P + 12LdN, and the FLOPs that this code executes; generation fills one canvas.
 
-        The head is paid for masked tokens only, half of them on average. Learned schedules train on two draws, form
+        The head runs for masked tokens only, about half of all on average. Learned schedules train on two draws, form
         logits twice for a gradient, and predict every masked token at every step; they are counted at speed 1.
         """
         P, c = sum(p.numel() for p in self.parameters()), self.config.decoder
         stack = StackFlops.of(c, self.vocab_size - 1, length + 1)
-        # BOS is computed, and is no token.
+        # BOS is computed but is not a token.
         blocks = (stack.forward - stack.head) * (length + 1) / length
         blocks += conditioning_flops(c, self.decoder.condition) / length
         rates = self._rates()
@@ -290,7 +277,7 @@ class MD4(MaskedModel):
             generate = sum((1 - (1 - rate) ** length) * blocks + rate * stack.head for rate in rates)
         return Cost(
             parameters=P,
-            paper_train_flops_per_token=6 * P + 12 * c.layers * c.width * (length + 1),
+            paper_train_flops_per_token=paper_train_flops(P, c.layers, c.width, length + 1),
             train_flops_per_token=train,
             score_flops_per_token=DRAWS * (blocks + head),
             generate_flops_per_token=generate,
@@ -298,7 +285,7 @@ class MD4(MaskedModel):
 
 
 def _evaluations(sampler: str, rates: Sequence[float], length: int) -> float:
-    """Expected network evaluations to fill a canvas of masks."""
+    """Return the expected number of network evaluations to fill a canvas of `length` masks."""
     if sampler == "first_hitting":
         return length
     if sampler == "ancestral":

@@ -1,25 +1,25 @@
-"""Masked diffusion, MDLM (arXiv 2406.07524): the suite's own blocks, bidirectional, predict masked tokens.
+"""Masked diffusion language model, MDLM (arXiv 2406.07524): a bidirectional Transformer predicts masked tokens.
 
-SUBS by structure: the head has no row for the mask, and only masked positions are predicted. The schedule is log-linear
-(the mask rate is the time), the network is not told it, and the bound is the continuous-time one; see `masking.py`.
+The SUBS parameterisation holds by structure: the head has no row for the mask, and only masked positions are predicted.
+The schedule is log-linear (the mask rate is the time), the network is not conditioned on it, and the bound is that of
+continuous time; see `masking.py`. Shapes: B sequences, L tokens, N masked or wanted tokens, D width, V vocabulary.
 
-Sizes: the embedding is tied and counted once, with a row for the mask; there is no time embedding. So at depths
-4 / 8 / 16 the models are those of the AR control and 512 parameters: within 0.1% of ltm-small / medium / large.
+Sizes: the embedding is tied and counted once, with a row for the mask; there is no time embedding. At depths
+4 / 8 / 16 the models thus have 512 parameters more than the AR control: within 0.1% of ltm-small / medium / large.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from baselines.diffusion import unmasking
-from baselines.diffusion.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks, visible_keys
-from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling
-from ltm.nn.flops import StackFlops
+from baselines.diffusion.masking import DRAWS, diffusion_bound, draw_masks, visible_keys
+from baselines.diffusion.unmasking import CanvasModel, check_settings, unmask
+from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng, Sampling
+from ltm.nn.flops import StackFlops, paper_train_flops
 from ltm.nn.output_head import token_nats, weighted_nll
 from ltm.nn.spans import prepare_batch
 from ltm.nn.transformer import Transformer, TransformerConfig
@@ -29,12 +29,16 @@ from ltm.rng import SequenceRng, Stream
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MDLMConfig:
-    """A bidirectional Transformer, and how it generates, which changes neither training nor scoring.
+    """A bidirectional Transformer, and how it generates, which affects neither training nor scoring.
 
     Attributes:
-        sampler: `first_hitting`, one token an evaluation and exact; `ancestral`, `sampling_steps` equal steps of the
-            mask rate with an evaluation each; `cached`, the same samples without the evaluations that reveal nothing.
-        stride: new tokens of each canvas after the first, where a text outgrows a block; half a block when none.
+        sampler: `first_hitting`, one token per evaluation and exact; `ancestral`, one evaluation for each of
+            `sampling_steps` equal steps of the mask rate; `cached`, the same samples without the evaluations that
+            reveal nothing.
+        stride: new tokens of each canvas after the first, if a text exceeds a block; half a block if none.
+
+    Raises:
+        ValueError: see `check_settings`.
     """
 
     vocab_size: int = 0
@@ -44,9 +48,7 @@ class MDLMConfig:
     stride: int | None = None
 
     def __post_init__(self) -> None:
-        if self.decoder.window is not None:
-            raise ValueError(f"mdlm attends in both directions; set decoder.window=none, found {self.decoder.window}")
-        unmasking.check_settings(self.sampling_steps, self.stride, self.decoder.max_length - 1)
+        check_settings("mdlm", self.decoder, self.sampling_steps, self.stride)
 
 
 def _matched_shape(layers: int) -> MDLMConfig:
@@ -55,8 +57,8 @@ def _matched_shape(layers: int) -> MDLMConfig:
     )
 
 
-class MDLM(MaskedModel):
-    """Absorbing diffusion whose bound is a weighted mean of masked cross-entropies."""
+class MDLM(CanvasModel):
+    """Absorbing diffusion; its bound is a weighted mean of cross-entropies of masked tokens."""
 
     family = "mdlm"
     config_class = MDLMConfig
@@ -82,15 +84,15 @@ class MDLM(MaskedModel):
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> MDLMConfig:
         """Two layers of width 8."""
-        decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=None)
+        decoder = TransformerConfig.smallest(block_length, window=None)
         return MDLMConfig(vocab_size=vocab_size, decoder=decoder)
 
     def hidden_states(self, canvas_BL: Tensor, wanted_BL: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Hidden states (N, D) of the wanted positions, row-major, of texts with mask ids in them."""
+        """Return hidden states (N, D) of the wanted positions, row-major, for texts with mask ids in them."""
         return self.decoder(self.decoder.after_bos(canvas_BL), visible=visible)[:, 1:][wanted_BL]
 
     def training_loss(self, tokens_BL: Tensor, *, rng: Rng, progress: float = 1.0) -> Loss:
-        """The bound's estimate from one draw, mean nats a token."""
+        """Return minus the bound's estimate from one draw, in mean nats per token (continuous-time NELBO)."""
         everything = torch.ones_like(tokens_BL, dtype=torch.bool)
         rng = SequenceRng.of(rng, len(tokens_BL))
         (masks,) = draw_masks(everything, rng, draws=1, block_length=self.block_length)
@@ -109,62 +111,45 @@ class MDLM(MaskedModel):
         rng: Rng,
         only: str | None = None,
     ) -> dict[str, LikelihoodEstimate]:
-        """The continuous-time bound; given tokens are never masked, so it is that of the rest given them."""
+        """Return the continuous-time bound; given tokens are never masked, so it is conditional on them."""
         tokens_BL, given_BL, scored_BL = prepare_batch(tokens_BL, context, lengths, self.vocab_size)
         rng, draws = SequenceRng.of(rng, len(tokens_BL)), DRAWS if draws is None else draws
-        visible, found = visible_keys(given_BL | scored_BL), []
+        visible = visible_keys(given_BL | scored_BL)
+        nats_per_draw: list[Tensor] = []
         for masks in draw_masks(scored_BL, rng, draws=draws, block_length=self.block_length):
             h_ND = self.hidden_states(tokens_BL.masked_fill(masks.masked_BL, self.mask_id), masks.masked_BL, visible)
             nats_BL = torch.zeros_like(masks.weight_BL)
             nats_BL[masks.masked_BL] = token_nats(h_ND, self.decoder.head(), tokens_BL[masks.masked_BL]).double()
-            found.append((masks.weight_BL * nats_BL).sum(1))
-        return diffusion_bound(torch.stack(found), scored_BL.sum(1))
+            nats_per_draw.append((masks.weight_BL * nats_BL).sum(1))
+        return diffusion_bound(torch.stack(nats_per_draw), scored_BL.sum(1))
 
     def predict(self, canvas_BL: Tensor, rate_B: Tensor, wanted_BL: Tensor) -> Tensor:
-        """Logits of the wanted positions (N, V - 1); the rate is not looked at."""
+        """Return logits (N, V - 1) of the wanted positions; the rate is ignored."""
         return self.hidden_states(canvas_BL, wanted_BL).to(self.decoder.dtype) @ self.decoder.head().T
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling, rng: Rng
-    ) -> Generations:
-        """Unmask the continuation with the configured sampler, canvas by canvas where it outgrows a block."""
+    def fill(self, canvas_BL: Tensor, noise: Stream, sampling: Sampling) -> tuple[Tensor, Tensor]:
+        """Reveal the masks with the configured sampler; see `CanvasModel.fill`."""
         c = self.config
-
-        def fill(canvas_BL: Tensor, noise: Stream) -> tuple[Tensor, Tensor]:
-            if c.sampler == "first_hitting":
-                return unmasking.first_hitting(self.predict, canvas_BL, self.mask_id, noise, sampling=sampling)
-            rates = [1 - step / c.sampling_steps for step in range(c.sampling_steps + 1)]
-            return unmasking.ancestral(
-                self.predict,
-                canvas_BL,
-                self.mask_id,
-                rates,
-                noise,
-                block_length=self.block_length,
-                sampling=sampling,
-                cached=c.sampler == "cached",
-            )
-
-        return unmasking.generate(
-            fill,
-            prompts,
-            vocab_size=self.vocab_size,
+        rates = [1 - step / c.sampling_steps for step in range(c.sampling_steps + 1)]
+        return unmask(
+            self.predict,
+            canvas_BL,
+            self.mask_id,
+            rates,
+            noise,
+            sampler=c.sampler,
             block_length=self.block_length,
-            max_new_tokens=max_new_tokens,
             sampling=sampling,
-            rng=rng,
-            device=self.device,
-            stride=c.stride,
         )
 
     def cost(self, length: int) -> Cost:
-        """The published AR rows' convention, 6P + 12LdN, and what this code executes; generation fills one canvas.
+        """Count the papers' 6P + 12LdN, and the FLOPs that this code executes; generation fills one canvas.
 
-        The head is paid for masked tokens only, on average (n + 1) / 2 of n.
+        The head runs for masked tokens only, on average (n + 1) / 2 of n.
         """
         P, c = sum(p.numel() for p in self.parameters()), self.config.decoder
         stack = StackFlops.of(c, self.vocab_size - 1, length + 1)
-        blocks = (stack.forward - stack.head) * (length + 1) / length  # BOS is computed, and is no token
+        blocks = (stack.forward - stack.head) * (length + 1) / length  # BOS is computed but is not a token
         forward = blocks + stack.head * (length + 1) / (2 * length)
         steps = self.config.sampling_steps
         evaluations = {
@@ -174,7 +159,7 @@ class MDLM(MaskedModel):
         }[self.config.sampler]
         return Cost(
             parameters=P,
-            paper_train_flops_per_token=6 * P + 12 * c.layers * c.width * (length + 1),
+            paper_train_flops_per_token=paper_train_flops(P, c.layers, c.width, length + 1),
             train_flops_per_token=3 * forward,
             score_flops_per_token=DRAWS * forward,
             generate_flops_per_token=evaluations * blocks + stack.head,

@@ -1,13 +1,13 @@
-"""Which tokens uniform diffusion replaces, drawn so that what a text costs hardly depends on the draw.
+"""The tokens that uniform diffusion replaces, drawn so that a text's cost hardly depends on the draw.
 
-By sigma each token is replaced, by any of V, with probability m = 1 - e^-sigma. A bound is an integral
+By sigma each token is replaced, by any of V, with probability m = 1 - e^-sigma. The bound is an integral
 
     integral over m of E_replaced[f] / (1 - m),  f the sum of the tokens' costs per unit of sigma,
 
-and f is about k / m where k of n tokens are replaced: for small m it is rarely large, mostly near 0. So k is drawn
-first, uniform on 0..n, and then m from Beta(k, n - k + 1), or Beta(1, n) for k = 0. That is k / m times as likely as a
-uniform m and its replacements would be, up to a constant; a weight undoes it, and weight times f is nearly flat.
-Shapes: K draws, B sequences, L tokens.
+and f is about k / m if k of n tokens are replaced: for small m it is mostly near 0 and rarely large. So k is drawn
+first, uniform on 0..n, and then m from Beta(k, n - k + 1), or Beta(1, n) for k = 0. Up to a constant this is k / m
+times as likely as a uniform m with its replacements; a weight corrects for it, and weight times f is nearly flat.
+Shapes: B sequences, L tokens.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Replaced(NamedTuple):
     Attributes:
         now_BL: int64, the tokens at sigma.
         sigma_B: float64, in [SIGMA_LOW, SIGMA_HIGH].
-        weight_B: float64, of f; 0 where m lies outside the ends, of which other terms of the bound take care.
+        weight_B: float64, the weight of f; 0 if m lies beyond the ends, which other terms of the bound cover.
     """
 
     now_BL: Tensor
@@ -40,11 +40,11 @@ class Replaced(NamedTuple):
 def draw_replaced(
     tokens_BL: Tensor, scored_BL: Tensor, rng: SequenceRng, *, draws: int, outputs: int, block_length: int
 ) -> Iterator[Replaced]:
-    """`draws` replacements of each sequence's scored tokens; k / n is spread evenly over draws and sequences of a run.
+    """Yield `draws` replacements of each sequence's scored tokens; k / n is spread evenly over draws and sequences.
 
     Args:
-        outputs: V, the ids that a token can become.
-        block_length: L of the longest sequence there may be, so that no noise depends on padding.
+        outputs: V, number of ids that a token can become.
+        block_length: L of the longest possible sequence, so that no noise depends on padding.
 
     Raises:
         ValueError: fewer than one draw.
@@ -59,7 +59,7 @@ def draw_replaced(
         k_B = torch.minimum((u_B * (n_B + 1)).long(), n_B)
         m_B = order_BL.sort(1).values.gather(1, (k_B - 1).clamp(min=0)[:, None])[:, 0]
         replaced_BL = scored_BL & (order_BL <= m_B[:, None]) & (k_B > 0)[:, None]
-        # How likely these replacements are at m, over how likely (m, replacements) is here; then d sigma / d m.
+        # The probability of these replacements at m over that of drawing (m, replacements) here; then d sigma / d m.
         weight_B = torch.where(k_B > 0, m_B / k_B.clamp(min=1) / (1 - m_B), 1 / n_B.clamp(min=1)) * (n_B + 1)
         inside_B = (low <= m_B) & (m_B <= high)
         yield Replaced(

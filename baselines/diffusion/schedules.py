@@ -1,7 +1,7 @@
-"""How much is disturbed at time t in [0, 1]: mask rates of masked diffusion, noise levels of score-entropy diffusion.
+"""Mask rates of masked diffusion and noise levels of score-entropy diffusion at time t in [0, 1].
 
-Bounds in continuous time do not depend on these, only their variance, their ends and what a network is told do; a
-sampler's grid does.
+Bounds in continuous time do not depend on these, apart from their variance, their ends and what the network is
+conditioned on; a sampler's grid does.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ import torch
 from torch import Tensor
 
 OFFSET = 1e-4
-"""Mask rate at the data end."""
+"""The mask rate at t = 0, the data end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskSchedule:
     """Mask rate m(t) = 1 - (1 - OFFSET) a(t), from OFFSET at t = 0 to exactly 1 at t = 1.
 
-    a is 1 - t (linear), 1 - cos(pi/2 (1 - t)) (cosine) or 1 - t^power (polynomial); `learned` has its own rates, see
-    `learned_schedule.py`, and is none of these.
+    a(t) is 1 - t (linear), 1 - cos(pi/2 (1 - t)) (cosine) or 1 - t^power (polynomial), as in MD4 (arXiv 2406.04329).
+    Learned schedules are in `learned_schedule.py`.
     """
 
     name: Literal["linear", "cosine", "polynomial"]
     power: float
 
     def rate(self, t: Tensor) -> Tensor:
-        """Mask rates at times t."""
+        """Return the mask rates at times t."""
         if self.name == "cosine":
             gone = torch.sin(t * (math.pi / 2))
         else:
@@ -37,7 +37,7 @@ class MaskSchedule:
         return 1 - (1 - OFFSET) * (1 - gone)
 
     def time(self, rate: Tensor) -> Tensor:
-        """Times at which the mask rates are these; 0 for rates below OFFSET."""
+        """Return the times with these mask rates; 0 for rates below OFFSET."""
         gone = (1 - (1 - rate) / (1 - OFFSET)).clamp(0, 1)
         if self.name == "cosine":
             return torch.asin(gone) * (2 / math.pi)
@@ -45,7 +45,7 @@ class MaskSchedule:
 
 
 def grid(name: Literal["uniform", "cosine"], steps: int) -> Tensor:
-    """Falling times 1 .. 0 of a sampler, (steps + 1,) float64: evenly spaced, or close together near t = 1."""
+    """Return a sampler's falling times 1 .. 0, (steps + 1,) float64: evenly spaced, or denser near t = 1 (cosine)."""
     share = torch.arange(steps + 1, dtype=torch.float64) / steps
     times = 1 - share if name == "uniform" else torch.cos(share * (math.pi / 2))
     times[-1] = 0.0
@@ -53,7 +53,7 @@ def grid(name: Literal["uniform", "cosine"], steps: int) -> Tensor:
 
 
 SIGMA_LOW, SIGMA_HIGH = 1e-4, -math.log(1e-3)
-"""Total noise at the ends: by sigma a token is disturbed with probability 1 - exp(-sigma), here 0.0001 and 0.999."""
+"""Total noise at t = 0 and 1. By sigma a token is disturbed with probability 1 - exp(-sigma): here 0.0001 and 0.999."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,13 +66,13 @@ class Noise:
     name: Literal["loglinear", "geometric"]
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Noise levels at times t."""
+        """Return the noise levels at times t."""
         if self.name == "geometric":
             return SIGMA_LOW ** (1 - t) * SIGMA_HIGH**t
         return -torch.log((1 - t) * math.exp(-SIGMA_LOW) + t * math.exp(-SIGMA_HIGH))
 
     def slope(self, t: Tensor) -> Tensor:
-        """The derivative of sigma at times t."""
+        """Return the derivative of sigma at times t."""
         sigma = self.sigma(t)
         if self.name == "geometric":
             return sigma * math.log(SIGMA_HIGH / SIGMA_LOW)
@@ -80,5 +80,5 @@ class Noise:
 
 
 def normalised_log_sigma(sigma: Tensor) -> Tensor:
-    """What a network is told of a noise level: log sigma, mapped from SIGMA_LOW .. SIGMA_HIGH to 0 .. 1, cut there."""
+    """Return a network's input for a noise level: log sigma, with SIGMA_LOW .. SIGMA_HIGH mapped to 0 .. 1, clamped."""
     return (torch.log(sigma / SIGMA_LOW) / math.log(SIGMA_HIGH / SIGMA_LOW)).clamp(0, 1)

@@ -1,35 +1,37 @@
-"""Score-entropy discrete diffusion, SEDD (arXiv 2310.16834): ratios of probabilities learned on two graphs of jumps.
+"""Score-entropy discrete diffusion, SEDD (arXiv 2310.16834): learns ratios of probabilities on one of two graphs.
 
-Absorbing: tokens turn into masks. Uniform: tokens turn into any token; no mask, and every token stays uncertain. The
-costs are derived in `score_entropy.py`. On the absorbing graph the bound has no ends. On the uniform graph noise runs
-between two levels, and the bound has two more terms in closed form: the noise end, the KL of the last law from the
-uniform one that generation starts with, and the data end, the exact posterior over each token by itself.
-No bound depends on how sigma runs over time, so training and scoring draw noise for the least variance
-(`masking.py`, `replacing.py`), and the choice of noise is the spacing of the sampler's steps. The published geometric
-noise goes on to sigma 20: from 6.9 on a network learns nothing, and pays more for its errors than the noise end does.
+Absorbing graph: tokens turn into masks. Uniform graph: tokens turn into any token; there is no mask, and every token
+stays uncertain. The costs are derived in `score_entropy.py`. On the absorbing graph the bound has no end terms. On the
+uniform graph noise runs between two levels, and the bound has two more terms in closed form: the noise end, the KL of
+the last law from the uniform one that generation starts with, and the data end, the exact posterior over each token by
+itself. No bound depends on how sigma runs over time, so training and scoring draw noise for the least variance
+(`masking.py`, `replacing.py`), and the `noise` setting only spaces the sampler's steps. The published geometric noise
+continues to sigma 20: beyond 6.9 a network learns nothing, and its errors cost more than the noise end.
 
 Sizes: the embedding is tied and counted once (with a row for the mask, if there is one); time embedding and modulations
-are counted, and the SwiGLU is narrower for them. At depths 4 / 8 / 16 within 0.2% of ltm-small / medium / large.
+are counted, and the SwiGLU is narrower to make up for them. At depths 4 / 8 / 16 the sizes are within 0.2% of ltm-small
+/ medium / large. Shapes: B sequences, L tokens, N wanted tokens, D width, E width of the time embedding, V outputs.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from baselines.diffusion import score_entropy, unmasking
-from baselines.diffusion.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks, visible_keys
+from baselines.diffusion import score_entropy
+from baselines.diffusion.masking import DRAWS, diffusion_bound, draw_masks, visible_keys
 from baselines.diffusion.replacing import draw_replaced
 from baselines.diffusion.schedules import SIGMA_HIGH, SIGMA_LOW, Noise, normalised_log_sigma
 from baselines.diffusion.stepping import Move, take_steps
 from baselines.diffusion.time_embedding import TimeEmbedding, conditioning_flops
-from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling
-from ltm.nn.flops import StackFlops
+from baselines.diffusion.unmasking import CanvasModel, check_settings
+from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng, Sampling
+from ltm.nn.flops import StackFlops, paper_train_flops
 from ltm.nn.output_head import over_vocabulary
 from ltm.nn.spans import prepare_batch
 from ltm.nn.transformer import Transformer, TransformerConfig
@@ -39,15 +41,19 @@ from ltm.rng import SequenceRng, Stream
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SEDDConfig:
-    """A bidirectional Transformer that is told the noise, its graph, and how it generates.
+    """A bidirectional Transformer conditioned on the noise level, its graph, and how it generates.
 
     Attributes:
+        graph: `absorb` (tokens turn into masks) or `uniform` (tokens turn into any token).
         noise: how the sampler's steps are spaced: `loglinear`, by the share of disturbed tokens (published for the
             absorbing graph), or `geometric`, by log sigma (for the uniform one).
-        condition_width: of the embedding of log sigma.
-        sampler: the step back in time, `analytic` (Tweedie) or `euler`; neither changes training or scoring.
-        sampling_steps: steps of equal time, before one that takes the last noise away.
-        stride: new tokens of each canvas after the first, where a text outgrows a block; half a block when none.
+        condition_width: E, width of the embedding of log sigma.
+        sampler: the step back in time, `analytic` (Tweedie) or `euler`; neither affects training or scoring.
+        sampling_steps: steps of equal time, before one that removes the last noise.
+        stride: new tokens of each canvas after the first, if a text exceeds a block; half a block if none.
+
+    Raises:
+        ValueError: an odd `condition_width`, or one below 2; see also `check_settings`.
     """
 
     vocab_size: int = 0
@@ -60,11 +66,9 @@ class SEDDConfig:
     stride: int | None = None
 
     def __post_init__(self) -> None:
-        if self.decoder.window is not None:
-            raise ValueError(f"sedd attends in both directions; set decoder.window=none, found {self.decoder.window}")
+        check_settings("sedd", self.decoder, self.sampling_steps, self.stride)
         if self.condition_width < 2 or self.condition_width % 2:
             raise ValueError(f"condition_width must be even and at least 2, found {self.condition_width}")
-        unmasking.check_settings(self.sampling_steps, self.stride, self.decoder.max_length - 1)
 
 
 def _matched_shape(layers: int) -> SEDDConfig:
@@ -79,8 +83,15 @@ _TINY = SEDDConfig(
 )
 
 
-class SEDD(MaskedModel):
-    """Discrete diffusion by score entropy."""
+_UNIFORM_WEIGHTS = {
+    "analytic": score_entropy.uniform_analytic_weights,
+    "euler": score_entropy.uniform_euler_weights,
+}
+"""How the uniform graph's tokens move in a step, by `sampler`."""
+
+
+class SEDD(CanvasModel):
+    """Discrete diffusion trained by score entropy."""
 
     family = "sedd"
     config_class = SEDDConfig
@@ -111,24 +122,24 @@ class SEDD(MaskedModel):
 
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> SEDDConfig:
-        """Two layers of width 8 on the absorbing graph, told the noise by four numbers."""
-        decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=None)
+        """Two layers of width 8 on the absorbing graph, a noise embedding of width 4."""
+        decoder = TransformerConfig.smallest(block_length, window=None)
         return SEDDConfig(vocab_size=vocab_size, decoder=decoder, condition_width=4, sampling_steps=32)
 
     @property
     def outputs(self) -> int:
-        """V of the graph: the ids that a token can be."""
+        """V, the number of ids that a token of the graph can have."""
         return self.vocab_size - 1
 
     def hidden_states(
         self, canvas_BL: Tensor, sigma_B: Tensor, wanted_BL: Tensor, visible: Tensor | None = None
     ) -> Tensor:
-        """Hidden states (N, D) of the wanted positions, row-major, of texts at noise sigma."""
+        """Return hidden states (N, D) of the wanted positions, row-major, for texts at noise sigma."""
         inputs, condition_BE = self.decoder.after_bos(canvas_BL), self.time_embedding(normalised_log_sigma(sigma_B))
         return self.decoder(inputs, visible=visible, condition_BE=condition_BE)[:, 1:][wanted_BL]
 
     def training_loss(self, tokens_BL: Tensor, *, rng: Rng, progress: float = 1.0) -> Loss:
-        """Minus the bound's estimate from one draw, mean nats a token."""
+        """Return minus the bound's estimate from one draw, in mean nats per token."""
         everything = torch.ones_like(tokens_BL, dtype=torch.bool)
         (cost_B,) = self._costs(tokens_BL, everything, SequenceRng.of(rng, len(tokens_BL)), draws=1)
         return Loss(value=cost_B.sum() / tokens_BL.numel() + sum(self._ends().values()))
@@ -136,7 +147,7 @@ class SEDD(MaskedModel):
     def _costs(
         self, tokens_BL: Tensor, scored_BL: Tensor, rng: SequenceRng, *, draws: int, visible: Tensor | None = None
     ) -> list[Tensor]:
-        """One estimate (B,) of the integral of score entropy for each draw, float64, differentiable."""
+        """Estimate the integral of score entropy from each draw, float64 (B,) nats, differentiable."""
         draw = self._absorb_costs if self.config.graph == "absorb" else self._uniform_costs
         return list(draw(tokens_BL, scored_BL, rng, draws, visible))
 
@@ -166,7 +177,7 @@ class SEDD(MaskedModel):
             yield drawn.weight_B * _spread(cost_N, scored_BL).sum(1)
 
     def _ends(self) -> dict[str, float]:
-        """What the bound pays a token at the ends of the uniform graph's noise, nats."""
+        """Return the bound's cost per token at each end of the uniform graph's noise, in nats."""
         if self.config.graph == "absorb":
             return {}
         return {
@@ -185,7 +196,7 @@ class SEDD(MaskedModel):
         rng: Rng,
         only: str | None = None,
     ) -> dict[str, LikelihoodEstimate]:
-        """The bound; given tokens are never disturbed. On the uniform graph with its terms, ends apart."""
+        """Return the bound; given tokens are never disturbed. On the uniform graph the end terms are listed apart."""
         tokens_BL, given_BL, scored_BL = prepare_batch(tokens_BL, context, lengths, self.vocab_size)
         rng, draws = SequenceRng.of(rng, len(tokens_BL)), DRAWS if draws is None else draws
         visible = visible_keys(given_BL | scored_BL)
@@ -193,47 +204,29 @@ class SEDD(MaskedModel):
         tokens_B = scored_BL.sum(1)
         return diffusion_bound(nats_KB, tokens_B, {name: -tokens_B * nats for name, nats in self._ends().items()})
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling, rng: Rng
-    ) -> Generations:
-        """Run the graph back from pure noise in the continuation, canvas by canvas where it outgrows a block."""
-        absorb = self.config.graph == "absorb"
-        steps = self.steps(sampling)
-
-        def fill(canvas_BL: Tensor, noise: Stream) -> tuple[Tensor, Tensor]:
-            free_BL = canvas_BL == self.mask_id
-            if not absorb:
-                u_BL = noise.uniform(self.block_length)[:, : canvas_BL.shape[1]].to(canvas_BL.device)
-                canvas_BL = torch.where(free_BL, (u_BL * self.outputs).long(), canvas_BL)
-            return take_steps(
-                self.hidden_states,
-                self.decoder.head(),
-                steps,
-                canvas_BL,
-                free_BL,
-                noise,
-                block_length=self.block_length,
-                mask_id=self.mask_id if absorb else None,
-            )
-
-        return unmasking.generate(
-            fill,
-            prompts,
-            vocab_size=self.vocab_size,
+    def fill(self, canvas_BL: Tensor, noise: Stream, sampling: Sampling) -> tuple[Tensor, Tensor]:
+        """Denoise from pure noise where the canvas is masked; see `CanvasModel.fill`."""
+        absorb, free_BL = self.config.graph == "absorb", canvas_BL == self.mask_id
+        if not absorb:
+            u_BL = noise.uniform(self.block_length)[:, : canvas_BL.shape[1]].to(canvas_BL.device)
+            canvas_BL = torch.where(free_BL, (u_BL * self.outputs).long(), canvas_BL)
+        return take_steps(
+            self.hidden_states,
+            self.decoder.head(),
+            self.steps(sampling),
+            canvas_BL,
+            free_BL,
+            noise,
             block_length=self.block_length,
-            max_new_tokens=max_new_tokens,
-            sampling=sampling,
-            rng=rng,
-            device=self.device,
-            stride=self.config.stride,
+            mask_id=self.mask_id if absorb else None,
         )
 
     def _sigmas(self) -> Tensor:
-        """Noise levels of the sampler, falling, (steps + 1,)."""
+        """Return the sampler's falling noise levels, (steps + 1,)."""
         return self.noise.sigma(1 - torch.arange(self.config.sampling_steps + 1).double() / self.config.sampling_steps)
 
     def steps(self, sampling: Sampling) -> list[tuple[float, Move]]:
-        """The sampler's steps: each one's sigma and the weights of its moves; the last takes all noise away."""
+        """Return the sampler's steps as (sigma, move) pairs; the last removes all noise."""
         S, graph, sampler = self.config.sampling_steps, self.config.graph, self.config.sampler
         sigmas = self._sigmas()
         if sampler == "euler":
@@ -244,24 +237,24 @@ class SEDD(MaskedModel):
         if graph == "absorb":
             ratios = 1 / torch.expm1(sigmas[:-1])
             shares = (lengths if sampler == "euler" else torch.expm1(lengths)) * ratios
-            found = [_absorb_move(share, sampling) for share in shares.tolist()]
-            found.append(_absorb_move(1.0, sampling, last=True))
+            moves = [_absorb_move(share, sampling) for share in shares.tolist()]
+            moves.append(_absorb_move(1.0, sampling, last=True))
         else:
-            weights = getattr(score_entropy, f"uniform_{sampler}_weights")
+            weights = _UNIFORM_WEIGHTS[sampler]
             pairs = zip(sigmas.tolist(), lengths.tolist(), strict=False)
-            found = [_uniform_move(weights, sigma, length, sampling) for sigma, length in pairs]
-            found.append(_uniform_move(score_entropy.uniform_analytic_weights, last, last, sampling))
-        return list(zip(sigmas.tolist(), found, strict=True))
+            moves = [_uniform_move(weights, sigma, length, sampling) for sigma, length in pairs]
+            moves.append(_uniform_move(score_entropy.uniform_analytic_weights, last, last, sampling))
+        return list(zip(sigmas.tolist(), moves, strict=True))
 
     def cost(self, length: int) -> Cost:
-        """The published AR rows' convention, 6P + 12LdN, and what this code executes; generation fills one canvas.
+        """Count the papers' 6P + 12LdN, and the FLOPs that this code executes; generation fills one canvas.
 
-        Training forms logits twice for a gradient. The head is paid for masked tokens only, half of them on average;
-        on the uniform graph for all.
+        Training forms logits twice for a gradient. The head runs for masked tokens only, about half of all on average;
+        on the uniform graph it runs for all tokens.
         """
         P, c = sum(p.numel() for p in self.parameters()), self.config.decoder
         stack = StackFlops.of(c, self.outputs, length + 1)
-        # BOS is computed, and is no token.
+        # BOS is computed but is not a token.
         blocks = (stack.forward - stack.head) * (length + 1) / length
         blocks += conditioning_flops(c, self.config.condition_width) / length
         if self.config.graph == "absorb":
@@ -273,7 +266,7 @@ class SEDD(MaskedModel):
             generate = (self.config.sampling_steps + 1) * (blocks + head)
         return Cost(
             parameters=P,
-            paper_train_flops_per_token=6 * P + 12 * c.layers * c.width * (length + 1),
+            paper_train_flops_per_token=paper_train_flops(P, c.layers, c.width, length + 1),
             train_flops_per_token=3 * blocks + 4 * head,
             score_flops_per_token=DRAWS * (blocks + head),
             generate_flops_per_token=generate,
@@ -281,7 +274,7 @@ class SEDD(MaskedModel):
 
 
 def _spread(values_N: Tensor, where_BL: Tensor) -> Tensor:
-    """The values at the true positions, row-major, and 0 elsewhere; float64 (B, L), differentiable."""
+    """Put values at the true positions, row-major, and 0 elsewhere; float64 (B, L), differentiable."""
     return torch.zeros_like(where_BL, dtype=torch.float64).masked_scatter(where_BL, values_N.double())
 
 

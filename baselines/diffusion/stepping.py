@@ -1,6 +1,6 @@
-"""Sampling in steps of which each moves every free token at once, by weights over all tokens: SEDD's and GenMD4's.
+"""Sampling in steps that move all free tokens at once, by weights over all tokens; for SEDD and GenMD4.
 
-Shapes: B sequences, L tokens of a canvas, V outputs, D width, N tokens that may move.
+Shapes: B sequences, L tokens per canvas, V outputs, D width, N tokens that may move.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from torch import Tensor
 from ltm.nn.sampling import invert
 from ltm.rng import Stream
 
-_MOVED_TOGETHER = 256  # tokens whose float64 weights stand in memory at a time
+_MOVED_TOGETHER = 256  # tokens whose float64 weights are in memory at a time
 
 Move = Callable[[Tensor, Tensor], Tensor]
-"""From logits (N, V) and the tokens of now (N,) to weights (N, V) of each token, or (N, V + 1): the last, to stay."""
+"""Maps logits (N, V) and present tokens (N,) to weights (N, V) of each token, or (N, V + 1), the last for staying."""
 
 
 class Hidden(Protocol):
-    """A network as the steps see it: one call is one evaluation of each row."""
+    """A network as the steps see it; one call is one evaluation of each row."""
 
     def __call__(self, canvas_BL: Tensor, time_B: Tensor, wanted_BL: Tensor, /) -> Tensor:
-        """Hidden states (N, D) where `wanted` is true, row-major; the time (float64) is in the steps' own terms."""
+        """Return hidden states (N, D) where `wanted` is true, row-major; the time (float64) is that of the step."""
 
 
 def take_steps(
@@ -38,12 +38,12 @@ def take_steps(
     block_length: int,
     mask_id: int | None,
 ) -> tuple[Tensor, Tensor]:
-    """Take (time, move) steps; returns the canvas and evaluations (B,).
+    """Take (time, move) steps; return the canvas and evaluations (B,).
 
     Args:
-        free_BL: tokens that may move; the others are given.
-        block_length: L of the longest canvas there may be, so that noise does not depend on its length.
-        mask_id: only free tokens that are masked move, and rows without any are not evaluated; None: all free ones.
+        free_BL: bool; tokens that may move. The others are given.
+        block_length: L of the longest possible canvas, so that noise does not depend on its length.
+        mask_id: only free tokens with this id move, and rows without any are not evaluated; None for all free tokens.
     """
     canvas_BL, evaluations_B = canvas_BL.clone(), torch.zeros(len(canvas_BL), dtype=torch.int64)
     for time, move in steps:

@@ -1,4 +1,4 @@
-"""What a network is told about time: an embedding of one number a sequence, for stacks made with `condition`."""
+"""An embedding of the time, one number per sequence, for stacks made with `condition`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ltm.nn.transformer import TransformerConfig
 
 
 class TimeEmbedding(nn.Module):
-    """Sines and cosines of a number in [0, 1], then a small MLP: (B,) to (B, E).
+    """Sines and cosines of a number in [0, 1], followed by a small MLP: (B,) to (B, E).
 
     Args:
         width: E, even.
@@ -26,13 +26,13 @@ class TimeEmbedding(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
 
     def forward(self, time_B: Tensor) -> Tensor:
-        """The condition of each sequence, (B, E), in the parameters' dtype."""
-        # From 1, where the sine is nearly the time itself, to 100 radians over [0, 1].
+        """Return the condition of each sequence, (B, E), in the parameters' dtype."""
+        # From 1 radian over [0, 1], where the sine nearly equals the time, to 100 radians.
         frequencies = torch.logspace(0, 2, self.width // 2, dtype=torch.float64, device=time_B.device)
         angles = time_B.double()[:, None] * frequencies
         return self.mlp(torch.cat([angles.sin(), angles.cos()], 1).to(next(self.mlp.parameters()).dtype))
 
 
 def conditioning_flops(config: TransformerConfig, width: int) -> float:
-    """FLOPs a sequence of a time embedding and of the modulations of a stack's blocks; 0 for width 0."""
+    """Return FLOPs per sequence of a time embedding and of all blocks' modulations; 0 for width 0."""
     return 4 * width * width + 2 * width * 6 * config.width * config.layers

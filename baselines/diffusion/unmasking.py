@@ -1,42 +1,46 @@
-"""How masked diffusion models generate: masks are taken away until none is left, in canvases of at most one block.
+"""Generation by masked diffusion: masks are revealed until none is left, in canvases of at most one block.
 
 A mask rate m falls from 1 to 0. Between rates m > s each masked token is revealed with probability (m - s) / m, and
-what it shows is drawn from the network's p(token | canvas): the reverse process of absorbing diffusion. No token is
-chosen against the mask's weight, so revealing needs no rare large noise; all draws are in float64 (the tails that
-float32 noise loses: arXiv 2409.02908). Shapes: B sequences, L tokens of a canvas, V vocabulary, N tokens wanted.
+its value is drawn from the network's p(token | canvas): the reverse process of absorbing diffusion. No token competes
+with the mask's weight, so revealing needs no rare large noise; all draws are in float64, since float32 noise loses the
+tails (arXiv 2409.02908). Shapes: B sequences, L tokens per canvas, V vocabulary, N tokens wanted.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from baselines.diffusion.masking import MaskedModel
 from ltm.api import Generations, Rng, Sampling
 from ltm.nn.sampling import draw
 from ltm.nn.spans import check_ids
+from ltm.nn.transformer import TransformerConfig
 from ltm.rng import SequenceRng, Stream
 
-_DRAWN_TOGETHER = 256  # tokens whose float64 probabilities stand in memory at a time
+_DRAWN_TOGETHER = 256  # tokens whose float64 probabilities are in memory at a time
 
 
 class Predict(Protocol):
-    """A network as the samplers see it: one call is one evaluation of each row."""
+    """A network as the samplers see it; one call is one evaluation of each row."""
 
     def __call__(self, canvas_BL: Tensor, rate_B: Tensor, wanted_BL: Tensor) -> Tensor:
-        """Logits (N, V) where `wanted` is true, in row-major order.
+        """Return logits (N, V - 1) where `wanted` is true, in row-major order.
 
         Args:
-            canvas_BL: tokens without BOS; the mask id where masked.
-            rate_B: float64, the mask rate, for networks that are told it.
+            canvas_BL: tokens without BOS, with the mask id where masked.
+            rate_B: float64, the mask rate, for networks that are conditioned on it.
         """
 
 
 Fill = Callable[[Tensor, Stream], tuple[Tensor, Tensor]]
-"""From a canvas (B, L) with masks to one without, and evaluations (B,) used; all noise comes from the stream."""
+"""Maps a canvas (B, L) with masks to one without, and evaluations (B,); all noise comes from the stream."""
 
 
 def ancestral(
@@ -50,16 +54,16 @@ def ancestral(
     sampling: Sampling,
     cached: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Reveal masks over a list of falling mask rates, 1 to 0; returns the canvas and evaluations (B,).
+    """Reveal masks over a falling list of mask rates, 1 to 0; return the canvas and evaluations (B,).
 
-    All tokens of one step are drawn from the same canvas, independently: the law of S steps is not the limit's. The
-    last rate is 0, so the last step reveals whatever is left, and it draws that like any other.
+    All tokens of one step are drawn independently from the same canvas, so the law of S steps is not that of the limit.
+    The last rate is 0, so the last step reveals whatever is left, drawn like any other token.
 
     Args:
-        block_length: L of the longest canvas there may be, so that noise does not depend on its length.
-        cached: run the network only for rows that reveal something at this step. Between reveals a canvas does not
-            change, so this is the same as keeping predictions until it does; samples are the same with and without,
-            also of networks that are told the rate.
+        block_length: L of the longest possible canvas, so that noise does not depend on its length.
+        cached: run the network only for rows that reveal something in this step. A canvas does not change between
+            reveals, so this equals keeping predictions until it does; samples are the same either way, also for
+            networks that are conditioned on the rate.
 
     Raises:
         ValueError: rates that do not fall strictly from 1 to 0.
@@ -83,10 +87,10 @@ def ancestral(
 def first_hitting(
     predict: Predict, canvas_BL: Tensor, mask_id: int, noise: Stream, *, sampling: Sampling
 ) -> tuple[Tensor, Tensor]:
-    """Reveal one mask at a time, each with one evaluation: the limit of infinitely many steps, exactly.
+    """Reveal one mask per evaluation: exactly the limit of infinitely many steps.
 
-    With n masks left at rate m, the highest of n uniform times below m is m u^(1/n), and it is any token's with equal
-    probability. Returns the canvas and evaluations (B,).
+    With n masks left at rate m, the highest of n uniform times below m is m u^(1/n), and each token is equally likely
+    to have it. Returns the canvas and evaluations (B,).
     """
     canvas_BL = canvas_BL.clone()
     rate_B = torch.ones(len(canvas_BL), dtype=torch.float64, device=canvas_BL.device)
@@ -112,7 +116,7 @@ def _reveal(
     sampling: Sampling,
     rows: Tensor,
 ) -> None:
-    """Evaluate some rows and write the wanted tokens of theirs into the canvas."""
+    """Evaluate the rows and write their wanted tokens into the canvas."""
     if not len(rows):
         return
     wanted, tokens = wanted_BL[rows], canvas_BL[rows]
@@ -122,8 +126,41 @@ def _reveal(
     canvas_BL[rows] = tokens
 
 
-def check_settings(sampling_steps: int, stride: int | None, block_length: int) -> None:
-    """Raise ValueError unless there is a step, and a stride moves the canvas on by at most itself."""
+def unmask(
+    predict: Predict,
+    canvas_BL: Tensor,
+    mask_id: int,
+    rates: Sequence[float],
+    noise: Stream,
+    *,
+    sampler: Literal["ancestral", "cached", "first_hitting"],
+    block_length: int,
+    sampling: Sampling,
+) -> tuple[Tensor, Tensor]:
+    """Reveal all masks with the named sampler; return the canvas and evaluations (B,).
+
+    Args:
+        rates: see `ancestral`; `first_hitting` ignores them.
+    """
+    if sampler == "first_hitting":
+        return first_hitting(predict, canvas_BL, mask_id, noise, sampling=sampling)
+    return ancestral(
+        predict,
+        canvas_BL,
+        mask_id,
+        rates,
+        noise,
+        block_length=block_length,
+        sampling=sampling,
+        cached=sampler == "cached",
+    )
+
+
+def check_settings(family: str, decoder: TransformerConfig, sampling_steps: int, stride: int | None) -> None:
+    """Raise ValueError for a window, fewer than one step, or a stride outside 1 .. tokens of a block."""
+    block_length = decoder.max_length - 1
+    if decoder.window is not None:
+        raise ValueError(f"{family} attends in both directions; set decoder.window=none, found {decoder.window}")
     if sampling_steps < 1:
         raise ValueError(f"sampling_steps must be at least 1, found {sampling_steps}")
     if stride is not None and not 1 <= stride <= block_length:
@@ -143,18 +180,18 @@ def generate(
     device: torch.device,
     stride: int | None = None,
 ) -> Generations:
-    """Continue each prompt, to any length; prompts of one length run as a batch.
+    """Continue each prompt, to any length; prompts of equal length run as a batch.
 
-    A canvas is the prompt and masks for the new tokens. One that would pass `block_length` is filled to there; then
-    its last `block_length - stride` tokens are given to the next one (semi-autoregressive generation). A row ends with
-    the canvas in which a stop id appears; what is after the first one is cut.
+    A canvas is the prompt followed by masks for the new tokens. If they exceed `block_length`, the canvas is filled up
+    to it, and its last `block_length - stride` tokens are given to the next canvas (semi-autoregressive generation). A
+    row ends with the canvas in which a stop id appears; what follows the first stop id is cut.
 
     Args:
-        fill: takes away the masks, which are id `vocab_size`.
-        stride: new tokens of each canvas after the first; half a block when None.
+        fill: replaces the masks, which have the id `vocab_size`.
+        stride: new tokens of each canvas after the first; half a block if None.
 
     Raises:
-        ValueError: a prompt longer than a block, or an id outside the vocabulary; `reinfer_every`.
+        ValueError: a prompt longer than a block, no new token, an id outside the vocabulary, or `reinfer_every`.
     """
     if sampling.reinfer_every:
         raise ValueError("reinfer_every is for models that infer latents; a diffusion model has none")
@@ -162,7 +199,7 @@ def generate(
         raise ValueError(f"max_new_tokens must be at least 1, found {max_new_tokens}")
     longest = max((len(p) for p in prompts), default=0)
     if longest > block_length:
-        raise ValueError(f"the {longest} tokens of a prompt exceed the {block_length} that fit beside the BOS")
+        raise ValueError(f"the {longest} tokens of a prompt exceed the {block_length} that fit after the BOS")
     rng = SequenceRng.of(rng, len(prompts))
     stride = -(-block_length // 2) if stride is None else stride
     texts, evaluations = [list(p) for p in prompts], [0] * len(prompts)
@@ -174,7 +211,7 @@ def generate(
             given = reached if reached < block_length else block_length - stride
             new = min(block_length - given, end - reached)
             rows = [texts[r][reached - given :] + [vocab_size] * new for r in running]
-            # Named by its number: rows that ended must not move the noise of those that go on.
+            # Named by its number, so that finished rows do not change the noise of the others.
             noise = rng.select(running).stream(f"canvas {canvas_number}")
             filled_BL, used_B = fill(torch.tensor(rows, device=device), noise)
             for r, text, used in zip(running, filled_BL[:, given:].tolist(), used_B.tolist(), strict=True):
@@ -187,5 +224,43 @@ def generate(
 
 
 def _cut(tokens: list[int], stop_ids: tuple[int, ...]) -> list[int]:
-    """Up to and with the first stop id."""
+    """Cut after the first stop id."""
     return tokens[: next((n + 1 for n, token in enumerate(tokens) if token in stop_ids), len(tokens))]
+
+
+class CanvasModel(MaskedModel):
+    """A masked model that generates by filling canvases. Its config has a `stride`; a subclass implements `fill`."""
+
+    @classmethod
+    def twin_config(cls, config: Any, *, vocab_size: int, block_length: int, width: int = 64, layers: int = 2) -> Any:
+        """See `LanguageModel.twin_config`; drops the stride, which may exceed a block and never affects scoring."""
+        config = dataclasses.replace(config, stride=None)
+        return super().twin_config(config, vocab_size=vocab_size, block_length=block_length, width=width, layers=layers)
+
+    @abstractmethod
+    def fill(self, canvas_BL: Tensor, noise: Stream, sampling: Sampling) -> tuple[Tensor, Tensor]:
+        """Replace the masks of a canvas (B, L).
+
+        Args:
+            canvas_BL: int64, given tokens, and `mask_id` where tokens are wanted.
+            noise: the source of all noise.
+
+        Returns:
+            The canvas without masks, and the network evaluations used, int64 (B,), on the CPU.
+        """
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling, rng: Rng
+    ) -> Generations:
+        """Fill the continuation, in several canvases if it exceeds a block; see the function `generate`."""
+        return generate(
+            lambda canvas_BL, noise: self.fill(canvas_BL, noise, sampling),
+            prompts,
+            vocab_size=self.vocab_size,
+            block_length=self.block_length,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            rng=rng,
+            device=self.device,
+            stride=self.config.stride,
+        )

@@ -1,4 +1,4 @@
-"""Where the files of a pretrained model are: a directory, the cache of the Hugging Face hub, or the hub itself."""
+"""Files of a pretrained model: in a directory, in the cache of the Hugging Face hub, or on the hub itself."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _NEW_NAMES = {
 
 
 def find(source: str) -> Path:
-    """The directory with config, tokenizer and weights: `source` itself, in the hub's cache, or downloaded now.
+    """Return the directory with config, tokenizer and weights: `source` itself, in the hub's cache, or downloaded now.
 
     Raises:
-        UserError: no such directory or repository, files are not in it, or the hub cannot be reached.
+        UserError: there is no such directory or repository, it lacks files, or the hub cannot be reached.
     """
     name, directory = f"{FAMILY}:{source}", Path(source).expanduser()
     wanted = "expected config.json, tokenizer.json and model.safetensors, as save_pretrained writes them"

@@ -1,10 +1,10 @@
-"""Any causal language model of the Hugging Face hub or of a directory, scored exactly on the suite's own blocks.
+"""Any causal language model from the Hugging Face hub or a directory, scored exactly on the suite's own blocks.
 
-`pretrained:gpt2-medium` or `pretrained:/some/dir`. The model's BOS, or its EOS where it has none (GPT-2), stands for
-BOS: given, never scored. Nothing is known of its training text, so no result of it says "unseen". Only the package's
-own model classes are used; code that comes with weights is never run. Dropout is off, also in training.
+Named `pretrained:gpt2-medium` or `pretrained:/some/dir`. The model's BOS, or its EOS if it has none (GPT-2), serves as
+BOS: given, never scored. Its training text is unknown, so no result claims that a text is unseen. Only model classes of
+the transformers package are used; code that comes with weights is never run. Dropout is off, also in training.
 
-Shapes: B sequences, L stream tokens, V - 1 outputs of the model.
+Shapes: B sequences, L stream tokens, D width, V - 1 outputs of the model.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from baselines.pretrained.tokenizer import read_tokenizer
 from ltm.api import Cost, LoadedModel, Loss, Rng
 from ltm.config import canonical_json, config_digest, to_dict, with_settings
 from ltm.errors import UserError
+from ltm.nn.flops import paper_train_flops
 from ltm.nn.left_to_right import ExactModel
 from ltm.tokenizer import Tokenizer
 from ltm.training.checkpoint import weights_digest
@@ -37,18 +38,30 @@ _NOT_ARCHITECTURE = ("_name_or_path", "transformers_version", "torch_dtype", "dt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainedConfig:
-    """A network as its `config.json` describes it, in canonical JSON, and the BOS and tokens of a block."""
+    """A network from elsewhere.
+
+    Attributes:
+        architecture: its `config.json`, as canonical JSON.
+        max_length: BOS and the tokens of a block.
+
+    Raises:
+        ValueError: fewer than two positions.
+    """
 
     architecture: str
     max_length: int = _MAX_LENGTH
 
     def __post_init__(self) -> None:
         if self.max_length < 2:
-            raise ValueError(f"max_length must be at least 2, the BOS and a token, found {self.max_length}")
+            raise ValueError(f"max_length must be at least 2 (BOS and one token), found {self.max_length}")
 
 
 class Pretrained(ExactModel):
-    """p(x) as a product of next-token probabilities of a network from elsewhere."""
+    """A network from elsewhere; p(x) is the product of its next-token probabilities.
+
+    Raises:
+        ValueError: an unknown model type, no id that can serve as BOS, or more positions than the network has.
+    """
 
     family = "pretrained"
     config_class = PretrainedConfig
@@ -61,7 +74,7 @@ class Pretrained(ExactModel):
         self.bos_input = _bos(self.shape)
         positions = getattr(self.shape, "max_position_embeddings", None)
         if positions is not None and config.max_length > positions:
-            raise ValueError(f"max_length must be at most {positions}, as the network has, found {config.max_length}")
+            raise ValueError(f"max_length must be at most {positions}, the network's own, found {config.max_length}")
         from transformers import AutoModelForCausalLM
 
         self.network: Any = AutoModelForCausalLM.from_config(self.shape)
@@ -69,7 +82,7 @@ class Pretrained(ExactModel):
 
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> PretrainedConfig:
-        """GPT-2 with two layers of width 8."""
+        """A GPT-2 with two layers of width 8."""
         small = {
             "model_type": "gpt2",
             "vocab_size": vocab_size - 1,
@@ -84,44 +97,44 @@ class Pretrained(ExactModel):
 
     @classmethod
     def twin_config(cls, config: Any, **shape: Any) -> Any:
-        """Refused: how the network was made is not known here, so no small one can be made alike."""
-        raise UserError("no small model can be trained as one from elsewhere was: how is not known here")
+        """Raise UserError: the network's training is unknown, so no small model can be trained like it."""
+        raise UserError("no small model can be trained like a pretrained one: its training is unknown")
 
     @property
     def vocab_size(self) -> int:
-        """The network's outputs, and BOS after them."""
+        """The network's outputs, and BOS as the id after them."""
         return self.shape.vocab_size + 1
 
     @property
     def block_length(self) -> int:
-        """As configured."""
+        """`max_length` less the BOS."""
         return self.config.max_length - 1
 
     def train(self, mode: bool = True) -> Pretrained:
-        """As for any module, but the network itself stays without dropout."""
+        """Set the mode as for any module; the network itself stays without dropout."""
         super().train(mode)
         self.network.eval()
         return self
 
     def _tied(self) -> dict[str, str]:
-        """Names of tensors that are another one, and of that one."""
+        """Return, for each name of a tensor that has an earlier name too, that earlier name."""
         first: dict[int, str] = {}
         named = self.named_parameters(remove_duplicate=False)
         return {name: first[id(p)] for name, p in named if first.setdefault(id(p), name) != name}
 
     def state_dict(self, *args: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Each tensor once, also where the head is the embedding."""
+        """Return each tensor once, even if the head is the embedding."""
         tied = self._tied()
         return {name: p for name, p in super().state_dict(*args, **options).items() if name not in tied}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """From what `state_dict` gave."""
+        """Load a result of `state_dict`."""
         twice = {name: state_dict[other] for name, other in self._tied().items() if other in state_dict}
         return super().load_state_dict({**state_dict, **twice}, strict=strict, assign=assign)
 
     def token_nats(self, tokens_BL: Tensor) -> Tensor:
-        """log p of every token, (B, L). Padding comes last, so no token before it sees it."""
-        # The network computes all logits of its rows at once.
+        """Return log p of every token in nats, (B, L). Padding comes last, so no token sees it."""
+        # The network holds the logits of all its rows in memory at once.
         rows = max(1, _LOGITS_AT_A_TIME // (tokens_BL.shape[1] * self.vocab_size))
         return torch.cat([self._nats(part_BL) for part_BL in tokens_BL.split(rows)])
 
@@ -132,23 +145,23 @@ class Pretrained(ExactModel):
         return -F.cross_entropy(logits_BLV.flatten(0, 1), tokens_BL.flatten(), reduction="none").view(tokens_BL.shape)
 
     def training_loss(self, tokens_BL: Tensor, *, rng: Rng, progress: float = 1.0) -> Loss:
-        """Mean next-token NLL."""
+        """Return the mean next-token NLL, in nats per token."""
         return Loss(value=-self.token_nats(tokens_BL).mean())
 
     @torch.no_grad()
     def features(self, tokens_BL: Tensor, lengths: Tensor) -> Tensor:
-        """The last hidden state at the last token, without BOS: the features that MAUVE was proposed with."""
+        """Return the last hidden state at the last token, (B, D), without BOS: the features of the MAUVE paper."""
         h_BLD = self.network.base_model(input_ids=tokens_BL, use_cache=False).last_hidden_state
         return h_BLD[torch.arange(len(h_BLD), device=h_BLD.device), lengths - 1]
 
     def decode(self, inputs_BL: Tensor, start: int, latents: Any, past: Any) -> tuple[Tensor, Any]:
-        """Logits (B, V - 1) after the last of `inputs_BL`, which follow what `past` holds, and the cache."""
+        """Return logits (B, V - 1) after the last of `inputs_BL`, which follow `past`, and the next cache."""
         inputs_BL = inputs_BL.masked_fill(inputs_BL == self.vocab_size - 1, self.bos_input)
         out = self.network(input_ids=inputs_BL, past_key_values=past, use_cache=True)
         return out.logits[:, -1], out.past_key_values
 
     def cost(self, length: int) -> Cost:
-        """Two FLOPs for each weight of a matrix and for each key, as dense Transformers need; and 6P + 12LdN."""
+        """Count the papers' 6P + 12LdN, and a dense Transformer's FLOPs: two per matrix weight and attended channel."""
         P, shape = sum(p.numel() for p in self.parameters()), self.shape
         looked_up = {id(m.weight) for m in self.network.modules() if isinstance(m, nn.Embedding)}
         head = self.network.get_output_embeddings().weight
@@ -160,7 +173,9 @@ class Pretrained(ExactModel):
         forward = float(2 * matrices + 4 * shape.num_hidden_layers * width * length)
         return Cost(
             parameters=P,
-            paper_train_flops_per_token=float(6 * P + 12 * shape.num_hidden_layers * shape.hidden_size * (length + 1)),
+            paper_train_flops_per_token=float(
+                paper_train_flops(P, shape.num_hidden_layers, shape.hidden_size, length + 1)
+            ),
             train_flops_per_token=3 * forward,
             score_flops_per_token=forward,
             generate_flops_per_token=forward,
@@ -168,12 +183,12 @@ class Pretrained(ExactModel):
 
     @classmethod
     def check_source(cls, source: str, settings: Sequence[str] = ()) -> None:
-        """Find, or download, the files; see that config, settings and tokenizer fit each other."""
+        """Find or download the files; check that config, settings and tokenizer fit each other."""
         _described(source, settings)
 
     @classmethod
     def from_source(cls, source: str, *, settings: Sequence[str] = (), device: str = "cpu") -> LoadedModel:
-        """The model of a directory, or of a hub repository, in float32."""
+        """Load the model of a directory or hub repository, in float32."""
         directory, model, tokenizer = _described(source, settings)
         model.network = _network(directory, model.shape, source).float()
         model = model.to(device).eval()
@@ -191,7 +206,7 @@ class Pretrained(ExactModel):
 
 
 def _shape(architecture: str) -> Any:
-    """The package's config object for canonical JSON of a config.json. Raises ValueError: an unknown model type."""
+    """Return transformers' config object for a config.json. Raises ValueError for an unknown model type."""
     from transformers import CONFIG_MAPPING
 
     data = json.loads(architecture)
@@ -202,9 +217,9 @@ def _shape(architecture: str) -> Any:
 
 
 def _bos(shape: Any) -> int:
-    """The id that opens a text. Raises ValueError: there is none."""
-    for found in (shape.bos_token_id, shape.eos_token_id):
-        first = found[0] if isinstance(found, list) and found else found
+    """Return the id that opens a text. Raises ValueError if there is none."""
+    for ids in (shape.bos_token_id, shape.eos_token_id):
+        first = ids[0] if isinstance(ids, list) and ids else ids
         if isinstance(first, int):
             if not 0 <= first < shape.vocab_size:
                 raise ValueError(f"the id that opens a text, {first}, is outside 0..{shape.vocab_size - 1}")
@@ -213,7 +228,7 @@ def _bos(shape: Any) -> int:
 
 
 def _described(source: str, settings: Sequence[str]) -> tuple[Path, Pretrained, Tokenizer]:
-    """Directory, model without memory for its weights, and tokenizer."""
+    """Return directory, model without memory for its weights, and tokenizer."""
     directory = find(source)
     name = f"{Pretrained.family}:{source}"
     if importlib.util.find_spec("transformers") is None:
@@ -234,7 +249,7 @@ def _described(source: str, settings: Sequence[str]) -> tuple[Path, Pretrained, 
 
 
 def _network(directory: Path, shape: Any, source: str) -> nn.Module:
-    """The network with its weights, every one of them."""
+    """Load the network with its weights. Raises UserError unless all of them are there and fit."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -244,12 +259,12 @@ def _network(directory: Path, shape: Any, source: str) -> nn.Module:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             directory, config=shape, local_files_only=True, output_loading_info=True
         )
-    # The package raises its own, safetensors', torch's and the operating system's errors alike.
+    # The package raises errors of its own, of safetensors, of torch and of the operating system.
     except Exception as error:
         raise UserError(f"pretrained:{source}: the weights in {directory} cannot be read: {error}") from error
-    network, found = loaded
-    absent = sorted(found["missing_keys"])
-    if absent or found["mismatched_keys"]:
-        what = f"lack {absent[0]}" if absent else f"have another shape in {sorted(found['mismatched_keys'])[0][0]}"
+    network, report = loaded
+    absent = sorted(report["missing_keys"])
+    if absent or report["mismatched_keys"]:
+        what = f"lack {absent[0]}" if absent else f"have another shape in {sorted(report['mismatched_keys'])[0][0]}"
         raise UserError(f"pretrained:{source}: the weights in {directory} do not fit its config.json: they {what}")
     return network

@@ -1,7 +1,7 @@
-"""The tokenizer that a pretrained model came with, as one of ours.
+"""The tokenizer of a pretrained model, with the methods of `ltm.tokenizer.Tokenizer`.
 
-GPT-2's kind, a byte-level BPE with EOS last, becomes `ltm.tokenizer.Tokenizer` itself. Others that can spell every
-text keep their own encoder. A tokenizer that drops or replaces characters is refused: the likelihood of its tokens
+A tokenizer like GPT-2's, byte-level BPE with EOS last, becomes a `Tokenizer` itself. Others that can encode every text
+keep their own encoder. A tokenizer that drops or replaces characters is refused: the likelihood of its tokens
 would not be that of the text.
 """
 
@@ -24,19 +24,19 @@ from ltm.tokenizer import EOS, FILE, Tokenizer, token_bytes
 
 
 class PretrainedTokenizer(Tokenizer):
-    """A `tokenizers` file behind the methods of `Tokenizer`, encoding as the model was trained.
+    """A `tokenizers` file with the methods of `Tokenizer`, encoding as the model was trained.
 
     Many put a space before a text, which is then part of its tokens but not of its bytes; some compose characters
-    (NFC). Apart from these, what is encoded decodes to the same bytes; each text is checked.
+    (NFC). Apart from that, encoded text decodes to the same bytes; each text is checked.
 
     Args:
-        content: of tokenizer.json.
-        name: for tables.
-        outputs: ids that the model can output; BOS, as models of this suite count, is the id after them.
-        eos_id: what ends a text; None where the model has nothing for it.
+        content: the content of tokenizer.json.
+        name: shown in tables.
+        outputs: number of ids that the model can output; BOS is the id after them, as in all models of the suite.
+        eos_id: the id that ends a text; None if the model has none.
 
     Raises:
-        UserError: it cannot spell every text, or has ids that the model has not.
+        UserError: it cannot encode every text, or has ids that the model lacks.
     """
 
     def __init__(self, content: str, *, name: str, outputs: int, eos_id: int | None):
@@ -48,10 +48,10 @@ class PretrainedTokenizer(Tokenizer):
         self._own = tokenizers.Tokenizer.from_str(content)
         self._own.no_truncation()
         self._own.no_padding()
-        # Text that looks like a special token is ordinary text.
+        # Text that looks like a special token is encoded as ordinary text.
         self._own.encode_special_tokens = True
         if (size := self._own.get_vocab_size()) > outputs:
-            raise UserError(f"the tokenizer of {name} has {size} ids, the model only {outputs}: they belong to others")
+            raise UserError(f"the tokenizer of {name} has {size} ids, the model only {outputs}: they do not match")
         special = {
             token["id"]: b"" if token["special"] else token["content"].encode() for token in data["added_tokens"]
         }
@@ -63,52 +63,52 @@ class PretrainedTokenizer(Tokenizer):
 
     @property
     def name(self) -> str:
-        """As given."""
+        """The name given."""
         return self._name
 
     @property
     def eos_id(self) -> int:
-        """The model's; the encoder never gives it."""
+        """The model's EOS id; the encoder never produces it."""
         return self._eos_id
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 of what determines the ids, in hex."""
+        """sha256, in hex, of everything that determines the ids."""
         data = json.loads(self._content)
         return digest(
             ["tokenizers 1", {k: v for k, v in data.items() if k not in ("version", "truncation", "padding")}]
         )
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Ids of each text, int32.
+        """Return the ids of each text, int32.
 
         Raises:
-            UserError: a text that does not come back from its ids, or is not Unicode.
+            UserError: a text does not decode to itself, or is not Unicode.
         """
         try:
             wanted = [text.encode() for text in texts]
         except UnicodeEncodeError as error:
             raise UserError(f"text has half a surrogate pair at character {error.start}; it must be Unicode") from error
         encodings = self._own.encode_batch_fast(list(texts), add_special_tokens=False)
-        found = [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
-        for text, expected, ids in zip(texts, wanted, found, strict=True):
+        ids_of_texts = [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
+        for text, expected, ids in zip(texts, wanted, ids_of_texts, strict=True):
             spelt = self.decode_bytes(ids)
             if spelt not in (expected, b" " + expected):
                 composed = unicodedata.normalize("NFC", text).encode()
                 if spelt not in (composed, b" " + composed):
                     raise _lossy(self._name, composed, spelt)
-        return found
+        return ids_of_texts
 
     def save(self, directory: Path) -> Path:
-        """Write `tokenizer.json` as it came."""
+        """Write `tokenizer.json` unchanged."""
         return write_atomically(Path(directory) / FILE, self._content.encode())
 
 
 def read_tokenizer(directory: Path, *, name: str, outputs: int, eos_id: int | None) -> Tokenizer:
-    """The tokenizer in a model's directory: tokenizer.json, or GPT-2's older vocab.json and merges.txt.
+    """Read the tokenizer in a model's directory: tokenizer.json, or GPT-2's older vocab.json and merges.txt.
 
     Raises:
-        UserError: neither is there, the file is damaged, or it is a kind that cannot be used.
+        UserError: neither is there, the file is damaged, or its kind is not supported.
     """
     file = directory / FILE
     try:
@@ -140,7 +140,7 @@ def _older(directory: Path, outputs: int) -> Tokenizer:
 
 
 def _byte_level(data: dict[str, Any], outputs: int) -> Tokenizer | None:
-    """Our own tokenizer, if this is one and has just the model's outputs; else None."""
+    """Return a `Tokenizer` if this is a byte-level BPE with exactly the model's outputs, else None."""
     model, split = data["model"], data.get("pre_tokenizer") or {}
     ours = (
         model.get("type", "BPE") == "BPE"
@@ -163,7 +163,7 @@ def _byte_level(data: dict[str, Any], outputs: int) -> Tokenizer | None:
 
 
 def _spelling(data: dict[str, Any], name: str) -> Any:
-    """Token to bytes. Raises UserError where the vocabulary cannot spell every text."""
+    """Return the map from tokens to bytes. Raises UserError if the vocabulary cannot encode every text."""
     decoder = data.get("decoder") or {}
     kinds = {part.get("type") for part in (decoder, *decoder.get("decoders", []))}
     if "ByteLevel" in kinds:
@@ -171,7 +171,7 @@ def _spelling(data: dict[str, Any], name: str) -> Any:
     if data["model"].get("byte_fallback"):
         return _piece_bytes
     raise UserError(
-        f"the tokenizer of {name} ({data['model'].get('type')}) cannot spell every text, so that its likelihoods are "
+        f"the tokenizer of {name} ({data['model'].get('type')}) cannot encode every text, so that its likelihoods are "
         "not those of texts; expected a byte-level one, or one that falls back to bytes"
     )
 

@@ -18,10 +18,11 @@ from torch import Tensor
 from ltm.api import Generations, LanguageModel, LikelihoodEstimate, Rng, Sampling
 from ltm.latent import bounds
 from ltm.latent.posterior import Posterior
+from ltm.nn.block import KeysValues
 from ltm.nn.left_to_right import continue_prompts
 from ltm.nn.output_head import token_nats
 from ltm.nn.spans import prepare_batch
-from ltm.nn.transformer import KeysValues, Transformer, TransformerConfig
+from ltm.nn.transformer import Transformer, TransformerConfig
 from ltm.rng import SequenceRng
 
 DRAWS = 8
@@ -105,11 +106,6 @@ class LatentModel(LanguageModel):
         self.decoder = Transformer(config.decoder, config.vocab_size, cross_attention=True)
         self.latent_shape = (config.decoder.layers, config.latents // config.decoder.layers, config.decoder.width)
 
-    @property
-    def gaussian_posterior(self) -> bool:
-        """True if `infer` returns a Gaussian q(z|x), so that its KL and ELBO can be recomputed."""
-        return True
-
     @classmethod
     def twin_config(cls, config: Any, *, vocab_size: int, block_length: int, width: int = 64, layers: int = 2) -> Any:
         """See `LanguageModel.twin_config`; as many latents a layer."""
@@ -119,6 +115,11 @@ class LatentModel(LanguageModel):
             decoder=config.decoder.resized(layers=layers, width=width, max_length=block_length + 1),
             latents=layers * config.latents // config.decoder.layers,
         )
+
+    @property
+    def gaussian_posterior(self) -> bool:
+        """True if q(z|x) is the Gaussian that `infer` returns; False if z is a code or the end of a chain."""
+        return True
 
     @abstractmethod
     def infer(

@@ -78,21 +78,21 @@ class LatentThoughtModel(LatentModel):
 
     config: LTMConfig
 
-    @property
-    def gaussian_posterior(self) -> bool:
-        """False for Langevin inference, which draws z and has no q."""
-        return self.config.inference != "langevin"
-
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> LTMConfig:
         """Two layers that share four latents of width 8."""
-        decoder = TransformerConfig(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=2)
+        decoder = TransformerConfig.smallest(block_length, window=2)
         return LTMConfig(vocab_size=vocab_size, decoder=decoder, latents=4, posterior=PosteriorConfig(steps=8))
 
     def headline(self, context: int | Tensor = 0) -> str:
         """For whole texts the fresh-noise ELBO or, of Langevin chains, the AIS bound; else the predictive bound."""
         name = LatentModel.headline(self, context)
         return "ais_bound" if name == "elbo" and self.config.inference == "langevin" else name
+
+    @property
+    def gaussian_posterior(self) -> bool:
+        """See `LatentModel.gaussian_posterior`; Langevin chains have none."""
+        return self.config.inference != "langevin"
 
     @property
     def inference_matmul(self) -> str:

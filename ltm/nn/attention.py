@@ -1,6 +1,6 @@
-"""Attention and rotary positions, as functions.
+"""Functions for attention and rotary positions.
 
-Shapes: B sequences, H heads, L queries, K keys, C channels of a head.
+Shapes: B sequences, H heads, L queries, K keys, C channels per head.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 
 def rotations(positions: Tensor, channels: int, dtype: torch.dtype, base: float = 1e4) -> Tensor:
-    """Unit complex numbers (L, C/2) that rotate pairs of channels by position (RoPE, arXiv 2104.09864)."""
+    """Return unit complex numbers (L, C/2) that rotate pairs of channels by position (RoPE, arXiv 2104.09864)."""
     inverse = base ** (-torch.arange(0, channels, 2, dtype=torch.float64, device=positions.device) / channels)
     angles = positions.double()[:, None] * inverse
     return torch.polar(torch.ones_like(angles), angles).to(
@@ -25,13 +25,14 @@ def rotations(positions: Tensor, channels: int, dtype: torch.dtype, base: float 
 
 
 def rotate(x_BHLC: Tensor, rotations_LC: Tensor, *, contiguous: bool = False) -> Tensor:
-    """Apply RoPE to interleaved pairs of channels, at no less than float32.
+    """Apply RoPE to interleaved pairs of channels, in float32 or wider.
 
     Args:
-        contiguous: lay the result out anew in the same pass, whatever the layout of `x_BHLC`; not differentiable.
+        rotations_LC: unit complex numbers (L, C/2).
+        contiguous: write a contiguous result in the same pass, whatever the layout of `x_BHLC`; not differentiable.
     """
     wide = x_BHLC if x_BHLC.dtype == torch.float64 else x_BHLC.float()
-    if wide.stride(-1) != 1:  # gradients may come expanded or transposed
+    if wide.stride(-1) != 1:  # gradients may arrive expanded or transposed
         wide = wide.contiguous()
     pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
     out = torch.empty(pairs.shape, dtype=pairs.dtype, device=pairs.device) if contiguous else None
@@ -39,11 +40,11 @@ def rotate(x_BHLC: Tensor, rotations_LC: Tensor, *, contiguous: bool = False) ->
 
 
 FEW_KEYS = 128
-"""Up to so many keys plain products beat the fused kernel of a CPU, forward and back; in bfloat16 they always do."""
+"""Up to this many keys, plain products beat the fused kernel on a CPU, forward and back; in bfloat16 they always do."""
 
 
 class _Products(torch.autograd.Function):
-    """softmax(q kᵀ / √C + mask) v, with the gradient in place: autograd's own makes twice as many passes."""
+    """softmax(q kᵀ / √C + mask) v with an in-place gradient; autograd makes twice as many passes over memory."""
 
     @staticmethod
     def forward(ctx: Any, q_BHLC: Tensor, k_BHKC: Tensor, v_BHKC: Tensor, mask: Tensor | None) -> Tensor:
@@ -71,10 +72,10 @@ class _Products(torch.autograd.Function):
 
 
 def attend(q_BHLC: Tensor, k_BHKC: Tensor, v_BHKC: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Softmax attention over K keys.
+    """Softmax attention over K keys, (B, H, L, C).
 
     Args:
-        mask: true where a query may look; it broadcasts to (B, H, L, K).
+        mask: true where a query may look, or what to add to scores; it broadcasts to (B, H, L, K).
     """
     if mask is not None and mask.dtype == torch.bool:
         mask = additive(mask, q_BHLC.dtype)
@@ -87,7 +88,7 @@ def attend(q_BHLC: Tensor, k_BHKC: Tensor, v_BHKC: Tensor, mask: Tensor | None =
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where `mask` is true and -inf elsewhere: what is added to scores."""
+    """Return what a boolean mask adds to scores: 0 where it is true, -inf elsewhere."""
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf)
 
 
@@ -100,15 +101,15 @@ def _causal_mask(length: int, dtype: torch.dtype, device: torch.device) -> Tenso
 def _window_mask(window: int, chunks: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     distance = torch.arange(window, device=device)[:, None] + window - torch.arange(2 * window, device=device)
     mask = ((distance >= 0) & (distance < window)).repeat(chunks, 1, 1)
-    mask[0, :, :window] = False  # before the first chunk there is only padding
+    mask[0, :, :window] = False  # only padding precedes the first chunk
     return additive(mask, dtype)
 
 
 def causal_attention(q_BHLC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, window: int | None) -> Tensor:
-    """Softmax attention over the past and self, at most `window` positions.
+    """Softmax attention of each position to itself and the past, at most `window` positions, (B, H, L, C).
 
-    Beyond one window the sequence is cut into chunks of `window`; each attends to itself and its predecessor,
-    so the work grows with length x 2 windows instead of length squared.
+    A sequence longer than the window is cut into chunks of `window`, each of which attends to itself and its
+    predecessor, so that work grows with length x 2 windows instead of length squared.
     """
     B, H, L, C = q_BHLC.shape
     dtype, device = q_BHLC.dtype, q_BHLC.device
@@ -126,7 +127,7 @@ def causal_attention(q_BHLC: Tensor, k_BHLC: Tensor, v_BHLC: Tensor, window: int
 
 
 def executed_keys(length: int, window: int | None) -> float:
-    """Mean keys a query is multiplied with by `causal_attention`: what the hardware does, masked entries included."""
+    """Mean number of keys that `causal_attention` multiplies each query with, masked entries included."""
     if window is None or length <= window:
         return float(length)
     return math.ceil(length / window) * window * 2 * window / length

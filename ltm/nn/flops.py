@@ -1,4 +1,4 @@
-"""FLOPs of a Transformer stack per token, split at the point from which z matters; a multiply-add is two."""
+"""FLOPs per token of a Transformer stack, split at the point from which z matters; a multiply-add counts as two."""
 
 from __future__ import annotations
 
@@ -8,16 +8,27 @@ from ltm.nn.attention import executed_keys
 from ltm.nn.transformer import TransformerConfig
 
 
+def paper_train_flops(parameters: int, layers: int, width: int, positions: int) -> int:
+    """Return training FLOPs per token by the convention of the papers' autoregressive rows: 6P + 12LdN.
+
+    Args:
+        parameters: P, a tied embedding counted once.
+        layers, width: L and d.
+        positions: N, positions of a sequence, BOS included.
+    """
+    return 6 * parameters + 12 * layers * width * positions
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackFlops:
-    """Forward FLOPs a token of the parts of a stack, as executed: masked entries of an attention chunk count.
+    """Forward FLOPs per token of the parts of a stack, as executed, so with masked entries of attention chunks.
 
     Attributes:
         first_attention: the first layer's self-attention and cross-attention queries, which z cannot change.
-        after_first_attention: all the rest of the blocks.
+        after_first_attention: the rest of the blocks.
         head: the product with the vocabulary.
-        products: of `after_first_attention`, the products of two activations, which is attention. Their backward pass
-            costs twice their forward one, even where no weight wants a gradient.
+        products: the part of `after_first_attention` that multiplies two activations, namely attention. Its backward
+            pass costs twice its forward pass, even if no weight needs a gradient.
     """
 
     first_attention: float
@@ -27,21 +38,21 @@ class StackFlops:
 
     @property
     def latent_gradient(self) -> float:
-        """The gradient of the likelihood in z, without any in the weights, beside what z cannot change."""
+        """The likelihood's gradient with respect to z, none for the weights; without the part that z cannot change."""
         return 2 * (self.after_first_attention + self.head) + self.products
 
     @property
     def forward(self) -> float:
-        """One whole forward pass."""
+        """One complete forward pass."""
         return self.first_attention + self.after_first_attention + self.head
 
     @classmethod
     def of(cls, config: TransformerConfig, outputs: int, length: int, latents_a_layer: int = 0) -> StackFlops:
-        """Count a stack at sequences of `length` positions."""
+        """Count the FLOPs of a stack for sequences of `length` positions and `outputs` rows of the head."""
         D, G = config.width, latents_a_layer
         attention = 8 * D * D + 4 * D * executed_keys(length, config.window)
         queries = 2 * D * D if G else 0
-        # Cross-attention after its queries: keys and values of G latents a text, scores and mix, output product.
+        # Cross-attention after its queries: keys and values of G latents per text, scores and mix, output product.
         cross = 4 * D * D * G / length + 4 * D * G + 2 * D * D if G else 0
         mlp = 6 * D * config.hidden
         return cls(

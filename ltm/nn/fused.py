@@ -1,10 +1,10 @@
-"""Parts of a Transformer block as single functions, forward and gradient written out.
+"""Parts of a Transformer block as single functions with hand-written gradients.
 
 A small model spends more time between its matrix products than in them: autograd makes a dozen passes over memory where
-two or three do. Each function equals the composition that its docstring names, gradients included. Matrix products run
-in a given dtype, everything else in the parameters' own.
+two or three suffice. Each function equals the composition that its docstring names, gradients included. Matrix products
+run in the dtype given, everything else in the parameters' own.
 
-Shapes: B sequences, L positions, N positions of all sequences, D width, H heads, C channels of a head, F hidden units.
+Shapes: B sequences, L positions, N positions of all sequences, D width, H heads, C channels per head, F hidden units.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from torch.nn import functional as F
 from ltm.nn.attention import rotate
 
 EPSILON = 1e-5
+"""Added to the mean square in every RMSNorm."""
 
 
 def _unit(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x / rms(x) and 1 / rms(x)."""
+    """Return x / rms(x) and 1 / rms(x)."""
     scale = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(EPSILON).rsqrt_()
     return x * scale, scale
 
 
 def _unit_gradient(upstream: Tensor, unit: Tensor, scale: Tensor) -> Tensor:
-    """The gradient in x of `_unit`, written over `upstream`."""
+    """Return the gradient of `_unit` with respect to x; overwrites `upstream`."""
     along = (upstream * unit).sum(-1, keepdim=True).div_(-unit.shape[-1])
     return upstream.addcmul_(unit, along).mul_(scale)
 
@@ -49,7 +50,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def rms_norm(x: Tensor, weight_D: Tensor) -> Tensor:
-    """x / sqrt(mean(x²) + 1e-5) · weight over the last dimension (arXiv 1910.07467): `F.rms_norm`."""
+    """Return x / sqrt(mean(x²) + 1e-5) · weight over the last dimension (arXiv 1910.07467); equals `F.rms_norm`."""
     return _RMSNorm.apply(x, weight_D)
 
 
@@ -76,7 +77,7 @@ class _NormLinear(torch.autograd.Function):
 
 
 def norm_linear(x: Tensor, norm_D: Tensor, weight_XD: Tensor, dtype: torch.dtype) -> Tensor:
-    """`F.linear` of `rms_norm`, (..., D) to (..., X) in `dtype`; the normalised input is not kept."""
+    """Apply `F.linear` to `rms_norm`, (..., D) to (..., X) in `dtype`, without keeping the normalised input."""
     return _NormLinear.apply(x.flatten(0, -2), norm_D, weight_XD, dtype).unflatten(0, x.shape[:-1])
 
 
@@ -101,7 +102,7 @@ class _SwiGLU(torch.autograd.Function):
 
 
 def swiglu(gate_and_up: Tensor) -> Tensor:
-    """silu(gate) · up, the halves of the last dimension, (..., 2 F) to (..., F) (arXiv 2002.05202)."""
+    """Return silu(gate) · up of the two halves of the last dimension, (..., 2 F) to (..., F) (arXiv 2002.05202)."""
     return _SwiGLU.apply(gate_and_up)
 
 
@@ -130,10 +131,10 @@ class _RotatedHeads(torch.autograd.Function):
 def rotated_heads(x_BLX: Tensor, rotations_LC: Tensor, heads: int, *, rotated: int) -> tuple[Tensor, ...]:
     """Split the last dimension into parts of `heads` heads, (B, H, L, C) each, and apply RoPE to the first `rotated`.
 
-    The composition of `chunk`, `unflatten`, `transpose` and `ltm.nn.attention.rotate`; the parts are contiguous.
+    Equals `chunk`, `unflatten`, `transpose` and `ltm.nn.attention.rotate` in turn; the parts are contiguous.
 
     Args:
         x_BLX: queries, keys and values side by side, or some of them; X = parts · H · C.
-        rotations_LC: of each position, (L, C/2), complex.
+        rotations_LC: unit complex numbers (L, C/2), one row per position.
     """
     return _RotatedHeads.apply(x_BLX, rotations_LC, heads, rotated)

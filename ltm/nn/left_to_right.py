@@ -1,6 +1,6 @@
-"""What every model shares whose likelihood is a product of next-token probabilities, and so exact.
+"""Models whose likelihood is an exact product of next-token probabilities, and decoding from left to right.
 
-Shapes: B sequences, L tokens.
+Shapes: B sequences, L tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ import torch
 from torch import Tensor
 
 from ltm.api import Generations, LanguageModel, LikelihoodEstimate, Rng, Sampling
+from ltm.nn.block import KeysValues
 from ltm.nn.sampling import draw
 from ltm.nn.spans import check_ids, prepare_batch
-from ltm.nn.transformer import KeysValues
 from ltm.rng import SequenceRng
 
 
 class ExactModel(LanguageModel):
-    """A model that gives each token a probability after those before it; a subclass says which."""
+    """A model with an exact likelihood; a subclass gives the probability of each token after those before it."""
 
     @abstractmethod
     def token_nats(self, tokens_BL: Tensor) -> Tensor:
-        """log p of every token given BOS and those before it, (B, L)."""
+        """Return log p of every token given BOS and the tokens before it, (B, L), in nats."""
 
     @property
     def left_to_right(self) -> Decoder:
-        """What decodes; the model itself, unless a part of it does."""
+        """The part that decodes; the model itself unless overridden."""
         decoder: Any = self
         return decoder
 
     def headline(self, context: int | Tensor = 0) -> str:
-        """Exact, whatever is scored."""
+        """Return `exact`, whatever is scored."""
         return "exact"
 
     @torch.no_grad()
@@ -47,7 +47,7 @@ class ExactModel(LanguageModel):
         rng: Rng,
         only: str | None = None,
     ) -> dict[str, LikelihoodEstimate]:
-        """The exact log-likelihood; there is nothing to draw."""
+        """Return the exact log-likelihood; nothing is drawn."""
         tokens_BL, _, scored_BL = prepare_batch(tokens_BL, context, lengths, self.vocab_size)
         nats_B = self.token_nats(tokens_BL).double().masked_fill(~scored_BL, 0.0).sum(1)
         return {"exact": LikelihoodEstimate(nats_B=nats_B, tokens_B=scored_BL.sum(1), kind="exact")}
@@ -55,7 +55,11 @@ class ExactModel(LanguageModel):
     def generate(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling, rng: Rng
     ) -> Generations:
-        """Ancestral sampling, token by token."""
+        """Sample token by token.
+
+        Raises:
+            ValueError: as `continue_prompts`; or `reinfer_every`.
+        """
         if sampling.reinfer_every:
             raise ValueError(f"reinfer_every is for models that infer latents; {self.family} has none")
         return continue_prompts(
@@ -64,26 +68,26 @@ class ExactModel(LanguageModel):
 
 
 Infer = Callable[[Tensor, SequenceRng, int], list[KeysValues] | None]
-"""Latents to decode under, from the tokens so far (B, L), the rows' noise, and how often they were inferred before."""
+"""Latents to decode with, from the tokens so far (B, L), the rows' noise, and the number of earlier inferences."""
 
 
 class Decoder(Protocol):
-    """What decodes a text from left to right: a `Transformer`, or a model of another make."""
+    """Anything that decodes a text from left to right, such as a `Transformer`."""
 
     @property
     def vocab_size(self) -> int:
-        """V, with BOS the last id."""
+        """V; the last id is BOS."""
 
     @property
     def block_length(self) -> int:
-        """The most tokens that fit beside the BOS."""
+        """The most tokens that fit after the BOS."""
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """Device of the weights."""
 
     def decode(self, inputs_BL: Tensor, start: int, latents: list[KeysValues] | None, past: Any) -> tuple[Tensor, Any]:
-        """Logits (B, V - 1) after the last of `inputs_BL`, which sit at positions `start`.., and what to pass on."""
+        """Return logits (B, V - 1) after the last of `inputs_BL`, which begin at `start`, and the next `past`."""
 
 
 @torch.no_grad()
@@ -96,10 +100,11 @@ def continue_prompts(
     sampling: Sampling,
     rng: Rng,
 ) -> Generations:
-    """Decode a continuation of each prompt with a KV cache; prompts of one length run as a batch.
+    """Decode a continuation of each prompt with a KV cache; prompts of equal length run as a batch.
 
     Raises:
-        ValueError: a prompt and its continuation do not fit the stack, or an id is outside the vocabulary.
+        ValueError: no new token is asked for, a prompt and its continuation do not fit the stack, or an id is outside
+            the vocabulary.
     """
     rng = SequenceRng.of(rng, len(prompts))
     longest = max((len(p) for p in prompts), default=0)
@@ -108,7 +113,7 @@ def continue_prompts(
     if longest + max_new_tokens > stack.block_length:
         raise ValueError(
             f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the {stack.block_length} tokens that "
-            "fit beside the BOS"
+            "fit after the BOS"
         )
     outputs: list[list[int]] = [[] for _ in prompts]
     evaluations = [0] * len(prompts)

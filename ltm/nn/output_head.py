@@ -1,6 +1,6 @@
-"""The product with the vocabulary, in chunks, so that no (tokens x vocabulary) matrix ever stands whole in memory.
+"""Products with the vocabulary, in chunks, so that memory never holds a whole (tokens x vocabulary) matrix.
 
-Shapes: N tokens, D width, V vocabulary. Matrix products in the dtype of the head; softmax and sums in float32 or wider.
+Shapes: N tokens, D width, V vocabulary. Products run in the dtype of the head, softmax and sums in float32 or wider.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_BYTES = {"cpu": 24 * 2**20, "cuda": 2**29}
-"""Logits held at a time. On a CPU less than the 32 MiB from which malloc maps, and faults in, new pages each time."""
+"""Bytes of logits per chunk. On a CPU below 32 MiB, from which malloc maps, and faults in, new pages each time."""
 
 CHUNK_TOKENS = {"cpu": 128, "cuda": 2**16}
-"""Tokens at a time, for small vocabularies: on a CPU what stays in its caches."""
+"""Tokens per chunk for small vocabularies; on a CPU, what stays in its caches."""
 
 
 def _chunks(tokens: int, head_VD: Tensor) -> Iterator[slice]:
@@ -32,7 +32,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 @torch.no_grad()
 def token_nats(h_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
-    """log p(target | h) of each token in nats, float32 (float64 for a float64 head)."""
+    """Return log p(target | h) of each token in nats, (N,), float32 (float64 for a float64 head)."""
     nats_N = h_ND.new_empty(len(targets_N), dtype=_wide(head_VD.dtype))
     for rows in _chunks(len(targets_N), head_VD):
         logits = h_ND[rows].to(head_VD.dtype) @ head_VD.T
@@ -42,9 +42,9 @@ def token_nats(h_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
 
 @torch.no_grad()
 def nll_gradient(h_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weights_N: Tensor | None = None) -> Tensor:
-    """Gradient (N, D) of sum_n weights_n * -log p(target_n | h_n) with respect to h, without the loss itself.
+    """Return the gradient (N, D) of sum_n weights_n * -log p(target_n | h_n) with respect to h, without the loss.
 
-    Per token softmax(h W^T) W - W[target]: the fast loop needs this and nothing else.
+    Per token it is softmax(h W^T) W - W[target], which is all that the fast loop needs.
     """
     gradient_ND = torch.empty_like(h_ND)
     for rows in _chunks(len(targets_N), head_VD):
@@ -54,7 +54,7 @@ def nll_gradient(h_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weights_N: Te
 
 
 class _WeightedNll(torch.autograd.Function):
-    """The weighted sum of NLLs, with both gradients formed in the forward pass: three products, none repeated."""
+    """The weighted sum of NLLs; the forward pass forms both gradients, with three products and none repeated."""
 
     @staticmethod
     def forward(ctx, h_ND, head_VD, targets_N, weights_N):
@@ -82,30 +82,30 @@ class _WeightedNll(torch.autograd.Function):
 
 
 def weighted_nll(h_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weights_N: Tensor) -> Tensor:
-    """sum_n weights_n * -log p(target_n | h_n), a scalar in nats, differentiable in h and head."""
+    """Return sum_n weights_n * -log p(target_n | h_n), a scalar in nats, differentiable in h and head."""
     return _WeightedNll.apply(h_ND, head_VD, targets_N, weights_N)
 
 
 def mean_nll(h_BLD: Tensor, head_VD: Tensor, targets_BL: Tensor) -> Tensor:
-    """Mean nats a token, differentiable in h and head."""
+    """Return the mean NLL in nats per token, differentiable in h and head."""
     targets_N = targets_BL.flatten()
     weights_N = torch.full(targets_N.shape, 1 / targets_N.numel(), dtype=torch.float64, device=h_BLD.device)
     return weighted_nll(h_BLD.flatten(0, 1), head_VD, targets_N, weights_N)
 
 
 def over_vocabulary(statistic: Callable[..., Tensor], h_ND: Tensor, head_VD: Tensor, *per_token: Tensor) -> Tensor:
-    """`statistic(logits, *per_token)` of each token, (N, ...), differentiable; logits are formed anew in the backward.
+    """Return `statistic(logits, *per_token)` of each token, (N, ...), differentiable; backward forms the logits again.
 
     Args:
-        statistic: from logits (n, V) in float32 or wider, and the n rows of each of `per_token`, to (n, ...).
+        statistic: maps logits (n, V) in float32 or wider, and the n rows of each of `per_token`, to (n, ...).
     """
 
     def part(h: Tensor, head: Tensor, *rows: Tensor) -> Tensor:
         return statistic((h.to(head.dtype) @ head.T).to(_wide(head.dtype)), *rows)
 
-    found = []
+    parts = []
     for rows in _chunks(len(h_ND), head_VD):
         arguments = h_ND[rows], head_VD, *(each[rows] for each in per_token)
-        kept = torch.is_grad_enabled()
-        found.append(checkpoint(part, *arguments, use_reentrant=False) if kept else part(*arguments))
-    return torch.cat(found) if found else statistic(h_ND @ head_VD.T, *per_token)
+        wants_gradient = torch.is_grad_enabled()
+        parts.append(checkpoint(part, *arguments, use_reentrant=False) if wants_gradient else part(*arguments))
+    return torch.cat(parts) if parts else statistic(h_ND @ head_VD.T, *per_token)

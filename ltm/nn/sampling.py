@@ -1,6 +1,6 @@
-"""Drawing tokens: float64 categorical draws from explicit uniforms, and the decoding loop with its KV cache.
+"""Categorical draws in float64 from explicit uniforms.
 
-Shapes: B sequences, L tokens, V vocabulary.
+Shapes: B rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ltm.api import Sampling
 
 
 def probabilities(logits_BV: Tensor, sampling: Sampling) -> Tensor:
-    """float64 probabilities (B, V) after temperature, top-k and top-p; the token that crosses top_p is kept."""
+    """Return float64 probabilities (B, V) after temperature, top-k and top-p; the token that crosses top_p is kept."""
     logits_BV = logits_BV.double()
     if sampling.temperature == 0:
         return torch.zeros_like(logits_BV).scatter_(1, logits_BV.argmax(1, keepdim=True), 1.0)
@@ -30,12 +30,12 @@ def probabilities(logits_BV: Tensor, sampling: Sampling) -> Tensor:
 
 
 def draw(logits_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -> Tensor:
-    """One token id a row by inversion of the cumulative distribution in float64, (B,) int64."""
+    """Draw one token id per row by inverting the cumulative distribution in float64, (B,) int64."""
     return invert(probabilities(logits_BV, sampling), uniforms_B)
 
 
 def invert(weights_BV: Tensor, uniforms_B: Tensor) -> Tensor:
-    """One column a row, (B,) int64, with probability in proportion to its weight, by inversion in float64."""
+    """Draw one column per row with probability proportional to its weight, by inversion in float64, (B,) int64."""
     cumulative = weights_BV.double().cumsum(1)
     threshold = uniforms_B.to(cumulative)[:, None] * cumulative[:, -1:]
     # `right`: a uniform of exactly 0 must not pick a leading column of weight 0.

@@ -1,6 +1,6 @@
-"""Which tokens of a batch are given, which are scored, and which are padding: one rule for every model.
+"""Masks of the given, scored and padding tokens of a batch; every model uses them.
 
-Shapes: B sequences, L tokens, K draws.
+Shapes: B sequences, L tokens.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def scored_span(tokens_BL: Tensor, context: int | Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Boolean masks (B, L): tokens that are given, before `context`, and that are scored, from there to `lengths`.
+    """Return two boolean masks (B, L): given tokens, before `context`, and scored ones, from there to `lengths`.
 
     Raises:
         ValueError: a context or length outside 0..L, or a context beyond its row's length.
@@ -28,10 +28,10 @@ def scored_span(tokens_BL: Tensor, context: int | Tensor, lengths: Tensor | None
 def prepare_batch(
     tokens_BL: Tensor, context: int | Tensor, lengths: Tensor | None, vocab_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The batch with padding set to 0, and the masks of `scored_span`: how every `log_likelihoods` begins.
+    """Return the batch with padding set to 0, and the masks of `scored_span`; every `log_likelihoods` begins with it.
 
     Raises:
-        ValueError: as `scored_span`; or an id that is no output of the model.
+        ValueError: as `scored_span`; or an id that the model cannot output.
     """
     check_ids(tokens_BL, vocab_size)
     given_BL, scored_BL = scored_span(tokens_BL, context, lengths)

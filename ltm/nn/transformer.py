@@ -1,13 +1,12 @@
-"""One stack of Transformer blocks for every model: RMSNorm, RoPE, self-attention, cross-attention, SwiGLU.
+"""The Transformer stack that every model uses: blocks, a final norm, and a tied embedding and head.
 
-Self-attention is causal within a window, or bidirectional, or whatever a mask allows. Shapes: B sequences, L positions,
-K keys, D width, H heads, C channels of a head, G latent vectors a layer, E width of a condition.
-The residual stream stays in the parameters' dtype; matrix products run in `compute_dtype`.
+Self-attention is causal within a window, bidirectional, or whatever a mask allows; see `block.py`. Shapes: B sequences,
+L positions, K keys, D width, H heads, C channels per head, G latent vectors per layer, E width of a condition, V
+vocabulary. The residual stream stays in the parameters' dtype; matrix products run in `compute_dtype`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,13 +15,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltm.devices import matmul_dtype
-from ltm.nn.attention import attend, causal_attention, rotations
-from ltm.nn.fused import norm_linear, rms_norm, rotated_heads, swiglu
+from ltm.nn.attention import rotations
+from ltm.nn.block import Block, KeysValues, RMSNorm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransformerConfig:
-    """Shape of a stack. The `window` of a causal one counts the position itself; None attends to the whole past."""
+    """Shape of a stack.
+
+    Attributes:
+        layers, width, heads, hidden: number of blocks, D, H, and hidden units of the SwiGLU.
+        max_length: the most positions of a sequence, BOS included.
+        window: positions that a causal stack attends to, its own included; None for the whole past.
+
+    Raises:
+        ValueError: a size below 1, fewer than two positions, or not an even number of channels per head.
+    """
 
     layers: int
     width: int
@@ -41,8 +49,13 @@ class TransformerConfig:
         if self.window is not None and self.window < 1:
             raise ValueError(f"window must be at least 1, found {self.window}")
 
+    @classmethod
+    def smallest(cls, block_length: int, *, window: int | None) -> TransformerConfig:
+        """The stack of the families' `miniature`: two layers of width 8, for blocks of `block_length` tokens."""
+        return cls(layers=2, width=8, heads=2, hidden=16, max_length=block_length + 1, window=window)
+
     def resized(self, *, layers: int, width: int, max_length: int) -> TransformerConfig:
-        """The same in small: hidden size in proportion to the width, window to the length, 16 channels a head or so."""
+        """A smaller stack: hidden size in proportion to the width, window to the length, about 16 channels per head."""
         window = None if self.window is None else max(2, round(self.window * max_length / self.max_length))
         return TransformerConfig(
             layers=layers,
@@ -54,148 +67,20 @@ class TransformerConfig:
         )
 
 
-KeysValues = tuple[Tensor, Tensor]
-
-
-class Linear(nn.Module):
-    """A bias-free product in the given dtype; the weight is cast once a call, or not at all when it already fits."""
-
-    def __init__(self, inputs: int, outputs: int, scale: float = 0.02):
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(outputs, inputs) * scale)
-
-    def forward(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        return F.linear(x.to(dtype), self.weight.to(dtype))
-
-
-class RMSNorm(nn.Module):
-    """RMSNorm with a learned scale, (..., D)."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return rms_norm(x, self.weight)
-
-
-class Block(nn.Module):
-    """Self-attention, cross-attention to the layer's latents where there are any, SwiGLU; pre-RMSNorm each.
-
-    With a condition, its linear maps shift and scale both norms' outputs and scale what both branches add (adaLN,
-    arXiv 2212.09748). The maps start at zero, where the block is the unconditioned one.
-    """
-
-    def __init__(self, config: TransformerConfig, *, causal: bool, cross_attention: bool, condition: int):
-        super().__init__()
-        D, self.heads, self.window, self.causal = config.width, config.heads, config.window, causal
-        residual = 0.02 / math.sqrt((3 if cross_attention else 2) * config.layers)
-        self.attention_norm = RMSNorm(D)
-        self.attention_in = Linear(D, 3 * D)
-        self.attention_out = Linear(D, D, residual)
-        if cross_attention:
-            self.cross_norm = RMSNorm(D)
-            self.cross_query = Linear(D, D)
-            self.cross_latents = Linear(D, 2 * D)
-            self.cross_out = Linear(D, D, residual)
-        self.mlp_norm = RMSNorm(D)
-        self.mlp_in = Linear(D, 2 * config.hidden)
-        self.mlp_out = Linear(config.hidden, D, residual)
-        self.modulation = Linear(condition, 6 * D, 0.0) if condition else None
-
-    @staticmethod
-    def _normed_linear(
-        x_BLD: Tensor,
-        norm: RMSNorm,
-        linear: Linear,
-        dtype: torch.dtype,
-        shift: Tensor | None = None,
-        scale: Tensor | None = None,
-    ) -> Tensor:
-        if shift is None or scale is None:
-            return norm_linear(x_BLD, norm.weight, linear.weight, dtype)
-        return linear(norm(x_BLD) * (1 + scale) + shift, dtype)
-
-    def modulations(self, condition_BE: Tensor | None, dtype: torch.dtype) -> Sequence[Tensor | None]:
-        """Shift, scale and gate of self-attention, then of the SwiGLU, (B, 1, D) each; six None without a condition."""
-        if self.modulation is None or condition_BE is None:
-            return (None,) * 6
-        return self.modulation(condition_BE, dtype)[:, None].chunk(6, -1)
-
-    def self_attend(
-        self,
-        x_BLD: Tensor,
-        rotations_LC: Tensor,
-        dtype: torch.dtype,
-        *,
-        past: KeysValues | None = None,
-        visible: Tensor | None = None,
-        modulations: Sequence[Tensor | None] = (None, None, None),
-    ) -> tuple[Tensor, KeysValues]:
-        """Add self-attention; also return the keys and values, `past` ones first, that later positions will need.
-
-        Args:
-            past: keys and values of earlier positions. A causal block without `visible` then takes one position
-                only, a decoding step.
-            visible: true where a query may look, broadcast to (B, H, L, K); it replaces the block's own rule.
-            modulations: shift, scale and gate.
-        """
-        shift, scale, gate = modulations
-        projected = self._normed_linear(x_BLD, self.attention_norm, self.attention_in, dtype, shift, scale)
-        q, k, v = rotated_heads(projected, rotations_LC, self.heads, rotated=2)
-        if past is not None:
-            k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
-            if visible is None and self.causal and self.window is not None:
-                k, v = k[:, :, -self.window :], v[:, :, -self.window :]
-        if past is None and visible is None and self.causal:
-            attended = causal_attention(q, k, v, self.window)
-        else:
-            attended = attend(q, k, v, visible)
-        return gated(x_BLD, self.attention_out(attended.transpose(1, 2).flatten(2), dtype), gate), (k, v)
-
-    def latent_keys_values(self, z_BGD: Tensor, rotations_GC: Tensor, dtype: torch.dtype) -> KeysValues:
-        """Keys (rotated) and values of one layer's latents, (B, H, G, C) each."""
-        k, v = rotated_heads(self.cross_latents(z_BGD, dtype), rotations_GC, self.heads, rotated=1)
-        return k, v
-
-    def cross_queries(self, x_BLD: Tensor, rotations_LC: Tensor, dtype: torch.dtype) -> Tensor:
-        """Queries of the cross-attention, (B, H, L, C); they do not depend on this layer's latents."""
-        projected = self._normed_linear(x_BLD, self.cross_norm, self.cross_query, dtype)
-        (q,) = rotated_heads(projected, rotations_LC, self.heads, rotated=1)
-        return q
-
-    def cross_attend(self, x_BLD: Tensor, q_BHLC: Tensor, latents: KeysValues, dtype: torch.dtype) -> Tensor:
-        """Add what the latents say."""
-        attended = attend(q_BHLC, *latents)
-        return x_BLD + self.cross_out(attended.transpose(1, 2).flatten(2), dtype)
-
-    def mlp(
-        self, x_BLD: Tensor, dtype: torch.dtype, modulations: Sequence[Tensor | None] = (None, None, None)
-    ) -> Tensor:
-        """Add the SwiGLU (arXiv 2002.05202)."""
-        shift, scale, gate_BD = modulations
-        gate_and_up = self._normed_linear(x_BLD, self.mlp_norm, self.mlp_in, dtype, shift, scale)
-        return gated(x_BLD, self.mlp_out(swiglu(gate_and_up), dtype), gate_BD)
-
-
-def gated(x_BLD: Tensor, added_BLD: Tensor, gate: Tensor | None) -> Tensor:
-    """x + (1 + gate) added."""
-    return x_BLD + (added_BLD if gate is None else added_BLD * (1 + gate))
-
-
 class Stack(nn.Module):
-    """Blocks and a final norm, from embeddings to hidden states.
+    """Blocks and a final norm: embeddings in, hidden states out.
 
     Args:
-        causal: a position sees itself and the past, at most `config.window` positions; otherwise it sees all, and
-            `config.window` must be None.
-        condition: width of the condition vector, 0 for none.
+        causal: each position sees itself and the past, at most `config.window` positions; otherwise every position
+            sees all others, and `config.window` must be None.
+        cross_attention: every block also attends to its layer's latents.
+        condition: E, width of the condition vector; 0 for none.
 
     Attributes:
         compute_dtype: dtype of matrix products; None means the parameters' own.
 
     Raises:
-        ValueError: a window without causality.
+        ValueError: a window in a stack that is not causal.
     """
 
     def __init__(
@@ -203,10 +88,19 @@ class Stack(nn.Module):
     ):
         super().__init__()
         if not causal and config.window is not None:
-            raise ValueError(f"attention in both directions has no window; set window=none, found {config.window}")
+            raise ValueError(f"bidirectional attention has no window; set window=none, found {config.window}")
         self.config, self.causal, self.cross_attention, self.condition = config, causal, cross_attention, condition
         blocks = [
-            Block(config, causal=causal, cross_attention=cross_attention, condition=condition)
+            Block(
+                width=config.width,
+                heads=config.heads,
+                hidden=config.hidden,
+                window=config.window,
+                layers=config.layers,
+                causal=causal,
+                cross_attention=cross_attention,
+                condition=condition,
+            )
             for _ in range(config.layers)
         ]
         self.blocks: Sequence[Block] = nn.ModuleList(blocks)  # type: ignore[assignment]
@@ -215,14 +109,14 @@ class Stack(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Dtype of matrix products; float64 parameters are never computed with less."""
+        """Dtype of matrix products; always float64 for float64 parameters."""
         master = self.norm.weight.dtype
         return master if self.compute_dtype is None or master == torch.float64 else self.compute_dtype
 
     def matmul_dtype(self, setting: str) -> torch.dtype:
-        """The dtype of matrix products that a `ltm.devices.Matmul` setting means here; `auto` by products of this size.
+        """Resolve a `ltm.devices.Matmul` setting to a dtype; `auto` chooses by timing products of this stack's size.
 
-        Float64 parameters are never computed with less.
+        Float64 parameters always give float64.
         """
         weight = self.norm.weight
         if weight.dtype == torch.float64:
@@ -230,7 +124,7 @@ class Stack(nn.Module):
         return matmul_dtype(setting, weight.device, inputs=self.config.width, outputs=2 * self.config.hidden)
 
     def rotations(self, positions: Tensor) -> Tensor:
-        """RoPE rotations for given positions, which may be fractions."""
+        """RoPE rotations (L, C/2), complex, for positions (L,), which may be fractions."""
         return rotations(positions, self.config.width // self.config.heads, self.norm.weight.dtype)
 
     def run(
@@ -243,13 +137,14 @@ class Stack(nn.Module):
         visible: Tensor | None = None,
         condition_BE: Tensor | None = None,
     ) -> tuple[Tensor, list[KeysValues]]:
-        """Hidden states (B, L, D) after the final norm, and each layer's keys and values, `past` ones first.
+        """Return hidden states (B, L, D) after the final norm, and each layer's keys and values, those of `past` first.
 
         Args:
-            positions_L: for RoPE; 0 .. L-1 when None.
+            x_BLD: embeddings.
+            positions_L: positions for RoPE; 0 .. L-1 when None.
             latents: each layer's keys and values for cross-attention.
             past, visible: see `Block.self_attend`.
-            condition_BE: one vector a sequence, for a stack that was made with one.
+            condition_BE: one vector per sequence, if the stack was made with `condition`.
         """
         if positions_L is None:
             positions_L = torch.arange(x_BLD.shape[1], device=x_BLD.device)
@@ -273,13 +168,13 @@ class Stack(nn.Module):
 
 
 class Transformer(Stack):
-    """A stack with an embedding. The head is the embedding itself, less BOS and all after it, which are never output.
+    """A stack with an embedding. The head is the embedding without BOS and the ids after it, which are never output.
 
     Args:
-        vocab_size: V, ids of the tokenizer, of which BOS is the last.
-        extra_inputs: further ids V, V + 1, ... that are inputs only, such as a mask.
+        vocab_size: V, ids of the tokenizer and BOS, the last one.
+        extra_inputs: number of further ids V, V + 1, ... that are inputs only, such as a mask.
 
-    The rest is as in `Stack`.
+    The other arguments are those of `Stack`.
     """
 
     def __init__(
@@ -292,7 +187,7 @@ class Transformer(Stack):
         cross_attention: bool = False,
         condition: int = 0,
     ):
-        # Drawn first: an encoder added later changes no other weight under a seed.
+        # Drawn first, so that an encoder added later changes no other weight under the same seed.
         embedding = torch.randn(vocab_size + extra_inputs, config.width) * 0.02
         super().__init__(config, causal=causal, cross_attention=cross_attention, condition=condition)
         self.vocab_size, self.extra_inputs = vocab_size, extra_inputs
@@ -300,7 +195,7 @@ class Transformer(Stack):
 
     @property
     def block_length(self) -> int:
-        """The most tokens that fit beside the BOS."""
+        """The most tokens that fit after the BOS."""
         return self.config.max_length - 1
 
     @property
@@ -309,9 +204,9 @@ class Transformer(Stack):
         return self.embedding.device
 
     def frozen(self, dtype: torch.dtype | None) -> Transformer:
-        """A copy without gradients whose matrices are cast to `dtype` once; shares memory where nothing is cast.
+        """Return a copy without gradients whose matrices are cast to `dtype` once; what is not cast shares memory.
 
-        The embedding keeps its dtype for look-ups; see `head`.
+        The embedding keeps its dtype for look-ups; `head` casts it.
         """
         with torch.device("meta"):
             copy = Transformer(
@@ -323,28 +218,28 @@ class Transformer(Stack):
                 condition=self.condition,
             )
         copy.compute_dtype = dtype
-        own = self.norm.weight.dtype if dtype is None or self.norm.weight.dtype == torch.float64 else dtype
+        target = self.norm.weight.dtype if dtype is None or self.norm.weight.dtype == torch.float64 else dtype
         state = {
-            name: p.detach().to(own) if p.ndim > 1 and name != "embedding" else p.detach()
+            name: p.detach().to(target) if p.ndim > 1 and name != "embedding" else p.detach()
             for name, p in self.named_parameters()
         }
         copy.load_state_dict(state, assign=True)
         return copy.requires_grad_(False).train(self.training)
 
     def head(self) -> Tensor:
-        """The output matrix (V - 1, D): the tied embedding of every id before BOS, in the compute dtype."""
+        """Return the output matrix (V - 1, D): the embedding of every id before BOS, in the compute dtype."""
         return self.embedding[: self.vocab_size - 1].to(self.dtype)
 
     def embed(self, inputs_BL: Tensor) -> Tensor:
-        """Embeddings (B, L, D). Not by indexing, whose gradient is summed in an order that differs between runs."""
+        """Look up embeddings, (B, L, D). Indexing would sum its gradient in an order that differs between runs."""
         return F.embedding(inputs_BL, self.embedding)
 
     def after_bos(self, tokens_BL: Tensor) -> Tensor:
-        """BOS, then all tokens, (B, L + 1)."""
+        """Put BOS before the tokens, (B, L + 1)."""
         return F.pad(tokens_BL, (1, 0), value=self.vocab_size - 1)
 
     def with_bos(self, tokens_BL: Tensor) -> Tensor:
-        """Inputs of a teacher-forced pass: BOS, then all tokens but the last, (B, L)."""
+        """Return the inputs of a teacher-forced pass, (B, L): BOS, then all tokens but the last."""
         return self.after_bos(tokens_BL)[:, :-1]
 
     def forward(
@@ -355,13 +250,13 @@ class Transformer(Stack):
         visible: Tensor | None = None,
         condition_BE: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states (B, L, D) after the final norm, for inputs at positions 0 .. L-1."""
+        """Return hidden states (B, L, D) after the final norm, for inputs at positions 0 .. L-1."""
         return self.run(self.embed(inputs_BL), latents=latents, visible=visible, condition_BE=condition_BE)[0]
 
     def decode(
         self, inputs_BL: Tensor, start: int, latents: list[KeysValues] | None, past: list[KeysValues] | None
     ) -> tuple[Tensor, list[KeysValues]]:
-        """Logits (B, V - 1) after the last of `inputs_BL`, which sit at positions `start`.., and the KV cache."""
+        """Return logits (B, V - 1) after the last of `inputs_BL`, whose first position is `start`, and the KV cache."""
         positions_L = torch.arange(start, start + inputs_BL.shape[1], device=inputs_BL.device)
         h_BLD, cache = self.run(self.embed(inputs_BL), positions_L=positions_L, latents=latents, past=past)
         return h_BLD[:, -1].to(self.dtype) @ self.head().T, cache

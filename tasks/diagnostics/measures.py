@@ -19,9 +19,9 @@ from ltm.latent import bounds
 from ltm.latent.base import LatentModel
 from ltm.latent.model import LatentThoughtModel
 from ltm.latent.posterior import Posterior, fit
+from ltm.nn.block import KeysValues
 from ltm.nn.flops import StackFlops
 from ltm.nn.left_to_right import continue_prompts
-from ltm.nn.transformer import KeysValues
 from ltm.rng import SequenceRng
 
 ACTIVE = 0.01

@@ -247,12 +247,10 @@ class Generation(Task):
 
 
 def _featuriser(name: str, samples: int) -> HelperModel:
-    from ltm.api import LanguageModel
-
     mauve.check_available()
     mauve.check_size(samples)
     featuriser = find_helper("--mauve", name)
-    if featuriser.family.features is LanguageModel.features:
+    if not featuriser.family.has_features():
         raise UserError(
             f"--mauve {name}: the family {featuriser.family.family} has no features of texts; name an autoregressive "
             "model, such as ar-tiny, or pretrained:gpt2-large"

@@ -1,4 +1,4 @@
-"""What blind guessing does, on questions made up and on the real ones where they are at hand."""
+"""Blind guessing, on made-up questions and, where available, on real ones."""
 
 from __future__ import annotations
 

@@ -39,14 +39,14 @@ def counted(texts, *, order: int, vocab_size: int, max_length: int = 128) -> NGr
 
 
 def conditional(model: NGram, before: list[int]) -> torch.Tensor:
-    """p of every token after these, by scoring."""
+    """p of every token after these, from scoring."""
     texts = torch.tensor([[*before, token] for token in range(model.vocab_size - 1)])
     rng = SequenceRng(0, range(len(texts)))
     return model.log_likelihood(texts, context=len(before), rng=rng).nats_B.exp()
 
 
 def by_decoding(model: NGram, before: list[int]) -> torch.Tensor:
-    """The same, as generation sees it."""
+    """The same, from decoding."""
     text = torch.tensor([[model.vocab_size - 1, *before]])
     return model.decode(text, 0, None, None)[0][0].exp()
 

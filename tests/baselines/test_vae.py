@@ -29,7 +29,7 @@ def miniature(*settings: str, seed: int = 0) -> VAE:
 
 
 def loud(model: VAE) -> VAE:
-    """Far from initialisation, so that every part of the model says something."""
+    """A model far from initialisation, so that every part of it matters."""
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(p * 8 if p.ndim > 1 and float(p.detach().abs().max()) > 0 else p + 0.3 * torch.randn_like(p))
@@ -38,7 +38,7 @@ def loud(model: VAE) -> VAE:
 
 @functools.cache
 def quantised() -> VAE:
-    """Two latents of three codes, trained: nine sums of codes are all there is."""
+    """A trained model with two latents of three codes, so only nine combinations."""
     model = miniature("bottleneck=vq", f"vq.codes={CODES}", f"latents={LATENTS}", "vq.prior_width=8", "vq.spread=1")
     train_briefly(model, 120)
     return model.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The benchmark of latents: what its floor rests on, and that a stopped sweep goes on where it was."""
+"""The benchmark of latents: its best possible model, and that a stopped sweep continues where it was."""
 
 from __future__ import annotations
 

@@ -47,6 +47,11 @@ def test_every_preset_builds(name: str) -> None:
     assert min(cost.train_flops_per_token, cost.score_flops_per_token, cost.generate_flops_per_token) > 0
 
 
+def test_only_some_families_have_features() -> None:
+    families = {cls.family: cls.has_features() for cls, _ in map(registry.preset, registry.preset_names())}
+    assert [family for family, has in families.items() if has] == ["ar"]
+
+
 @pytest.mark.parametrize(("name", "expected"), PARAMETERS.items())
 def test_published_sizes(name: str, expected: int) -> None:
     assert parameters(name, 50258) == expected

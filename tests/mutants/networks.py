@@ -15,7 +15,7 @@ from baselines import ar
 from baselines.diffusion import masking, md4, mdlm, replacing, score_entropy
 from baselines.diffusion.md4 import MD4
 from baselines.ngram import NGram
-from ltm.nn import transformer
+from ltm.nn import block
 from ltm.nn.attention import attend
 from ltm.nn.transformer import Transformer
 from tests.mutants import Patch, changed, instead, mutant
@@ -30,7 +30,7 @@ def leak_by_one() -> Patch:
 
 @mutant("ar", "attention in both directions", while_trained=True)
 def sees_the_future() -> Patch:
-    return mock.patch.object(transformer, "causal_attention", lambda q, k, v, window: attend(q, k, v, None))
+    return mock.patch.object(block, "causal_attention", lambda q, k, v, window: attend(q, k, v, None))
 
 
 @mutant("ar", "the first token of a block is not scored, and counted")

@@ -1,4 +1,4 @@
-"""What each family's sampler draws from, computed exactly for texts of two tokens: what its frequencies are held to."""
+"""The law that each family's sampler draws from, computed exactly for texts of two tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.quadrature import evidence, two_dimensional
 
 
 def law(family: str, texts_BL: Tensor):
-    """A trained model of the family that starts texts from nothing, and the log-probability of each text, (B,)."""
+    """Return a trained model of the family that generates unprompted, and the log-probability of each text, (B,)."""
     if family in ("ltm", "vae"):
         posterior = PosteriorConfig() if family == "ltm" else None
         cls: Any = registry.model_family(family)

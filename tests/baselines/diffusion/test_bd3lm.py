@@ -1,4 +1,4 @@
-"""Block diffusion against its literal definitions, masks and orders enumerated; blocks of one and of all positions."""
+"""Block diffusion against its literal definition, with masks and orders enumerated; blocks of one and all positions."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def test_gradient_flows_through_the_clean_pass():
 
 
 def test_clipping_is_for_training_only():
-    """From the upper half of shares both tokens of a block of two are masked: nothing is left to chance in the loss."""
+    """From the upper half of shares both tokens of a block of two are masked: the loss is deterministic."""
     texts = torch.randint(V, (4, 7))
     plain, clipped = untrained(2, 8), untrained(2, 8, clip_low=0.5)
     seeds = [SequenceRng(seed, range(4)) for seed in range(4)]
@@ -357,7 +357,7 @@ def test_presets_match_in_parameters(name, target):
 
 @pytest.mark.parametrize("size", [1, 8])
 def test_counted_operations(size):
-    """Here for its generation and blocks of one; the presets are counted in `test_cost.py`."""
+    """Costs of generation and of blocks of one; `test_cost.py` counts the presets."""
     torch.manual_seed(0)
     shape = TransformerConfig(layers=2, width=32, heads=2, hidden=64, max_length=32, window=None)
     model = BD3LM(BD3LMConfig(vocab_size=101, decoder=shape, block_size=size, clip_low=0.3, clip_high=0.8))

@@ -1,4 +1,4 @@
-"""Masks with the rate integrated out: how many, which, at what rate, and what each token weighs."""
+"""Masks with the rate integrated out: their number, positions, rate, and the weight of each token."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_noise_depends_on_neither_padding_nor_batch():
 
 
 def test_part_of_the_counts_for_training():
-    """Shares of masked tokens from an interval alone, as clipped schedules draw them."""
+    """Shares of masked tokens from an interval only, as clipped schedules draw them."""
     masks = draws_of(torch.ones(200, 10, dtype=torch.bool), low=0.3, high=0.8)
     assert torch.stack([m.masked_BL.sum(1) for m in masks]).unique().tolist() == [4, 5, 6, 7, 8]
 

@@ -1,4 +1,4 @@
-"""MD4's schedules and ends, GenMD4's costs and gradients, and both bounds and samplers by enumeration."""
+"""MD4's schedules and ends, GenMD4's costs and gradients, and the bounds and samplers of both by enumeration."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LEARNED = {"schedule": "learned", "sampler": "ancestral", "sampling_steps": 4}
 
 @functools.cache
 def learned() -> Any:
-    """Trained under a learned schedule, then with speeds pulled further apart."""
+    """A model trained with a learned schedule, its speeds then pulled further apart."""
     source = trained(MD4, **LEARNED)
     model: Any = MD4(source.config).double()
     model.load_state_dict(source.state_dict())
@@ -149,7 +149,7 @@ def test_learned_cost_is_least_at_the_truth():
 
 
 def test_gradient_of_the_speeds_is_that_of_the_enumerated_loss():
-    """Two tokens; every pair of draws of k masks weighed by its density: leave-one-out has no bias."""
+    """Two tokens; every pair of draws of k masks, weighted by its density: leave-one-out is unbiased."""
     model = learned()
     text, scored = torch.tensor([0, 2]), torch.ones(1, 2, dtype=torch.bool)
     schedule = LearnedSchedule(V).double()
@@ -234,7 +234,7 @@ def test_training_learns_speeds():
 @pytest.mark.parametrize("prompt", [[], [1]])
 @pytest.mark.parametrize(("kind", "name"), [("cosine", "uniform"), ("cosine", "cosine"), ("learned", "uniform")])
 def test_samples_follow_the_exact_law(kind, name, prompt):
-    """V=3, three tokens, four steps: distributions over all 4^3 canvases, with the network told the time."""
+    """V=3, three tokens, four steps: distributions over all 4^3 canvases, with the network conditioned on the time."""
     source = learned() if kind == "learned" else trained(MD4, schedule="cosine")
     config = dataclasses.replace(source.config, sampler="ancestral", sampling_steps=4, grid=name)
     model = MD4(config).double()

@@ -1,4 +1,4 @@
-"""MDLM's bound against all masks enumerated, and what its configuration refuses."""
+"""MDLM's bound against an enumeration of all masks, and the settings that its configuration refuses."""
 
 from __future__ import annotations
 
@@ -85,14 +85,14 @@ def test_is_the_textbook_bound():
 
 
 def test_total_mass_of_the_exact_bound():
-    """V=3, L=4, trained, every mask of every text: no more than all probability, and not little of it."""
+    """V=3, L=4, trained, every mask of every text: the bounds sum to at most 1, and not to little."""
     model = model_of(L, 150)
     mass = sum(math.exp(exact_bound(model, text)) for text in all_texts())
     assert 0.5 < mass <= 1 + 1e-9
 
 
 def test_context_and_padding():
-    """Given tokens are seen and not scored, padding neither: by enumeration on the text alone."""
+    """Given tokens are seen and not scored, padding is neither: by enumeration of the text alone."""
     model = model_of(6, 0)
     text = torch.tensor([1, 2, 0, 2, 1, 0])
     rows = 400

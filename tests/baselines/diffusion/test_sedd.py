@@ -1,4 +1,4 @@
-"""Score entropy: identities, brute-force path measures, bounds and sampler laws by enumeration."""
+"""Score entropy: identities, brute-force path measures, and bounds and sampler laws by enumeration."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def uniform_enumerated(model: SEDD, length: int, points: int = 40) -> torch.Tens
 
 
 def drawn_agrees(model: SEDD, exact: torch.Tensor, length: int, repeats: int = 60) -> bool:
-    """Whether Monte Carlo means of the texts lie about their exact values as their standard errors say."""
+    """True if Monte Carlo means of the texts lie around their exact values as their standard errors predict."""
     texts = all_texts(V, length).repeat(repeats, 1)
     found = model.log_likelihood(texts, rng=SequenceRng(0, range(len(texts))), draws=8).nats_B.view(repeats, -1)
     z = (found.mean(0) - exact) / (found.std(0) / math.sqrt(repeats))
@@ -207,7 +207,7 @@ def test_ends_of_the_uniform_graph():
 
 
 def test_replacements_weigh_what_they_should():
-    """A function of sigma and of how many are replaced, integrated exactly; tokens are replaced by any, evenly."""
+    """A function of sigma and the number of replaced tokens, integrated exactly; replacements are uniform."""
     outputs, n, rows = 4, 3, 40000
     texts = torch.zeros(rows, n, dtype=torch.int64)
     (drawn,) = draw_replaced(texts, texts == 0, SequenceRng(0, range(rows)), draws=1, outputs=outputs, block_length=5)

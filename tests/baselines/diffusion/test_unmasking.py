@@ -119,7 +119,7 @@ def test_samples_follow_the_exact_law(sampler, steps, prompt):
 
 
 def test_laws_differ_and_meet_in_the_limit():
-    """One step draws all tokens apart; many steps come to what first hitting draws: the tests above can tell."""
+    """One step draws all tokens independently; many steps approach first hitting: the tests above tell them apart."""
     limit = first_hitting_law((MASK,) * LENGTH)
     distances = []
     for steps in (1, 4, 64):
@@ -142,7 +142,7 @@ def test_cached_samples_are_the_same_for_fewer_evaluations():
 
 
 def test_cached_needs_no_network_that_ignores_the_rate():
-    """A network that is told the rate: what is drawn depends on it, and is the same with and without the cache."""
+    """A network conditioned on the rate: samples depend on it, and are the same with and without the cache."""
     calls = []
 
     def predict(canvas_BL, rate_B, wanted_BL):
@@ -207,7 +207,7 @@ def run(prompts, canvases, **options):
 
 
 def test_texts_longer_than_a_block():
-    """The last block_length - stride tokens are given to the next canvas; no canvas is longer than is needed."""
+    """The last block_length - stride tokens are given to the next canvas; no canvas is longer than needed."""
     canvases = []
     made = run([[7, 8]], canvases)
     assert canvases == [[[7, 8, 10, 10]], [[0, 1, 10, 10]], [[0, 1, 10, 10]], [[0, 1, 10]]]

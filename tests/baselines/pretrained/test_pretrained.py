@@ -1,4 +1,4 @@
-"""Models of other makes: random networks saved to disk, against plain forward passes of the transformers package."""
+"""Pretrained models: random networks saved to disk, against plain forward passes of the transformers package."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def opened(directory: Path, *, settings=(), double: bool = True):
 
 
 def plain_nats(directory: Path, ids: list[int], bos: int) -> list[float]:
-    """log p of each token by one whole forward pass for each."""
+    """log p of each token, from one whole forward pass per token."""
     import transformers
 
     network = transformers.AutoModelForCausalLM.from_pretrained(directory).double().eval()
@@ -213,7 +213,7 @@ def test_older_files_and_other_spellings_give_the_same_tokenizer(gpt2, tmp_path)
 
 
 def test_byte_level_tokenizers_of_another_kind(gpt2, tmp_path):
-    """Such as Llama 3's or Qwen's: special tokens beside the vocabulary, another way of splitting."""
+    """Like those of Llama 3 or Qwen: special tokens outside the vocabulary, and another way of splitting."""
     copy = changed(gpt2, tmp_path, "tokenizer.json", lambda data: data["pre_tokenizer"].update(add_prefix_space=True))
     found = opened(copy).tokenizer
     assert found.name == "gpt2-280" and found.decode(found.encode("the model")) == " the model"
@@ -222,7 +222,7 @@ def test_byte_level_tokenizers_of_another_kind(gpt2, tmp_path):
 
 def test_tokenizers_that_lose_text_are_refused(llama, tmp_path):
     copy = changed(llama, tmp_path, "tokenizer.json", lambda data: data["model"].update(byte_fallback=False))
-    with pytest.raises(UserError, match=r"llama-\d+ \(BPE\) cannot spell every text"):
+    with pytest.raises(UserError, match=r"llama-\d+ \(BPE\) cannot encode every text"):
         opened(copy)
     shutil.rmtree(copy)
     lower = {"type": "Sequence", "normalizers": [{"type": "Lowercase"}, {"type": "Prepend", "prepend": "▁"}]}

@@ -99,6 +99,21 @@ def test_autoregressive_refuses_reinference():
         model.generate([[]], max_new_tokens=2, sampling=Sampling(reinfer_every=1), rng=SequenceRng(0, [0]))
 
 
+@pytest.mark.parametrize(
+    ("name", "setting", "gaussian", "fits"),
+    [
+        ("ltm-tiny", "inference=variational", True, True),
+        ("ltm-tiny", "inference=langevin", False, True),
+        ("vae-tiny", "bottleneck=gaussian", True, False),
+        ("vae-tiny", "bottleneck=vq", False, False),
+    ],
+)
+def test_latent_models_say_how_z_is_inferred(name, setting, gaussian, fits):
+    cls, _ = preset(name)
+    model = cls(with_settings(cls.miniature(4, 4), [setting]))
+    assert (model.gaussian_posterior, model.config.fast_steps is not None) == (gaussian, fits)
+
+
 def test_presets_have_the_published_shapes():
     shapes = {
         n: (c.decoder.layers, c.latents, c.posterior.steps, c.decoder.window, c.decoder.width, c.decoder.hidden)

@@ -30,7 +30,7 @@ def test_autoregressive_convention():
 
 
 def of_operations(name: str) -> bool:
-    """Whether a preset is one that is cheap to build and whose work is products, not look-ups."""
+    """True if a preset is cheap to build and its work is matrix products, not look-ups."""
     cls, chosen = preset(name)
     return chosen.trains_itself and not cls.learns_by_counting
 
@@ -54,7 +54,7 @@ def test_counted_operations(name):
 
 
 def test_inference_pays_for_no_weight_gradients():
-    """(2T + 3) forward passes or less, where the published convention pays 3(T + 1)."""
+    """At most (2T + 3) forward passes, where the published convention pays 3(T + 1)."""
     model = build("ltm-small", 50258)
     cost, steps = model.cost(1023), model.config.posterior.steps
     one_pass = cost.generate_flops_per_token

@@ -1,4 +1,4 @@
-"""Functions with gradients of their own against the compositions that they stand for."""
+"""Functions with hand-written gradients against the compositions that they equal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ F64 = torch.float64
 
 
 def agree(ours: Callable[..., Tensor], theirs: Callable[..., Tensor], *inputs: Tensor) -> None:
-    """Equal values, and equal gradients in all that asks for one."""
+    """Equal values, and equal gradients of everything that requires one."""
     found = []
     for function in (ours, theirs):
         leaves = [x.detach().requires_grad_() for x in inputs]

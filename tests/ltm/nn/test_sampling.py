@@ -1,4 +1,4 @@
-"""Draws follow the probabilities they claim; truncation keeps what it says."""
+"""Draws follow their probabilities; truncation keeps the right tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is given, scored and padding; and the variance that stratified draws are said to have."""
+"""Masks of given, scored and padding tokens; and the variance stated for stratified draws."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_bad_spans_and_ids():
 
 
 def test_the_variance_of_a_stratified_mean_is_not_understated():
-    """Smooth and rough integrands: over many seeds the stated variance is at least the one that is seen."""
+    """Smooth and rough integrands: over many seeds the stated variance is at least the observed one."""
 
     def draw(seed: int, draws: int, rough: float) -> torch.Tensor:
         rng = SequenceRng(seed, range(40))

@@ -210,7 +210,7 @@ def test_bad_shapes():
 
 
 def test_gradients_repeat_with_several_threads():
-    """A resumed run is the unbroken one bit for bit only if no sum depends on which thread comes first."""
+    """A resumed run equals the unbroken one bit for bit only if no sum depends on thread order."""
     stack, tokens = small().float().requires_grad_(), torch.randint(10, (256, 12))
     threads = torch.get_num_threads()
     torch.set_num_threads(4)
