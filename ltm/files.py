@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -92,33 +91,32 @@ def data_directory(given: Path | None = None) -> Path | None:
 
 @contextmanager
 def locked(path: Path, *, work: str) -> Iterator[str | None]:
-    """Hold the lock file `path` while the block runs; yields what is to be said of an owner that died, or None.
+    """Hold the lock file `path` while the block runs; yields a notice about an owner that died, or None.
 
-    The operating system holds the lock, so it ends with its owner however that ends. The file says who that is; a
-    name left in it by a process of another host, whose death cannot be seen from here, is not overruled.
+    The operating system holds the lock, so it ends with its owner however that ends. A file next to it names the owner;
+    one left by a process of another host, whose death cannot be seen from here, is not overruled.
 
     Raises:
-        UserError: another process is at `work`, or a host elsewhere may be; or the file cannot be written.
+        UserError: another process is at `work`, or one on another host may be; or the file cannot be locked.
     """
+    from filelock import FileLock, Timeout
+
+    owner = path.with_name(f"{path.name}.owner")
     try:
-        file = open(path, "a+")  # noqa: SIM115 - closed below, which also releases the lock
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; set LTM_HOME to a directory of your own") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{work} is already under way: {_describe(_read(file))}; wait for it, or stop it") from None
-        except OSError as error:
-            raise UserError(
-                f"{path}: this file system has no locks ({error.strerror}); set LTM_HOME to one that has"
-            ) from error
-        before = _read(file)
+        held = FileLock(path, timeout=0).acquire()
+    except Timeout:
+        raise UserError(f"{work} is already under way: {_describe(_read(owner))}; wait for it, or stop it") from None
+    except (OSError, NotImplementedError) as error:
+        raise UserError(f"no lock on {path}: {error}; set LTM_HOME to a directory of your own") from error
+    with held:
+        before = _read(owner)
         if before and before.get("host") != platform.node():
             raise UserError(
-                f"{work} may be under way on another machine: {_describe(before)}; if that run is dead, delete {path}"
+                f"{work} may be under way on another machine: {_describe(before)}; if that run is dead, delete {owner}"
             )
-        _write(file, json.dumps({"pid": os.getpid(), "host": platform.node(), "since": time.time()}))
+        write_atomically(
+            owner, json.dumps({"pid": os.getpid(), "host": platform.node(), "since": time.time()}).encode()
+        )
         try:
             yield (
                 f"an earlier run did not end well: {_describe(before)}; going on from what it recorded"
@@ -126,22 +124,15 @@ def locked(path: Path, *, work: str) -> Iterator[str | None]:
                 else None
             )
         finally:
-            _write(file, "")
+            owner.unlink(missing_ok=True)
 
 
-def _read(file: Any) -> dict[str, Any]:
-    file.seek(0)
+def _read(path: Path) -> dict[str, Any]:
     try:
-        owner = json.loads(file.read() or "{}")
-    except ValueError:
+        owner = json.loads(path.read_text())
+    except (OSError, ValueError):
         return {}
     return owner if isinstance(owner, dict) else {}
-
-
-def _write(file: Any, text: str) -> None:
-    file.truncate(0)
-    file.write(text)
-    file.flush()
 
 
 def _describe(owner: dict[str, Any]) -> str:
