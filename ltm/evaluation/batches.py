@@ -11,13 +11,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from ltm.api import LanguageModel, LikelihoodEstimate
 from ltm.errors import UserError
 from ltm.evaluation.cache import ResponseCache
-from ltm.evaluation.rows import Row
+from ltm.evaluation.rows import Row, padded
 from ltm.latent.prequential import Prequential
 from ltm.progress import Advance
 from ltm.rng import SequenceRng
@@ -86,9 +85,7 @@ class BatchScorer:
         started = time.perf_counter()
         lengths_B = torch.tensor([len(row.tokens) for row in batch])
         contexts_B = torch.tensor([row.context for row in batch])
-        tokens_BL = torch.zeros(len(batch), int(lengths_B.max()), dtype=torch.int64)
-        for tokens_L, row in zip(tokens_BL, batch, strict=True):
-            tokens_L[: len(row.tokens)] = torch.from_numpy(row.tokens.astype(np.int64))
+        tokens_BL = padded([row.tokens for row in batch])
         context = contexts_B.to(self.device) if contexts_B.any() else 0
         headline = self.model.headline(context)
         with torch.no_grad():

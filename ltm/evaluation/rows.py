@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ltm.api import Sampling
 
@@ -45,6 +48,11 @@ class Prompt:
     sampling: Sampling
     index: int
     latents: int | None = None
+
+
+def padded(rows: Sequence[np.ndarray]) -> Tensor:
+    """Stack rows of ids into one int64 batch (B, L), each filled up with zeros on the right."""
+    return pad_sequence([torch.from_numpy(ids.astype(np.int64)) for ids in rows], batch_first=True)
 
 
 def digest_of(*texts: str) -> str:
