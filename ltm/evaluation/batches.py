@@ -119,6 +119,7 @@ def _plain(estimate: LikelihoodEstimate) -> dict[str, Any]:
     return {
         "kind": estimate.kind,
         "draws": estimate.draws,
+        "averaged": estimate.averaged,
         "nats": estimate.nats_B.double().tolist(),
         "tokens": estimate.tokens_B.tolist(),
         "mc_var": None if estimate.mc_var_B is None else estimate.mc_var_B.double().tolist(),

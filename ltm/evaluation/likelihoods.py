@@ -29,6 +29,7 @@ class BlockLikelihoods:
     tokens_N: Ints
     mc_var_N: Floats | None = None
     terms: Mapping[str, Floats] = field(default_factory=dict)
+    averaged: bool = False
 
     @property
     def nats(self) -> float:
@@ -127,6 +128,7 @@ def gather(records: Sequence[Any], *, stream_tokens: int, headline: str) -> Like
                 term: np.array([p["terms"][term] for p in parts], np.float64)
                 for term in sorted(parts[0]["terms"] if parts else ())
             },
+            averaged=any(part["averaged"] for part in parts),
         )
     return LikelihoodFloat(
         likelihoods, headline=headline, stream_tokens=stream_tokens, seconds=math.fsum(r["seconds"] for r in records)
