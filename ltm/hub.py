@@ -109,26 +109,25 @@ def fetch(repository: str, kind: Kind, patterns: tuple[str, ...], revision: str 
     import huggingface_hub
 
     try:
-        info = huggingface_hub.HfApi(endpoint=endpoint()).repo_info(
-            repository, repo_type=kind, revision=revision, timeout=10
-        )
-        commit = str(info.sha)
-        directory = huggingface_hub.snapshot_download(
-            repository,
-            repo_type=kind,
-            revision=commit,
-            allow_patterns=list(patterns),
-            cache_dir=cache_directory(),
-            endpoint=endpoint(),
+        # Resolves the revision once, and notes it in the cache for `cached` to find; the folder is named by the commit.
+        snapshot = Path(
+            huggingface_hub.snapshot_download(
+                repository,
+                repo_type=kind,
+                revision=revision,
+                allow_patterns=list(patterns),
+                cache_dir=cache_directory(),
+                endpoint=endpoint(),
+            )
         )
     # The client raises its own, the HTTP library's and the operating system's errors alike.
     except Exception as error:
         raise HubError(
             f"{repository} at {endpoint()}: {type(error).__name__}: {error} (HF_HUB_OFFLINE=1 asks the cache alone)"
         ) from error
-    if not (files := _matching(Path(directory), patterns)):
-        raise HubError(f"{repository} at commit {commit} has no files like {' and '.join(patterns)}")
-    return HubFiles(repository=repository, commit=commit, files=files)
+    if not (files := _matching(snapshot, patterns)):
+        raise HubError(f"{repository} at commit {snapshot.name} has no files like {' and '.join(patterns)}")
+    return HubFiles(repository=repository, commit=snapshot.name, files=files)
 
 
 def _matching(directory: Path, patterns: tuple[str, ...]) -> tuple[Path, ...]:
