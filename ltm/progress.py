@@ -6,6 +6,7 @@ what is going on, how fast, and how long it will take.
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 import time
@@ -24,14 +25,15 @@ def say(text: str) -> None:
 
 
 def duration(seconds: float) -> str:
-    """About how long that is: `8 s`, `5 min 20 s`, `3 h 10 min`."""
+    """Format a duration by its two largest units: `8 s`, `5 min 20 s`, `3 h 10 min`, `2 d 4 h`, `12 y 30 d`."""
     if not math.isfinite(seconds):
         return "unknown time"
     seconds = round(seconds)
-    for unit, name, below in ((3600, "h", (60, "min")), (60, "min", (1, "s"))):
-        if seconds >= unit:
-            rest = seconds % unit // below[0]
-            return f"{seconds // unit} {name}{f' {rest} {below[1]}' if rest else ''}"
+    units = ((365 * 86400, "y"), (86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+    for (size, name), (below, name_below) in itertools.pairwise(units):
+        if seconds >= size:
+            rest = seconds % size // below
+            return f"{seconds // size:,} {name}{f' {rest} {name_below}' if rest else ''}"
     return f"{seconds} s"
 
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ltm.errors import run_command
-from ltm.training.run import is_lead, train_preset
+from ltm.training.processes import is_lead
+from ltm.training.run import train_preset
 
 EPILOG = """examples:
   ltm-train ltm-tiny --corpus pydocs

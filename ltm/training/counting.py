@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 
 from ltm.api import LanguageModel
 from ltm.config import settled, to_dict
@@ -21,6 +20,7 @@ from ltm.progress import say
 from ltm.training import checkpoint
 from ltm.training.config import TrainConfig, parse_budget, total_steps
 from ltm.training.loop import NO_EFFECT, refuse_other_run
+from ltm.training.processes import world_size
 
 if TYPE_CHECKING:
     from ltm.data.token_dataset import TokenDataset
@@ -46,7 +46,7 @@ def train_by_counting(
         UserError: the directory holds another run; several processes; nothing can be written.
         KeyboardInterrupt: after Ctrl-C, with nothing saved.
     """
-    if dist.is_initialized():
+    if world_size() > 1:
         raise UserError(f"{name} is counted by one process; start it without torchrun")
     folder, info = checkpoint.read_info(directory) if checkpoint.steps(directory) else (None, {})
     config = settled(config, "float32", info.get("training", {}).get("recipe"))  # of no effect: nothing is multiplied

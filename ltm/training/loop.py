@@ -29,6 +29,7 @@ from ltm.rng import SequenceRng
 from ltm.training import checkpoint
 from ltm.training import log as training_log
 from ltm.training.config import TrainConfig, parse_budget, total_steps
+from ltm.training.processes import agreed, is_lead, rank, world_size
 
 if TYPE_CHECKING:
     from ltm.data.token_dataset import TokenDataset
@@ -116,29 +117,19 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def agreed(numbers: list[float], device: torch.device) -> list[float]:
-    """The first process's numbers, in every process: clocks differ, and signals come to each at its own time."""
-    if not dist.is_initialized():
-        return numbers
-    tensor = torch.tensor(numbers, dtype=torch.float64, device=device)
-    dist.broadcast(tensor, 0)
-    return tensor.tolist()
-
-
 def update(run: Run, data: TokenDataset, config: TrainConfig, *, progress: float, lr: float) -> dict[str, float]:
     """One optimiser step of rate `lr` over `accumulation` batches; returns numbers for the log.
 
     Raises:
         UserError: a number for the log is not finite; the weights are then those of the step before.
     """
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    device = run.model.device
+    world, device = world_size(), run.model.device
     run.optimizer.zero_grad(set_to_none=True)
     log: dict[str, float] = {}
     for micro in range(config.accumulation):
         first = (run.step * config.accumulation + micro) * config.batch
         tokens_BL, indices = data.batch(first, config.batch, seed=config.seed)
-        mine = slice(rank, None, world)
+        mine = slice(rank(), None, world)
         rng = SequenceRng(config.seed, indices[mine])
         loss = run.model.training_loss(tokens_BL[mine].to(device), rng=rng, progress=progress)
         (loss.value / (config.accumulation * world)).backward()
@@ -208,7 +199,7 @@ def train(
         if info["training"]["complete"]:
             return folder
         run.restore(checkpoint.load_weights(folder), checkpoint.load_state(folder))
-    lead = not dist.is_initialized() or dist.get_rank() == 0
+    lead = is_lead()
     started, saved = time.monotonic() - run.seconds, time.monotonic()
 
     def save(complete: bool) -> Path:
@@ -282,8 +273,7 @@ def settle(model: LanguageModel, config: TrainConfig, info: Mapping[str, Any]) -
     choice = "bfloat16" if fast else "float32"
     recipe = settled(config, choice, info.get("training", {}).get("recipe"))
     model_config = settled(model.config, choice, info.get("config"))
-    lead = not dist.is_initialized() or dist.get_rank() == 0
-    if lead and info and config.matmul == AUTO and not info["training"]["complete"] and recipe.matmul != choice:
+    if is_lead() and info and config.matmul == AUTO and not info["training"]["complete"] and recipe.matmul != choice:
         say(
             f"this run began with matrix products in {recipe.matmul} and goes on with them, though {choice} is faster "
             "here; for a run of its own add --fresh, or --output to write elsewhere"

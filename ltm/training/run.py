@@ -12,20 +12,12 @@ from ltm.devices import check_device
 from ltm.errors import UserError
 from ltm.files import check_writable
 from ltm.training.config import DEFAULT_CORPUS
+from ltm.training.processes import is_lead, joined, world_size
 
 if TYPE_CHECKING:
     from ltm.api import LanguageModel, Preset
     from ltm.data.split import Split
     from ltm.training.config import TrainConfig
-
-
-def is_lead() -> bool:
-    """Whether this is the first of torchrun's processes, or the only one: the one that speaks and writes."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def _world() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def train_preset(
@@ -82,7 +74,7 @@ def train_model(
     fresh: bool = False,
 ) -> Path:
     """Train a model of any config and recipe, as `train_preset` does; its `vocab_size` comes from the tokenizer."""
-    if recipe.batch % (world := _world()):
+    if recipe.batch % (world := world_size()):
         raise UserError(f"training.batch {recipe.batch} must be a multiple of the {world} processes")
     check_device(device)
     check_writable(output)
@@ -129,7 +121,7 @@ def train_model(
     updates = total_steps(recipe, model.block_length, cost.train_flops_per_token)
     tokens_a_step = recipe.batch * recipe.accumulation * model.block_length
     # One process owns the directory; the others meet it when it has made it ready.
-    with _owned(output, fresh=fresh), _processes(device):
+    with _owned(output, fresh=fresh), joined(device):
         if is_lead():
             size, amount = f"{cost.parameters:,} parameters", f"{updates:,} updates" if updates else recipe.budget
             if cls.learns_by_counting:  # what is counted becomes the parameters
@@ -176,24 +168,6 @@ def _owned(output: Path, *, fresh: bool) -> Iterator[None]:
             checkpoint.drop(output)
             (output / log.FILE).unlink(missing_ok=True)
         yield
-
-
-@contextmanager
-def _processes(device: str) -> Iterator[None]:
-    """Join the other processes that torchrun has started."""
-    if _world() == 1:
-        yield
-        return
-    import torch
-    import torch.distributed as dist
-
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
 
 
 def configure(preset: Preset, *, budget: str | None, seed: int | None, settings: Sequence[str]) -> tuple[Any, Any]:
