@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, flushed to disk, then moved into it."""
+"""Atomic file writes, file locks, and the directories that this package uses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ltm.errors import UserError
 
 
 def write_atomically(path: Path, data: bytes) -> Path:
-    """Put `data` at `path`; whoever reads, at whatever instant we are killed, finds the old file or the new one.
+    """Write `data` to `path` so that readers find the old file or the new one, whenever this process is killed.
 
     Raises:
         UserError: the directory cannot be made or written to, or the disk is full; the old file is untouched.
@@ -42,7 +42,7 @@ def write_atomically(path: Path, data: bytes) -> Path:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex digest of a file's bytes."""
+    """The SHA-256 of a file, in hex."""
     state = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -51,7 +51,7 @@ def sha256_file(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Flush a file or directory to disk. Until its directory is there, a power cut may undo a move into it."""
+    """Flush a file or directory to disk. Until its directory is flushed, a power cut may undo a move into it."""
     if os.name == "nt" and path.is_dir():  # Windows has no such call
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -62,12 +62,12 @@ def sync(path: Path) -> None:
 
 
 def home() -> Path:
-    """Where trained models, token files and caches live: `$LTM_HOME`, or ~/.ltm."""
+    """The directory of trained models, token files and caches: `$LTM_HOME`, or ~/.ltm."""
     return Path(os.environ.get("LTM_HOME") or "~/.ltm").expanduser()
 
 
 def check_writable(directory: Path) -> None:
-    """Make `directory` and write to it, before any work is done that would be lost. Raises UserError."""
+    """Make `directory` and test that it can be written to, before work is done that would be lost. Raises UserError."""
     probe = directory / f".probe.{os.getpid()}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def check_writable(directory: Path) -> None:
 
 
 def data_directory(given: Path | None = None) -> Path | None:
-    """`given`, or $LTM_DATA_DIR, or None; what is named must be a directory."""
+    """The directory of local corpora: `given`, or $LTM_DATA_DIR, or None. Raises UserError if it is no directory."""
     named = given or os.environ.get("LTM_DATA_DIR") or None
     if named is None:
         return None
@@ -137,6 +137,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _describe(owner: dict[str, Any]) -> str:
     if not owner:
-        return "by a process that has not said which"
+        return "by an unknown process"
     minutes = max(0.0, time.time() - float(owner.get("since", 0))) / 60
     return f"process {owner.get('pid')} on {owner.get('host')}, begun {minutes:.0f} minutes ago"

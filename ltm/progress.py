@@ -1,7 +1,7 @@
-"""What the person at the terminal sees of work that takes a while; results go to stdout, this goes to stderr.
+"""Progress of long work, on stderr; results go to stdout.
 
-A bar where stderr is a terminal. Elsewhere a line at once, then one every few seconds: a log, too, shows from the start
-what is going on, how fast, and how long it will take.
+On a terminal it is a bar. Elsewhere it is a line at once, then one every few seconds, so that a log, too, shows from
+the start what is running, how fast, and how long it will take.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from contextlib import contextmanager
 SECONDS_BETWEEN_LINES = 10.0
 
 Advance = Callable[[int, int], None]
-"""Called with how many rows are done since the last call, and how many tokens were scored or drawn for them."""
+"""Called with the number of rows done since the last call, and of tokens scored or drawn for them."""
 
 
 def say(text: str) -> None:
-    """One line."""
+    """Print one line to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -38,12 +38,12 @@ def duration(seconds: float) -> str:
 
 
 Show = Callable[[float, str], None]
-"""Called with the share done, 0 to 1, and what to say beside it."""
+"""Called with the share done, 0 to 1, and the facts to show next to it."""
 
 
 @contextmanager
 def display(title: str, *, transient: bool = False) -> Iterator[Show]:
-    """A bar on a terminal, lines elsewhere, each with the time left."""
+    """Show a bar on a terminal, lines elsewhere, each with the time left."""
     from rich.console import Console
 
     console, began = Console(stderr=True), time.monotonic()
@@ -51,7 +51,7 @@ def display(title: str, *, transient: bool = False) -> Iterator[Show]:
     shown = -math.inf
 
     def left(share: float) -> str:
-        # Work that goes on from earlier starts beyond 0; its first report is where the clock starts for the rate.
+        # Resumed work starts beyond 0; the rate is measured from its first report.
         base = first or 0.0
         elapsed = time.monotonic() - began
         return duration(elapsed * (1 - share) / (share - base)) if share > base else "unknown time"
@@ -90,7 +90,10 @@ def display(title: str, *, transient: bool = False) -> Iterator[Show]:
 def training_progress(
     name: str, *, quiet: bool, tokens_per_step: int
 ) -> Iterator[Callable[[int, int | None, float, Mapping[str, float]], None]]:
-    """Loss, KL, tokens/s and time left of a training run; takes (step, steps or None, share done, log)."""
+    """Show loss, KL, tokens/s and time left of a training run; yields a callback.
+
+    The callback takes (step, steps or None, share done, log).
+    """
     if quiet:
         yield lambda *_: None
         return
@@ -110,7 +113,7 @@ def training_progress(
 
 @contextmanager
 def scoring_progress(title: str, *, rows: int) -> Iterator[Advance]:
-    """Rows done, tokens/s and time left of scoring or generating."""
+    """Show rows done, tokens/s and time left of scoring or generating."""
     with display(title, transient=True) as show:
         done, tokens, began = 0, 0, time.monotonic()
 

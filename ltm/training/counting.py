@@ -1,6 +1,6 @@
 """Train models that count instead of following gradients, on the batches that `ltm.training.loop` would feed.
 
-It takes seconds to minutes, so nothing is saved before the end: a run that was stopped starts over.
+It takes seconds to minutes, so nothing is saved before the end: an interrupted run starts over.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def train_by_counting(
     provenance: Mapping[str, Any],
     report: Callable[[int, int | None, float, Mapping[str, float]], None] = lambda *_: None,
 ) -> Path:
-    """Count to the end of the budget, or of the text: a second pass would say nothing new; returns the step folder.
+    """Count to the end of the budget, or of the text: a second pass would add nothing; returns the step folder.
 
     Arguments as for `ltm.training.loop.train`; of the recipe, budget, batch, accumulation and seed have an effect.
 
@@ -87,7 +87,7 @@ def _count(
     flops_per_token: float,
     report: Callable[[int, int | None, float, Mapping[str, float]], None],
 ) -> tuple[int, int]:
-    """Feed the batches; how many there were, and the blocks in them."""
+    """Feed the batches; return the numbers of batches and of blocks in them."""
     size = config.batch * config.accumulation
     steps, blocks = total_steps(config, model.block_length, flops_per_token), data.blocks
     if steps is not None and steps * size > blocks:
