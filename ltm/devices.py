@@ -25,13 +25,13 @@ Matmul = Literal["auto", "bfloat16", "float32"]
 """Dtype of matrix products; `auto` is the fastest on the device, see `matmul_dtype`."""
 
 CLEARLY_FASTER = 1.2
-"""How many times faster than float32 products bfloat16 ones must be for `auto` to choose them."""
+"""`auto` chooses bfloat16 if its products are at least this many times faster than float32 products."""
 
 ELEMENTS_PER_THREAD = 2**15
 """The minimum number of elements that torch gives a thread (at::internal::GRAIN_SIZE)."""
 
 HOPELESS = 4.0
-"""How many times slower than float32 a small bfloat16 product must be to rule out trying a larger one."""
+"""If a small bfloat16 product is more than this many times slower than float32, no larger one is tried."""
 
 
 def check_dtype(name: str) -> None:

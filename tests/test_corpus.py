@@ -210,7 +210,7 @@ def test_openwebtext_is_split_at_its_last_hundred_thousand_documents(data: Path,
 
 def test_another_local_split_is_named_and_never_taken(data: Path) -> None:
     put(data, "lm1b/test.txt", "It rose .\n")
-    with pytest.raises(UserError, match=r"lm1b, which has test \(another split is never taken for it"):
+    with pytest.raises(UserError, match=r"lm1b, which has test \(another split is never used instead"):
         load("lm1b", "validation")
 
 
