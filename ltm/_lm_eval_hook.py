@@ -1,7 +1,7 @@
 """Makes `lm_eval --model ltm --tasks ltm_ptb` work in releases of lm-eval that look for no plugins themselves.
 
 A line of `latent_thought_bench.pth` imports this module when Python starts, so it imports nothing that is not
-already there. It waits until lm-eval is imported, then does two things: registers the entry points of the group
+loaded already. It waits until lm-eval is imported, then does two things: registers the entry points of the group
 `lm_eval.models`, and adds our task directory to those that are searched. Models that lm-eval knows by then, from its
 own search of entry points or any other way, are left alone. LTM_NO_LM_EVAL_HOOK=1 turns all of it off.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def task_directory() -> str:
-    """Where our task YAMLs lie. By path: `import tasks` could find somebody else's tasks.py."""
+    """The directory of our task YAMLs, by path: `import tasks` could find somebody else's tasks.py."""
     return os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tasks")
 
 
@@ -44,7 +44,7 @@ def _add_task_directory(module: Any) -> None:
     def init(*args: Any, **kwargs: Any) -> None:
         call = signature.bind(*args, **kwargs)
         call.apply_defaults()
-        # Whoever leaves out the built-in tasks wants theirs alone. Ours go first, since later paths win a name.
+        # Users who exclude the built-in tasks want only their own. Ours go first, since later paths win a name.
         if call.arguments["include_defaults"]:
             given = call.arguments["include_path"] or []
             given = list(given) if isinstance(given, list | tuple) else [given]
@@ -59,7 +59,7 @@ _AFTER_IMPORT = {"lm_eval.models": _register_models, "lm_eval.tasks.manager": _a
 
 
 class _Finder:
-    """Finds nothing itself; has the finders after it find two modules of lm-eval, and acts once they are executed."""
+    """Lets the other finders find two modules of lm-eval, and acts once these are executed."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name not in _AFTER_IMPORT:
@@ -77,7 +77,7 @@ class _Finder:
             execute(module)
             try:
                 _AFTER_IMPORT[name](module)
-            except Exception as error:  # lm-eval must work whatever becomes of its plugins
+            except Exception as error:  # lm-eval must work even if its plugins do not
                 print(f"latent-thought-bench: no plugin for lm_eval: {error!r}", file=sys.stderr)
 
         loader.exec_module = exec_module

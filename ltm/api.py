@@ -1,4 +1,4 @@
-"""The contract that every model signs: likelihoods that say what kind they are, losses, generations, cost.
+"""The contract of every model: likelihoods that state their kind, losses, generations and cost.
 
 Shapes: B sequences, L stream tokens, V vocabulary. Natural logarithms; totals in float64.
 """
@@ -33,18 +33,18 @@ Rng = SequenceRng | torch.Generator
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LikelihoodEstimate:
-    """The log-likelihood, or what stands for it, of each sequence of a batch.
+    """The log-likelihood of each sequence of a batch, or a bound on it or estimate of it.
 
     Attributes:
         nats_B: float64, summed over the scored tokens of each sequence.
         tokens_B: int64, how many tokens that covers; BOS and padding are never scored.
         kind: what the number is; see `Kind`.
-        draws: Monte Carlo draws a sequence; 0 when exact.
+        draws: Monte Carlo draws per sequence; 0 when exact.
         mc_var_B: float64, variance of `nats_B` over the draws, already divided by draws; None when exact or
             when it cannot be estimated (one draw).
         terms: named float64 parts (B,) that add up to `nats_B`, such as reconstruction and -kl.
-        averaged: a mean over draws of what is below log p(x) on average only, so that its exponential may exceed p(x)
-            in expectation; False where E exp(nats) <= p(x), as of exact values and logarithms of means of weights.
+        averaged: True for a mean over draws that is below log p(x) on average only, so that its exponential may
+            exceed p(x) in expectation; False where E exp(nats) <= p(x), as for exact values and logs of mean weights.
     """
 
     nats_B: Tensor
@@ -58,7 +58,7 @@ class LikelihoodEstimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """A differentiable scalar (nats a token, before any regulariser) and plain numbers for the log."""
+    """A differentiable scalar (nats per token, before any regulariser) and plain numbers for the log."""
 
     value: Tensor
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -74,9 +74,9 @@ class Generations:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How a token is drawn. `temperature` 0 is greedy. `top_p` keeps the smallest set that reaches the mass.
+    """Settings for drawing tokens. `temperature` 0 is greedy. `top_p` keeps the smallest set that reaches the mass.
 
-    `stop_ids` end a sequence. `reinfer_every` refits the posterior of a latent model every so many new tokens
+    `stop_ids` end a sequence. `reinfer_every` refits the posterior of a latent model after every that many new tokens
     (the paper's alternative scheme); models without a posterior refuse it.
     """
 
@@ -99,7 +99,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What a model costs. FLOPs are per stream token; a multiply-add is two.
+    """The size and compute cost of a model. FLOPs are per stream token; a multiply-add is two.
 
     Attributes:
         parameters: all of them, a tied embedding counted once.
@@ -116,13 +116,13 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preset:
-    """A family at a size: what `ltm-train NAME` trains by default.
+    """A model family at one size: what `ltm-train NAME` trains by default.
 
     Attributes:
         config: the model's config dataclass; its `vocab_size` is set from the tokenizer when the model is built.
         tokenizer: `gpt2`, `bpe-N` (trained on the training corpus) or `bytes`.
-        training: overrides of `ltm.training.loop.TrainConfig`, by field.
-        trains_itself: `ltm-eval` trains it on first use; larger presets only say the command.
+        training: overrides of `ltm.training.config.TrainConfig`, by field.
+        trains_itself: `ltm-eval` trains it on first use; for larger presets it only prints the command.
     """
 
     config: Any
@@ -154,7 +154,7 @@ class LanguageModel(nn.Module, ABC):
 
     @classmethod
     def twin_config(cls, config: Any, *, vocab_size: int, block_length: int, width: int = 64, layers: int = 2) -> Any:
-        """`config` with a small network, all that says how texts are scored as it was: what an audit trains and tries.
+        """A copy of `config` with a small network and unchanged scoring settings, which an audit trains and tests.
 
         A family whose own fields must follow overrides this. The block may come out a little longer or shorter.
 
@@ -170,7 +170,7 @@ class LanguageModel(nn.Module, ABC):
     def check_source(cls, source: str, settings: Sequence[str] = ()) -> None:
         """Raise UserError unless `FAMILY:source` names a model made elsewhere that `from_source` can open.
 
-        Quick, so that mistakes are said before any work; `settings` are `field=value` of the model's config.
+        It must be quick, since it runs before any work; `settings` are `field=value` of the model's config.
         """
         raise UserError(f"{cls.family}:{source}: the family {cls.family} has presets and checkpoints only")
 
@@ -185,15 +185,15 @@ class LanguageModel(nn.Module, ABC):
         raise NotImplementedError(f"{cls.__name__}.from_source")
 
     def count(self, tokens_BL: Tensor) -> None:
-        """Take in one batch of full blocks, where `learns_by_counting`."""
+        """Count one batch of full blocks, if `learns_by_counting`."""
         raise NotImplementedError(f"{type(self).__name__} is trained by its loss")
 
     def finish(self) -> None:
-        """Make the model of all that was counted, where `learns_by_counting`; what it was before is replaced."""
+        """Build the model from everything counted, if `learns_by_counting`; it replaces the previous one."""
         raise NotImplementedError(f"{type(self).__name__} is trained by its loss")
 
     def allocate(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Make room for the tensors of a checkpoint, where their shapes depend on more than the config."""
+        """Allocate the tensors of a checkpoint whose shapes depend on more than the config."""
 
     @property
     def vocab_size(self) -> int:
@@ -202,26 +202,26 @@ class LanguageModel(nn.Module, ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(itertools.chain(self.parameters(), self.buffers())).device
 
     @property
     def inference_matmul(self) -> str | None:
-        """Dtype of matrix products in what is inferred for each text while scoring; None where nothing is.
+        """Dtype of matrix products in the inference that scoring does for each text; None if it does none.
 
-        A machine may choose it, and it changes how tight a bound is: it is part of what answers are kept under, and of
-        a result's provenance, but not of its identity.
+        A machine may choose it, and it changes how tight a bound is, so it is part of the cache key and of a result's
+        provenance, but not of the result's identity.
         """
         return None
 
     @property
     def block_length(self) -> int:
-        """The most stream tokens that fit beside the BOS; of a family without a `decoder`, its own to say."""
+        """The most stream tokens that fit next to the BOS; a family without a `decoder` overrides this."""
         return self.config.decoder.max_length - 1
 
     @abstractmethod
     def training_loss(self, tokens_BL: Tensor, *, rng: Rng, progress: float = 1.0) -> Loss:
-        """The loss of one batch of full blocks. `progress` in [0, 1] is the share of training done, for warm-ups."""
+        """The loss on one batch of full blocks. `progress` in [0, 1] is the share of training done, for warm-ups."""
 
     @abstractmethod
     def log_likelihoods(
@@ -241,8 +241,8 @@ class LanguageModel(nn.Module, ABC):
             context: how many leading tokens are given and not scored; one number or one per row.
             lengths: int64 (B,), real tokens of each row; all L when None.
             draws: Monte Carlo draws of the headline; the model's own default when None.
-            rng: noise for fitting and drawing, one stream a sequence.
-            only: the name of the one likelihood wanted; others are not computed.
+            rng: noise for fitting and drawing, one stream per sequence.
+            only: the name of the one likelihood to compute; all when None.
         """
 
     def log_likelihood(self, tokens_BL: Tensor, *, rng: Rng, **options: Any) -> LikelihoodEstimate:
@@ -262,14 +262,14 @@ class LanguageModel(nn.Module, ABC):
         """Continue each prompt (without BOS; empty for unconditional text). Repeats under the same rng."""
 
     def features(self, tokens_BL: Tensor, lengths: Tensor) -> Tensor:
-        """A vector a text, (B, D), of what the network makes of it, to compare sets of texts by (MAUVE).
+        """One feature vector of the network per text, (B, D), for comparing sets of texts (MAUVE).
 
         Args:
             tokens_BL: int64 stream tokens, at most a block; what lies at or beyond `lengths` changes nothing.
             lengths: int64 (B,), at least 1.
 
         Raises:
-            UserError: the family has no such vector.
+            UserError: the family has no features.
         """
         raise UserError(f"the family {self.family} has no features of texts; autoregressive and pretrained models do")
 
@@ -280,7 +280,7 @@ class LanguageModel(nn.Module, ABC):
 
     @abstractmethod
     def cost(self, length: int) -> Cost:
-        """Parameters and FLOPs a token at blocks of `length` stream tokens."""
+        """Parameters and FLOPs per token at blocks of `length` stream tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

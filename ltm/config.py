@@ -17,18 +17,18 @@ C = TypeVar("C")
 
 
 MACHINE_SETTINGS = {"matmul": "bfloat16"}
-"""Settings that a machine may choose for itself, at any depth of a config, and the value that digests take them at.
+"""Settings that each machine may choose, at any depth of a config, and the value that digests use in their place.
 
-They change how a number is computed, and with it how tight a bound is, but not what model it is of: two machines'
-results of one model have one key and one row. The value was the default before there was `auto`, so that digests made
-then hold now.
+They change how a number is computed, and hence how tight a bound is, but not which model it belongs to: results of one
+model from two machines share a key and a row. The value was the default before `auto` existed, so that older digests
+still hold.
 """
 
 AUTO = "auto"
 
 
 def canonical_json(data: Any) -> str:
-    """The one spelling of `data`: sorted keys, no spaces, shortest floats. Raises ValueError on NaN or Inf."""
+    """Serialise `data` canonically: sorted keys, no spaces, shortest floats. Raises ValueError on NaN or Inf."""
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
@@ -38,13 +38,13 @@ def digest(data: Any) -> str:
 
 
 def config_digest(config: Any) -> str:
-    """The identity of a config, a dataclass or plain data: its digest without what a machine chooses for itself."""
+    """The identity of a config, a dataclass or plain data: its digest, which ignores machine settings."""
     data = to_dict(config) if dataclasses.is_dataclass(config) else config
     return digest(_each_machine_setting(data, lambda name, value, recorded: MACHINE_SETTINGS[name]))
 
 
 def settled(config: C, choice: str, recorded: Mapping[str, Any] | None = None) -> C:
-    """`config` with what it leaves to the machine as it was `recorded` (plain data of such a config), else `choice`."""
+    """Replace `auto` in machine settings by the `recorded` value (plain data of such a config), else by `choice`."""
 
     def settle(name: str, value: Any, before: Any) -> Any:
         return (choice if before is None else before) if value == AUTO else value
@@ -53,7 +53,7 @@ def settled(config: C, choice: str, recorded: Mapping[str, Any] | None = None) -
 
 
 def unsettled(config: C) -> C:
-    """`config` with everything that a machine may choose left to it again."""
+    """Reset every machine setting of `config` to `auto`."""
     return from_dict(type(config), _each_machine_setting(to_dict(config), lambda name, value, recorded: AUTO))
 
 
@@ -71,11 +71,11 @@ def _each_machine_setting(
 
 
 def leaves(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Every value of nested plain data by its dotted path, such as `posterior.steps`."""
-    found: dict[str, Any] = {}
+    """Flatten nested plain data: every value by its dotted path, such as `posterior.steps`."""
+    flat: dict[str, Any] = {}
     for name, value in data.items():
-        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return found
+        flat |= leaves(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -115,15 +115,15 @@ def from_dict(cls: type[C], data: Mapping[str, Any], *, where: str = "config") -
 
 
 def with_settings(config: C, settings: Iterable[str], *, prefix: str = "", others: Iterable[str] = ()) -> C:
-    """`config` with every `field.path=value` of `settings`; of two for one field the later wins.
+    """Apply every `field.path=value` of `settings` to `config`; the later of two for one field wins.
 
-    Validated once, when all are in place, so that settings which only fit together can be given in any order.
+    The result is validated once, at the end, so that settings which only fit together can be given in any order.
     A field that is itself a config also takes the name of one of its class's `NAMED` values:
     `posterior=published_code`.
 
     Args:
-        prefix: stands before every path, such as `training.`.
-        others: paths of other configs, to be offered where an unknown one is near.
+        prefix: precedes every path, such as `training.`.
+        others: paths of other configs, which the error for an unknown setting may also suggest.
 
     Raises:
         UserError: an unknown setting, a value of the wrong type, or values that the config refuses.
@@ -140,7 +140,7 @@ def with_settings(config: C, settings: Iterable[str], *, prefix: str = "", other
 
 
 def setting_names(config: Any, prefix: str = "") -> list[str]:
-    """The paths that `with_settings` takes, groups before what is in them."""
+    """The paths that `with_settings` accepts, each group before its members."""
     paths = []
     for field in dataclasses.fields(config):
         paths.append(prefix + field.name)
@@ -197,10 +197,10 @@ def _convert(hint: Any, value: Any, where: str, else_what: str = "") -> Any:
 
 
 def whole_number(name: str, value: Any, *, least: int) -> int:
-    """The whole number that `value` is or spells.
+    """Parse `value` as a whole number.
 
     Raises:
-        UserError: it is none, or is below `least`.
+        UserError: it is not one, or is below `least`.
     """
     # lm-eval's parser gives some numbers as text and negative ones as floats.
     try:

@@ -1,4 +1,4 @@
-"""Devices and dtypes: what is here, what it is called, and which matrix products are fast on it."""
+"""Devices and dtypes: which are available, what they are called, and which matrix products are fast."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ log = logging.getLogger(__name__)
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 Matmul = Literal["auto", "bfloat16", "float32"]
-"""Dtype of matrix products; `auto` is the fastest that the device really has, see `matmul_dtype`."""
+"""Dtype of matrix products; `auto` is the fastest on the device, see `matmul_dtype`."""
 
 CLEARLY_FASTER = 1.2
-"""How many times faster than float32 products bfloat16 ones must be before `auto` takes them."""
+"""`auto` chooses bfloat16 if its products are at least this many times faster than float32 products."""
 
 ELEMENTS_PER_THREAD = 2**15
-"""The fewest elements that torch gives to a thread (at::internal::GRAIN_SIZE)."""
+"""The minimum number of elements that torch gives a thread (at::internal::GRAIN_SIZE)."""
 
 HOPELESS = 4.0
-"""How many times slower a small bfloat16 product must be for no larger one to be tried."""
+"""If a small bfloat16 product is more than this many times slower than float32, no larger one is tried."""
 
 
 def check_dtype(name: str) -> None:
-    """Raise UserError unless weights can be of that dtype."""
+    """Raise UserError unless `name` is a supported dtype for weights."""
     if name not in DTYPES:
         raise did_you_mean("dtype", str(name), DTYPES)
 
@@ -50,15 +50,15 @@ def check_device(device: str) -> None:
 
         if not torch.cuda.is_available():
             raise UserError(f"device {device}: torch sees no GPU here; use --device cpu")
-        if int(number or 0) >= (found := torch.cuda.device_count()):
-            raise UserError(f"device {device}: torch sees {found} GPUs here, the last is cuda:{found - 1}")
+        if int(number or 0) >= (count := torch.cuda.device_count()):
+            raise UserError(f"device {device}: torch sees {count} GPUs here, the last is cuda:{count - 1}")
 
 
 def choose_device(wish: str | None) -> str:
-    """A device that is here: the one wished for, the GPU when nothing is, the CPU where there is no GPU.
+    """Choose an available device: the one requested, the GPU by default, or the CPU if there is no GPU.
 
     Raises:
-        UserError: `wish` is neither a CPU nor a GPU, or a GPU of a number that is not there.
+        UserError: `wish` is neither a CPU nor a GPU, or a GPU number that does not exist.
     """
     import torch
 
@@ -72,7 +72,7 @@ def choose_device(wish: str | None) -> str:
 
 
 def device_name(device: str | torch.device) -> str:
-    """What computes: the GPU's name, or the processor and how many threads of it."""
+    """The name of the GPU, or of the processor with the number of threads in use."""
     import torch
 
     if str(device).startswith("cuda"):
@@ -93,13 +93,13 @@ def processor() -> str:
 
 @contextmanager
 def threads_for(elements: int) -> Iterator[int]:
-    """Compute on no more threads than work of that size can use, and say how many; `OMP_NUM_THREADS` has the last word.
+    """Limit torch to the threads that work of this size can use, and yield their number; `OMP_NUM_THREADS` wins.
 
-    On a CPU torch splits an operation into pieces of 32,768 elements at least. Threads beyond that do nothing but wait
+    On a CPU torch splits an operation into pieces of 32,768 elements at least. Further threads only wait
     for each other, which for a tiny model on a large machine costs more than the work.
 
     Args:
-        elements: of the hidden states of a batch.
+        elements: number of elements in the hidden states of a batch.
     """
     import torch
 
@@ -115,12 +115,12 @@ def threads_for(elements: int) -> Iterator[int]:
 def matmul_dtype(setting: str, device: torch.device, *, inputs: int, outputs: int) -> torch.dtype:
     """The dtype that a `Matmul` setting means on `device`.
 
-    `auto` on a GPU is bfloat16 from compute capability 8.0 on. On a CPU two products are timed, once a process for each
-    shape, in some tens of milliseconds: what a processor says of itself does not tell whether the library that
-    multiplies has fast kernels for it, nor whether they pay at these sizes.
+    `auto` on a GPU is bfloat16 from compute capability 8.0 on. On a CPU two products are timed, once per process and
+    shape, in tens of milliseconds: a processor's feature flags do not tell whether the math library has fast kernels
+    for it, or whether they pay off at these sizes.
 
     Args:
-        inputs, outputs: shape of the products in question, (tokens, inputs) by (inputs, outputs).
+        inputs, outputs: shape of the products, (tokens, inputs) by (inputs, outputs).
     """
     import torch
 
@@ -135,7 +135,7 @@ def matmul_dtype(setting: str, device: torch.device, *, inputs: int, outputs: in
 def _fastest_on_cpu(inputs: int, outputs: int) -> torch.dtype:
     import torch
 
-    # A product that has no fast kernel takes a hundred times as long, so the first one tried is small.
+    # Without a fast kernel a product takes a hundred times as long, so the first one tried is small.
     for rows, (width, height), limit in ((64, (128, 128), 1 / HOPELESS), (256, (inputs, outputs), CLEARLY_FASTER)):
         seconds = {dtype: product_seconds(dtype, rows, width, height) for dtype in (torch.float32, torch.bfloat16)}
         if seconds[torch.float32] < limit * seconds[torch.bfloat16]:
@@ -144,7 +144,7 @@ def _fastest_on_cpu(inputs: int, outputs: int) -> torch.dtype:
 
 
 def product_seconds(dtype: torch.dtype, rows: int, inputs: int, outputs: int, *, repeats: int = 5) -> float:
-    """Seconds of one product (rows, inputs) by (inputs, outputs) on the CPU, the best of `repeats` after a first."""
+    """Time a product (rows, inputs) by (inputs, outputs) on the CPU: seconds, the best of `repeats` after a warm-up."""
     import torch
 
     left, right = torch.ones(rows, inputs, dtype=dtype), torch.ones(outputs, inputs, dtype=dtype)

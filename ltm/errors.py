@@ -1,4 +1,4 @@
-"""Mistakes a user can make, said in one line with the remedy, and the exit codes that go with them."""
+"""User errors, reported in one line with the remedy, and the exit codes of the commands."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
-    """Bad input: the message says what was wrong, what was expected, and what mends it."""
+    """Bad input: the message says what was wrong, what was expected, and how to fix it."""
 
 
 def did_you_mean(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """An error for an unknown `name` that offers the nearest of the `known` ones, or lists them.
+    """Make the error for an unknown `name`, which suggests the nearest `known` ones or lists all.
 
-    Case does not count, and of dotted names the last part alone may be what is near: `lr` finds `training.lr`. Among
-    equals the likeness of a whole dotted name decides.
+    Case is ignored, and the last part of a dotted name may match alone: `lr` finds `training.lr`. The similarity of
+    the whole dotted name breaks ties.
     """
     known = sorted(known)
     likeness = {candidate: _likeness(name.lower(), candidate.lower()) for candidate in known}
@@ -34,10 +34,10 @@ def _likeness(name: str, candidate: str) -> tuple[float, float]:
 def run_command(main: Callable[[], int | None]) -> int:
     """Run a command line: 0 when done, 2 for a user's mistake, 130 for Ctrl-C; no traceback for either.
 
-    `LTM_TRACEBACK=1` shows the traceback of a `UserError`, for those who debug the suite itself.
+    `LTM_TRACEBACK=1` shows the traceback of a `UserError`, for debugging the suite itself.
     """
     # Before torch is imported: threads that wait for each other spin this long, then sleep. By default they spin thirty
-    # times longer, and beside another busy program small models then run at a twentieth of their speed.
+    # times longer, and next to another busy program small models then run at a twentieth of their speed.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
         return main() or 0
@@ -51,6 +51,6 @@ def run_command(main: Callable[[], int | None]) -> int:
         print(f"\n{os.path.basename(sys.argv[0])}: interrupted: {detail}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader (head, less) went away; what remains to be printed has nowhere to go.
+        # The reader (head, less) has gone; discard what remains to be printed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

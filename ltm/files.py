@@ -1,8 +1,7 @@
-"""Files that are whole or absent: written beside their place, flushed to disk, then moved into it."""
+"""Atomic file writes, file locks, and the directories that this package uses."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -18,7 +17,7 @@ from ltm.errors import UserError
 
 
 def write_atomically(path: Path, data: bytes) -> Path:
-    """Put `data` at `path`; whoever reads, at whatever instant we are killed, finds the old file or the new one.
+    """Write `data` to `path` so that readers find the old file or the new one, whenever this process is killed.
 
     Raises:
         UserError: the directory cannot be made or written to, or the disk is full; the old file is untouched.
@@ -43,7 +42,7 @@ def write_atomically(path: Path, data: bytes) -> Path:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex digest of a file's bytes."""
+    """The SHA-256 of a file, in hex."""
     state = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -52,7 +51,7 @@ def sha256_file(path: Path) -> str:
 
 
 def sync(path: Path) -> None:
-    """Flush a file or directory to disk. Until its directory is there, a power cut may undo a move into it."""
+    """Flush a file or directory to disk. Until its directory is flushed, a power cut may undo a move into it."""
     if os.name == "nt" and path.is_dir():  # Windows has no such call
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -63,12 +62,12 @@ def sync(path: Path) -> None:
 
 
 def home() -> Path:
-    """Where trained models, token files and caches live: `$LTM_HOME`, or ~/.ltm."""
+    """The directory of trained models, token files and caches: `$LTM_HOME`, or ~/.ltm."""
     return Path(os.environ.get("LTM_HOME") or "~/.ltm").expanduser()
 
 
 def check_writable(directory: Path) -> None:
-    """Make `directory` and write to it, before any work is done that would be lost. Raises UserError."""
+    """Make `directory` and test that it can be written to, before work is done that would be lost. Raises UserError."""
     probe = directory / f".probe.{os.getpid()}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -79,7 +78,7 @@ def check_writable(directory: Path) -> None:
 
 
 def data_directory(given: Path | None = None) -> Path | None:
-    """`given`, or $LTM_DATA_DIR, or None; what is named must be a directory."""
+    """The directory of local corpora: `given`, or $LTM_DATA_DIR, or None. Raises UserError if it is no directory."""
     named = given or os.environ.get("LTM_DATA_DIR") or None
     if named is None:
         return None
@@ -92,33 +91,32 @@ def data_directory(given: Path | None = None) -> Path | None:
 
 @contextmanager
 def locked(path: Path, *, work: str) -> Iterator[str | None]:
-    """Hold the lock file `path` while the block runs; yields what is to be said of an owner that died, or None.
+    """Hold the lock file `path` while the block runs; yields a notice about an owner that died, or None.
 
-    The operating system holds the lock, so it ends with its owner however that ends. The file says who that is; a
-    name left in it by a process of another host, whose death cannot be seen from here, is not overruled.
+    The operating system holds the lock, so it ends with its owner however that ends. A file next to it names the owner;
+    one left by a process of another host, whose death cannot be seen from here, is not overruled.
 
     Raises:
-        UserError: another process is at `work`, or a host elsewhere may be; or the file cannot be written.
+        UserError: another process is at `work`, or one on another host may be; or the file cannot be locked.
     """
+    from filelock import FileLock, Timeout
+
+    owner = path.with_name(f"{path.name}.owner")
     try:
-        file = open(path, "a+")  # noqa: SIM115 - closed below, which also releases the lock
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; set LTM_HOME to a directory of your own") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{work} is already under way: {_describe(_read(file))}; wait for it, or stop it") from None
-        except OSError as error:
-            raise UserError(
-                f"{path}: this file system has no locks ({error.strerror}); set LTM_HOME to one that has"
-            ) from error
-        before = _read(file)
+        held = FileLock(path, timeout=0).acquire()
+    except Timeout:
+        raise UserError(f"{work} is already under way: {_describe(_read(owner))}; wait for it, or stop it") from None
+    except (OSError, NotImplementedError) as error:
+        raise UserError(f"no lock on {path}: {error}; set LTM_HOME to a directory of your own") from error
+    with held:
+        before = _read(owner)
         if before and before.get("host") != platform.node():
             raise UserError(
-                f"{work} may be under way on another machine: {_describe(before)}; if that run is dead, delete {path}"
+                f"{work} may be under way on another machine: {_describe(before)}; if that run is dead, delete {owner}"
             )
-        _write(file, json.dumps({"pid": os.getpid(), "host": platform.node(), "since": time.time()}))
+        write_atomically(
+            owner, json.dumps({"pid": os.getpid(), "host": platform.node(), "since": time.time()}).encode()
+        )
         try:
             yield (
                 f"an earlier run did not end well: {_describe(before)}; going on from what it recorded"
@@ -126,26 +124,19 @@ def locked(path: Path, *, work: str) -> Iterator[str | None]:
                 else None
             )
         finally:
-            _write(file, "")
+            owner.unlink(missing_ok=True)
 
 
-def _read(file: Any) -> dict[str, Any]:
-    file.seek(0)
+def _read(path: Path) -> dict[str, Any]:
     try:
-        owner = json.loads(file.read() or "{}")
-    except ValueError:
+        owner = json.loads(path.read_text())
+    except (OSError, ValueError):
         return {}
     return owner if isinstance(owner, dict) else {}
 
 
-def _write(file: Any, text: str) -> None:
-    file.truncate(0)
-    file.write(text)
-    file.flush()
-
-
 def _describe(owner: dict[str, Any]) -> str:
     if not owner:
-        return "by a process that has not said which"
+        return "by an unknown process"
     minutes = max(0.0, time.time() - float(owner.get("since", 0))) / 60
     return f"process {owner.get('pid')} on {owner.get('host')}, begun {minutes:.0f} minutes ago"

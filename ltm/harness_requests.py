@@ -1,4 +1,4 @@
-"""Requests of lm-eval in the tokens of one model: rows to score, prompts to go on from, and where to stop."""
+"""Requests of lm-eval, by task, and its generation requests as prompts in the tokens of one model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KNOWN = ("until", "max_gen_toks", "do_sample", "temperature", "top_p", "top_k", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """`tokens` is the most that may be new; `until` are the strings that end an answer."""
+    """The options of one generation: at most `tokens` new tokens, and the strings `until` that end an answer."""
 
     tokens: int
     sampling: Sampling
@@ -40,12 +40,12 @@ def cut(text: str, stops: Sequence[str]) -> str:
 
 
 def parse(options: Mapping[str, Any], *, eos_id: int) -> GenerationRequest:
-    """Read the options of a request; they are shared by its repeats and are left as they are.
+    """Parse the options of a request, and leave them unchanged, since its repeats share them.
 
     `do_sample=false`, or neither it nor a temperature above 0, is greedy; `do_sample=true` alone is temperature 1.
 
     Raises:
-        UserError: an option that we do not know, since an answer without it would be to another question.
+        UserError: an unknown option: ignoring it would answer another question.
     """
     from lm_eval.models.utils import normalize_gen_kwargs
 
@@ -72,17 +72,17 @@ def parse(options: Mapping[str, Any], *, eos_id: int) -> GenerationRequest:
 
 
 def by_task(requests: Sequence[Instance]) -> Mapping[str, list[int]]:
-    """Places of the requests of each task, in order."""
-    places = defaultdict(list)
+    """The indices of the requests of each task, in order."""
+    indices = defaultdict(list)
     for n, request in enumerate(requests):
-        places[request.task_name or ""].append(n)
-    return places
+        indices[request.task_name or ""].append(n)
+    return indices
 
 
 def generations(
     requests: Sequence[Instance], tokenizer: Tokenizer, size: int, shortened: Counter[str]
 ) -> tuple[list[GenerationRequest], list[Prompt]]:
-    """What is asked for, and the prompts, cut on the left to leave room for the answer but not below half a block.
+    """Parse requests, and cut their prompts on the left to leave room for the answer, but not below half a block.
 
     Repeats of a request get different draws, the same ones in every run. `shortened` counts what did not fit.
     """

@@ -22,7 +22,7 @@ PROBE_SECONDS = 2.0
 
 
 class HubError(Exception):
-    """Why the hub gave no files, as a clause that fits into a longer message."""
+    """The hub gave no files; the message is a clause that fits into a longer one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +40,9 @@ def endpoint() -> str:
 
 
 def reachable() -> bool:
-    """Whether the hub, or the proxy before it, takes a connection within `PROBE_SECONDS`; false under $HF_HUB_OFFLINE.
+    """True if the hub, or the proxy before it, accepts a connection in `PROBE_SECONDS`; False under $HF_HUB_OFFLINE.
 
-    Clients of the hub retry for tens of seconds where there is no network, so they are not asked before this.
+    The client of the hub retries for tens of seconds without a network, so ask this before calling it.
     """
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         return False
@@ -81,9 +81,9 @@ def cache_directory() -> Path:
 
 
 def cached(repository: str, kind: Kind, patterns: tuple[str, ...], revision: str = "main") -> HubFiles | None:
-    """The files from the cache alone, or None.
+    """Find the files in the cache alone; None if they are not there.
 
-    The commit that `revision` was when a client last asked is taken before others, then the one fetched last.
+    The commit that `revision` named when a client last asked comes first, then the one fetched last.
     """
     directory = cache_directory() / f"{kind}s--{repository.replace('/', '--')}"
     snapshots = [path for path in directory.glob("snapshots/*") if path.is_dir()]
@@ -96,48 +96,47 @@ def cached(repository: str, kind: Kind, patterns: tuple[str, ...], revision: str
 
 
 def fetch(repository: str, kind: Kind, patterns: tuple[str, ...], revision: str = "main") -> HubFiles:
-    """The files of the commit that `revision` names now, downloaded; from the cache where the hub is out of reach.
+    """Download the files of the commit that `revision` names now; use the cache if the hub is out of reach.
 
     Raises:
         HubError: neither the network nor the cache has them.
     """
     if not reachable():
-        if found := cached(repository, kind, patterns, revision):
-            return found
+        if in_cache := cached(repository, kind, patterns, revision):
+            return in_cache
         host = urllib.parse.urlsplit(endpoint()).hostname
         raise HubError(f"{host} cannot be reached and {cache_directory()} does not hold these files of {repository}")
     import huggingface_hub
 
     try:
-        info = huggingface_hub.HfApi(endpoint=endpoint()).repo_info(
-            repository, repo_type=kind, revision=revision, timeout=10
-        )
-        commit = str(info.sha)
-        directory = huggingface_hub.snapshot_download(
-            repository,
-            repo_type=kind,
-            revision=commit,
-            allow_patterns=list(patterns),
-            cache_dir=cache_directory(),
-            endpoint=endpoint(),
+        # Resolves the revision once, and notes it in the cache for `cached` to find; the folder is named by the commit.
+        snapshot = Path(
+            huggingface_hub.snapshot_download(
+                repository,
+                repo_type=kind,
+                revision=revision,
+                allow_patterns=list(patterns),
+                cache_dir=cache_directory(),
+                endpoint=endpoint(),
+            )
         )
     # The client raises its own, the HTTP library's and the operating system's errors alike.
     except Exception as error:
         raise HubError(
             f"{repository} at {endpoint()}: {type(error).__name__}: {error} (HF_HUB_OFFLINE=1 asks the cache alone)"
         ) from error
-    if not (files := _matching(Path(directory), patterns)):
-        raise HubError(f"{repository} at commit {commit} has no files like {' and '.join(patterns)}")
-    return HubFiles(repository=repository, commit=commit, files=files)
+    if not (files := _matching(snapshot, patterns)):
+        raise HubError(f"{repository} at commit {snapshot.name} has no files like {' and '.join(patterns)}")
+    return HubFiles(repository=repository, commit=snapshot.name, files=files)
 
 
 def _matching(directory: Path, patterns: tuple[str, ...]) -> tuple[Path, ...]:
-    """The files of every pattern, or nothing when one has none or not all the numbered parts of its `*`."""
-    found: list[Path] = []
+    """The files of all patterns; none at all if a pattern has no file, or lacks numbered parts of its `*`."""
+    matching: list[Path] = []
     for pattern in patterns:
         files = sorted(path for path in directory.glob(pattern) if path.is_file())
         numbered = re.search(r"-of-(\d+)\.", files[0].name) if files else None
         if not files or (numbered and "*" in pattern and len(files) != int(numbered[1])):
             return ()
-        found += files
-    return tuple(found)
+        matching += files
+    return tuple(matching)

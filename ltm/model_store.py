@@ -15,6 +15,7 @@ from ltm import hub, registry
 from ltm.config import from_dict, with_settings
 from ltm.errors import UserError
 from ltm.files import home
+from ltm.progress import duration
 from ltm.training import checkpoint as checkpoints
 from ltm.training.checkpoint import MANIFEST, SCORED, step_folder, steps
 from ltm.training.config import DEFAULT_CORPUS, TrainConfig, parse_budget
@@ -72,22 +73,15 @@ def training_advice(name: str) -> str:
     tokens = amount if unit == "tokens" else amount / cost.train_flops_per_token
     if cls.learns_by_counting:
         return (
-            f"{command}which costs no FLOPs to speak of, since it counts: about {_duration(tokens / 3e5)} at 300,000 "
+            f"{command}which costs no FLOPs to speak of, since it counts: about {duration(tokens / 3e5)} at 300,000 "
             "tokens a second; or name weights with --checkpoint"
         )
     flops, paper = tokens * cost.train_flops_per_token, tokens * cost.paper_train_flops_per_token
     return (
         f"{command}which costs {flops:.2g} FLOPs as executed ({paper:.2g} in the paper's convention), about "
-        f"{_duration(flops / 2e14)} at 200 TFLOP/s or {_duration(flops / 2e11)} at 0.2 TFLOP/s (a laptop CPU); "
+        f"{duration(flops / 2e14)} at 200 TFLOP/s or {duration(flops / 2e11)} at 0.2 TFLOP/s (a laptop CPU); "
         "or name weights with --checkpoint"
     )
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("years", 365 * 86400), ("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:,.0f} seconds"
 
 
 def load(source: Any, checkpoint: Any, settings: str | Sequence[str], device: str) -> LoadedModel:

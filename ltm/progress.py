@@ -1,11 +1,12 @@
-"""What the person at the terminal sees of work that takes a while; results go to stdout, this goes to stderr.
+"""Progress of long work, on stderr; results go to stdout.
 
-A bar where stderr is a terminal. Elsewhere a line at once, then one every few seconds: a log, too, shows from the start
-what is going on, how fast, and how long it will take.
+On a terminal it is a bar. Elsewhere it is a line at once, then one every few seconds, so that a log, too, shows from
+the start what is running, how fast, and how long it will take.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 import time
@@ -15,33 +16,34 @@ from contextlib import contextmanager
 SECONDS_BETWEEN_LINES = 10.0
 
 Advance = Callable[[int, int], None]
-"""Called with how many rows are done since the last call, and how many tokens were scored or drawn for them."""
+"""Called with the number of rows done since the last call, and of tokens scored or drawn for them."""
 
 
 def say(text: str) -> None:
-    """One line."""
+    """Print one line to stderr."""
     print(text, file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
-    """About how long that is: `8 s`, `5 min 20 s`, `3 h 10 min`."""
+    """Format a duration by its two largest units: `8 s`, `5 min 20 s`, `3 h 10 min`, `2 d 4 h`, `12 y 30 d`."""
     if not math.isfinite(seconds):
         return "unknown time"
     seconds = round(seconds)
-    for unit, name, below in ((3600, "h", (60, "min")), (60, "min", (1, "s"))):
-        if seconds >= unit:
-            rest = seconds % unit // below[0]
-            return f"{seconds // unit} {name}{f' {rest} {below[1]}' if rest else ''}"
+    units = ((365 * 86400, "y"), (86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+    for (size, name), (below, name_below) in itertools.pairwise(units):
+        if seconds >= size:
+            rest = seconds % size // below
+            return f"{seconds // size:,} {name}{f' {rest} {name_below}' if rest else ''}"
     return f"{seconds} s"
 
 
 Show = Callable[[float, str], None]
-"""Called with the share done, 0 to 1, and what to say beside it."""
+"""Called with the share done, 0 to 1, and the facts to show next to it."""
 
 
 @contextmanager
 def display(title: str, *, transient: bool = False) -> Iterator[Show]:
-    """A bar on a terminal, lines elsewhere, each with the time left."""
+    """Show a bar on a terminal, lines elsewhere, each with the time left."""
     from rich.console import Console
 
     console, began = Console(stderr=True), time.monotonic()
@@ -49,7 +51,7 @@ def display(title: str, *, transient: bool = False) -> Iterator[Show]:
     shown = -math.inf
 
     def left(share: float) -> str:
-        # Work that goes on from earlier starts beyond 0; its first report is where the clock starts for the rate.
+        # Resumed work starts beyond 0; the rate is measured from its first report.
         base = first or 0.0
         elapsed = time.monotonic() - began
         return duration(elapsed * (1 - share) / (share - base)) if share > base else "unknown time"
@@ -88,7 +90,10 @@ def display(title: str, *, transient: bool = False) -> Iterator[Show]:
 def training_progress(
     name: str, *, quiet: bool, tokens_per_step: int
 ) -> Iterator[Callable[[int, int | None, float, Mapping[str, float]], None]]:
-    """Loss, KL, tokens/s and time left of a training run; takes (step, steps or None, share done, log)."""
+    """Show loss, KL, tokens/s and time left of a training run; yields a callback.
+
+    The callback takes (step, steps or None, share done, log).
+    """
     if quiet:
         yield lambda *_: None
         return
@@ -108,7 +113,7 @@ def training_progress(
 
 @contextmanager
 def scoring_progress(title: str, *, rows: int) -> Iterator[Advance]:
-    """Rows done, tokens/s and time left of scoring or generating."""
+    """Show rows done, tokens/s and time left of scoring or generating."""
     with display(title, transient=True) as show:
         done, tokens, began = 0, 0, time.monotonic()
 

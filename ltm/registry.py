@@ -1,4 +1,4 @@
-"""Names to things, through entry points: ours and third parties' alike, loaded only when used."""
+"""Models, corpora and chance models by name, through entry points of any package, loaded only when used."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ TASKS = "ltm.tasks"
 
 def names(group: str) -> dict[str, EntryPoint]:
     """Entry points of a group by name. Two distributions that claim one name are an error, not a race."""
-    found: dict[str, EntryPoint] = {}
+    points: dict[str, EntryPoint] = {}
     for point in entry_points(group=group):
-        if point.name in found and found[point.name].value != point.value:
-            raise UserError(f"two packages offer {point.name!r} in {group}: {found[point.name].value}, {point.value}")
-        found[point.name] = point
-    return found
+        if point.name in points and points[point.name].value != point.value:
+            raise UserError(f"two packages offer {point.name!r} in {group}: {points[point.name].value}, {point.value}")
+        points[point.name] = point
+    return points
 
 
 def load(group: str, kind: str, name: str) -> Any:
@@ -50,7 +50,7 @@ def model_family(name: str) -> type[LanguageModel]:
 
 
 def external_model(name: str) -> tuple[type[LanguageModel], str] | None:
-    """The family and the source of a name `FAMILY:SOURCE`, such as `pretrained:gpt2`; None for any other name.
+    """Split a name `FAMILY:SOURCE`, such as `pretrained:gpt2`, into family and source; None for any other name.
 
     Raises:
         UserError: unknown family.
@@ -70,7 +70,7 @@ def preset(name: str) -> tuple[type[LanguageModel], Preset]:
         UserError: unknown name, with the nearest known ones.
     """
     for family in names(MODELS):
-        if name.startswith(f"{family}-"):  # spares the import of all others
+        if name.startswith(f"{family}-"):  # avoids importing all others
             cls = model_family(family)
             if name in cls.presets:
                 return cls, cls.presets[name]

@@ -1,7 +1,7 @@
-"""One measurement as one JSON file: a result of the leaderboard, with its provenance, validated and self-digested.
+"""One measurement as one JSON file: a result with its provenance, validated, and with a digest of itself.
 
-A result lies at RESULTS/MODEL/TASK/KEY.json, where KEY comes from everything that can change its numbers. Its
-per-block values lie beside it as gzip JSONL, one object a block: {"block": 0, "tokens": 255, "<likelihood>": nats}.
+A result is at RESULTS/MODEL/TASK/KEY.json, where KEY comes from everything that can change its numbers. Its
+per-block values are next to it as gzip JSONL, one object per block: {"block": 0, "tokens": 255, "<likelihood>": nats}.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Status = Literal["complete", "partial", "invalidated"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """A 95% interval in the metric's own unit, and how it was made, such as `bootstrap over blocks, BCa`."""
+    """A 95% interval in the metric's own unit, and the method, such as `bootstrap over blocks, BCa`."""
 
     low: float
     high: float
@@ -44,14 +44,14 @@ class Metric:
     Attributes:
         name: such as `token_perplexity`, `word_perplexity`, `bits_per_byte`, `kl_per_token`.
         likelihood: the likelihood it comes from (`exact`, `elbo`, ...); None for metrics that come from none.
-        headline: whether that likelihood is the one the model is ranked by.
+        headline: True if the model is ranked by that likelihood.
         unit: what it is per: `token`, `word`, `byte`.
         kind: `exact`, `lower_bound` (on log p, hence an upper bound on perplexity) or `estimate`.
-        direction: whether `lower` or `higher` is better.
+        direction: the better one of `lower` and `higher`.
         stderr_mc: standard error from Monte Carlo draws, in the metric's own unit; None when exact or unknown.
         stderr_data: standard error from the choice of text, in the metric's own unit.
-        ci95: interval from the choice of text; None where there are too few blocks for one.
-        n: how many blocks or documents it is over.
+        ci95: interval from the choice of text; None if there are too few blocks for one.
+        n: number of blocks or documents.
     """
 
     name: str
@@ -138,7 +138,7 @@ class Result:
         return self.identity.key
 
     def metric(self, name: str, likelihood: str | None = None) -> Metric | None:
-        """The metric of that name, from the headline likelihood when none is named; None when it is not there."""
+        """The metric of that name, by default of the headline likelihood; None if there is none."""
         for metric in self.metrics:
             if metric.name == name and (metric.headline if likelihood is None else metric.likelihood == likelihood):
                 return metric
@@ -146,7 +146,7 @@ class Result:
 
 
 def result_path(results_dir: Path, *, model: str, task: str, key: str) -> Path:
-    """Where the result of that key lies; characters of a name that mean something to a file system become `--`."""
+    """The path of the result with that key; characters that are special to file systems become `--`."""
     model, task = (re.sub(r"[^A-Za-z0-9._+-]+", "--", name).lstrip(".") or "--" for name in (model, task))
     return Path(results_dir) / model / task / f"{key[:12]}.json"
 
@@ -154,7 +154,7 @@ def result_path(results_dir: Path, *, model: str, task: str, key: str) -> Path:
 def write_result(result: Result, results_dir: Path, *, records: Iterable[Mapping[str, Any]] | None = None) -> Path:
     """Write a result, and the per-block `records` if given; return the path of the result.
 
-    The records go first and carry their content in their name, so that a result on disk always has its own.
+    The records are written first, with a digest in their name, so that a result on disk always has its own.
 
     Raises:
         UserError: the directory cannot be written to, or a number is not finite.
@@ -213,9 +213,8 @@ def read_records(path: Path, result: Result) -> list[dict[str, Any]] | None:
         data = file.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: field records.file: cannot read {file}: {error.strerror}") from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != result.records["sha256"]:
-        raise UserError(f"{file}: expected sha256 {result.records['sha256']} (from {path.name}), found {found}")
+    if (actual := hashlib.sha256(data).hexdigest()) != result.records["sha256"]:
+        raise UserError(f"{file}: expected sha256 {result.records['sha256']} (from {path.name}), found {actual}")
     return [json.loads(line) for line in gzip.decompress(data).splitlines()]
 
 
@@ -256,7 +255,7 @@ def to_dict(result: Result) -> dict[str, Any]:
 
 
 def _plain(metric: Metric) -> dict[str, Any]:
-    # By hand: `dataclasses.asdict` takes ten times as long, and boards have thousands.
+    # By hand: `dataclasses.asdict` takes ten times as long, and boards have thousands of metrics.
     data = {field: getattr(metric, field) for field in Metric.__slots__}
     if metric.ci95 is not None:
         data["ci95"] = {field: getattr(metric.ci95, field) for field in Interval.__slots__}
@@ -264,7 +263,7 @@ def _plain(metric: Metric) -> dict[str, Any]:
 
 
 def to_bytes(result: Result) -> bytes:
-    """The one spelling of a result: sorted keys, two spaces, shortest floats, its digest, a final newline."""
+    """Serialise a result canonically: sorted keys, two spaces, shortest floats, its digest, a final newline."""
     data = to_dict(result)
     return (
         json.dumps({**data, "digest": digest(data)}, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)

@@ -1,4 +1,4 @@
-"""What a result file must contain, and errors that say where one does not."""
+"""The schema of result files, with errors that name the field at fault."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TEXT, _WHOLE, _REAL, _FLAG, _TABLE = (str,), (int,), (int, float), (bool,), (di
 _NONE = (type(None),)
 _FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
     "model": {"name": _TEXT, "family": _TEXT, "config": _TABLE, "config_digest": _TEXT, "weights_digest": _TEXT},
-    # What is not known of a model trained elsewhere is null, never a guess.
+    # What is unknown about a model trained elsewhere is null, never a guess.
     "training": {
         "corpus": _TEXT + _NONE,
         "data_fingerprint": _TEXT + _NONE,
@@ -84,7 +84,7 @@ _FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
 }
 _SECTIONS = ("model", "training", "task", "data", "tokenizer", "scoring", "cost", "provenance")
 _TOP = {"schema", "status", "metrics", "records", *_SECTIONS}
-_OPEN = {"training", "scoring", "provenance"}  # these may say more than they must
+_OPEN = {"training", "scoring", "provenance"}  # these may have further fields
 _CHOICES = {
     "status": ("complete", "partial", "invalidated"),
     "kind": ("exact", "lower_bound", "estimate"),
@@ -103,7 +103,7 @@ def check(data: Mapping[str, Any], where: str) -> None:
     if data["records"] is not None:
         _check_table(data["records"], "records", "records", where)
         if re.search(r"[/\\]|^\.", data["records"]["file"]):
-            raise _wrong(where, "records.file", "the name of a file beside the result", repr(data["records"]["file"]))
+            raise _wrong(where, "records.file", "the name of a file next to the result", repr(data["records"]["file"]))
     if not isinstance(data["metrics"], list | tuple) or not data["metrics"]:
         raise _wrong(where, "metrics", "a list of at least one metric", repr(data["metrics"]))
     for i, metric in enumerate(data["metrics"]):

@@ -1,4 +1,4 @@
-"""Random numbers that depend on (seed, sequence index, purpose) only: never on batch size, order or rank."""
+"""Random numbers that depend only on (seed, sequence index, purpose), never on batch size, order or rank."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PLASTIC = 0.7548776662466927
 
 
 def seed_of(*parts: object) -> int:
-    """A 63-bit seed from any printable parts; unlike `hash`, the same in every process."""
+    """Make a 63-bit seed from any printable parts; unlike `hash`, the same in every process."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
 
 
@@ -33,7 +33,7 @@ class SequenceRng:
 
     @classmethod
     def of(cls, rng: SequenceRng | torch.Generator, batch: int) -> SequenceRng:
-        """`rng` itself, checked to have `batch` sequences, or fresh streams seeded from a torch.Generator."""
+        """Return `rng`, checked to have `batch` sequences, or fresh streams seeded from a torch.Generator."""
         if isinstance(rng, torch.Generator):
             seed = int(torch.randint(2**62, (), generator=rng, device=rng.device))
             return cls(seed, range(batch))
@@ -46,17 +46,17 @@ class SequenceRng:
         return SequenceRng(self.seed, [self.indices[r] for r in rows])
 
     def generators(self, purpose: str) -> list[torch.Generator]:
-        """B generators for one purpose; asking again starts the same streams afresh."""
+        """B generators for one purpose; calling this again restarts the same streams."""
         return [torch.Generator().manual_seed(seed_of(self.seed, i, purpose)) for i in self.indices]
 
     def stratified(self, purpose: str, draws: int, points: int = 1) -> Tensor:
         """Uniform numbers in [0, 1), float64, (draws, B, points), spread evenly over the draws, points and sequences.
 
         Each number is uniform over seeds, so an average over them estimates an integral without bias. Together they
-        are a low-discrepancy set: the draws of a point cut [0, 1) into equal strata, with one offset that moves on
+        are a low-discrepancy set: the draws of a point cut [0, 1) into equal strata, with one offset that advances
         by the golden ratio from point to point of a run of indices (a Kronecker sequence, randomly rotated), and by
         another irrational from text to text (2^32 indices each). Draws 2j and 2j + 1 mirror each other about 1/2,
-        so that what is linear in the number cancels in their mean. A last draw without a partner has the whole [0, 1).
+        so that what is linear in the number cancels in their mean. An unpaired last draw covers the whole [0, 1).
         """
         offset = seed_of(self.seed, purpose, "offset") / 2**63
         texts = torch.tensor([i >> 32 for i in self.indices], dtype=torch.float64)
@@ -65,21 +65,21 @@ class SequenceRng:
         v_BP = (offset + texts[:, None] * _PLASTIC + counter_BP * _GOLDEN).remainder(1.0)
         pairs = draws // 2
         mirrored = [(pair + v_BP) / (2 * pairs) for pair in range(pairs)]
-        found = [number for half in mirrored for number in (half, 1 - half)]
+        paired = [number for half in mirrored for number in (half, 1 - half)]
         # 1 - 0 is outside the interval.
-        return torch.stack(found + [v_BP] * (draws % 2)).clamp(max=1 - 2**-53)
+        return torch.stack(paired + [v_BP] * (draws % 2)).clamp(max=1 - 2**-53)
 
     def stream(self, purpose: str) -> Stream:
-        """A stream to draw successive batches of numbers from, for one purpose."""
+        """A stream of successive draws for one purpose."""
         return Stream(self.generators(purpose))
 
 
 class SplitNoise(SequenceRng):
-    """Streams whose tokens are drawn by one index and all else, such as latents, by another.
+    """Noise with one index for drawing tokens and another for all else, so that latents can stay fixed as tokens vary.
 
     Args:
-        indices: of the noise that tokens are drawn with, the purpose `tokens`.
-        others: of all other noise; as `SequenceRng` where they are the same.
+        indices: for drawing tokens, the purpose `tokens`.
+        others: for all other noise; if they are equal to `indices`, this is a `SequenceRng`.
     """
 
     def __init__(self, seed: int, indices: Iterable[int], others: Iterable[int]):

@@ -1,4 +1,4 @@
-"""Text to token ids and back, for every model alike: GPT-2's BPE, a byte-level BPE of the corpus, or bytes.
+"""Text to token ids and back, the same for every model: GPT-2's BPE, a byte-level BPE of the corpus, or bytes.
 
 All three are one thing: a vocabulary over bytes with merges (none for `bytes`), EOS as its last entry, and BOS as
 the id after it. So any text has ids, no id is special to the encoder, and ids give back the exact bytes.
@@ -35,8 +35,8 @@ _TRAINING_CHARACTERS = 10_000_000
 _PIECE_CHARACTERS = 1 << 16
 _BATCH_CHARACTERS = 1 << 21
 
-# Between anything but white space and a space or newline: GPT-2's pre-tokeniser splits there whatever stands around,
-# and looks back at nothing, so pieces cut there have the ids of the whole.
+# Between a character other than white space and a space or newline: GPT-2's pre-tokeniser always splits there and never
+# looks back, so pieces cut there have the ids of the whole.
 _SAFE_CUT = re.compile(r"\S(?=[ \n])")
 
 
@@ -82,17 +82,17 @@ class Tokenizer:
 
     @property
     def eos_id(self) -> int:
-        """What may stand between documents; the encoder never gives it."""
+        """The id that may separate documents; the encoder never produces it."""
         return len(self._bytes) - 2
 
     @property
     def bos_id(self) -> int:
-        """What models put before a block; the encoder never gives it."""
+        """The id that models put before a block; the encoder never produces it."""
         return len(self._bytes) - 1
 
     @property
     def vocab_size(self) -> int:
-        """Ids in all, EOS and BOS included."""
+        """The number of ids, EOS and BOS included."""
         return len(self._bytes)
 
     @cached_property
@@ -117,19 +117,19 @@ class Tokenizer:
         """Ids of each text, int32; many at once are faster, and long texts take no more memory than their ids."""
         if not self._merges:
             return [self._id_of_byte[np.frombuffer(_utf8(text), np.uint8)] for text in texts]
-        found: list[list[np.ndarray]] = [[] for _ in texts]
+        ids: list[list[np.ndarray]] = [[] for _ in texts]
         for batch in _batches((owner, piece) for owner, text in enumerate(texts) for piece in _pieces(text)):
             pieces = [piece for _, piece in batch]
             try:
                 encodings = self._encoder.encode_batch_fast(pieces, add_special_tokens=False)
             except TypeError:
-                # The encoder says no more than that it dislikes its input.
+                # The error of the encoder does not say which text it is about.
                 for text in texts:
                     _utf8(text)
                 raise
             for (owner, _), encoding in zip(batch, encodings, strict=True):
-                found[owner].append(np.asarray(encoding.ids, dtype=np.int32))
-        return [np.concatenate(parts) if parts else np.empty(0, np.int32) for parts in found]
+                ids[owner].append(np.asarray(encoding.ids, dtype=np.int32))
+        return [np.concatenate(parts) if parts else np.empty(0, np.int32) for parts in ids]
 
     @cached_property
     def _id_of_byte(self) -> np.ndarray:
@@ -148,7 +148,7 @@ class Tokenizer:
         return b"".join(self._bytes[token] for token in wanted)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text; bytes that make no character come out as U+FFFD."""
+        """The text; bytes that form no character become U+FFFD."""
         return self.decode_bytes(ids).decode(errors="replace")
 
     def save(self, directory: Path) -> Path:
@@ -158,7 +158,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:
-        """The tokenizer that `save` wrote.
+        """Read a tokenizer that `save` wrote.
 
         Raises:
             UserError: there is none, or the file is damaged.
@@ -174,7 +174,7 @@ class Tokenizer:
 
 
 def build(name: str, *, documents: Iterable[str] | None = None, data_dir: Path | None = None) -> Tokenizer:
-    """The tokenizer of that name.
+    """Get the tokenizer of that name.
 
     Args:
         name: `gpt2`; `bytes`; or `bpe-N`, N ids with EOS, trained on `documents`.
@@ -229,8 +229,8 @@ def _gpt2(data_dir: Path | None) -> Tokenizer:
             return _read_gpt2([place / name for name in _GPT2_SHA256])
     names = tuple(_GPT2_SHA256)
     for repository in _GPT2_REPOSITORIES:
-        if found := hub.cached(repository, "model", names):
-            return _read_gpt2(found.files)
+        if in_cache := hub.cached(repository, "model", names):
+            return _read_gpt2(in_cache.files)
     try:
         return _read_gpt2(hub.fetch(_GPT2_REPOSITORIES[0], "model", names).files)
     except hub.HubError as error:
@@ -249,10 +249,9 @@ def _read_gpt2(files: Sequence[Path]) -> Tokenizer:
             content[file.name] = file.read_bytes()
         except OSError as error:
             raise UserError(f"cannot read {file}, which the gpt2 tokenizer needs: {error.strerror or error}") from error
-        found = hashlib.sha256(content[file.name]).hexdigest()
-        if found != _GPT2_SHA256[file.name]:
+        if (actual := hashlib.sha256(content[file.name]).hexdigest()) != _GPT2_SHA256[file.name]:
             raise UserError(
-                f"{file} is not GPT-2's: expected sha256 {_GPT2_SHA256[file.name]}, found {found}; "
+                f"{file} is not GPT-2's: expected sha256 {_GPT2_SHA256[file.name]}, found {actual}; "
                 "replace it by the original, or remove it to look elsewhere"
             )
     lines = content["merges.txt"].decode().split("\n")[1:]
@@ -279,14 +278,14 @@ def _utf8(text: str) -> bytes:
 def _pieces(text: str) -> Iterator[str]:
     start = 0
     while start < len(text):
-        found = _SAFE_CUT.search(text, start + _PIECE_CHARACTERS)
-        end = found.end() if found else len(text)
+        cut = _SAFE_CUT.search(text, start + _PIECE_CHARACTERS)
+        end = cut.end() if cut else len(text)
         yield text[start:end]
         start = end
 
 
 def _batches(pieces: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
-    """Pieces in groups of bounded size: the encoder keeps some hundred bytes a token until a group is done."""
+    """Pieces in groups of bounded size: the encoder keeps some hundred bytes per token until a group is done."""
     batch: list[tuple[int, str]] = []
     characters = 0
     for piece in pieces:

@@ -1,4 +1,4 @@
-"""`ltm-train NAME --corpus C --budget tokens=50M`: retrain any registered model on the one data pipeline."""
+"""`ltm-train NAME --corpus C --budget tokens=50M`: train any registered model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ltm.errors import run_command
-from ltm.training.run import is_lead, train_preset
+from ltm.training.processes import is_lead
+from ltm.training.run import train_preset
 
 EPILOG = """examples:
   ltm-train ltm-tiny --corpus pydocs
@@ -16,7 +17,7 @@ EPILOG = """examples:
   ltm-train ltm-tiny --corpus pydocs --set posterior=published_code --output runs/published
   torchrun --nproc-per-node 8 -m ltm.train_cli ltm-small --corpus openwebtext --device cuda
 
-Ctrl-C finishes the update in hand and saves; the same command goes on from there."""
+Ctrl-C finishes the current update and saves; the same command resumes from there."""
 
 
 def parser() -> argparse.ArgumentParser:

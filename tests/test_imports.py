@@ -26,6 +26,7 @@ HEAVY = {
     *("torch", "numpy", "scipy", "pandas", "pyarrow", "rich", "tokenizers", "safetensors"),
     *("lm_eval", "datasets", "transformers", "huggingface_hub", "matplotlib"),
 }
+UNIX_ONLY = {"fcntl", "resource", "pwd", "grp", "termios"}
 COMMANDS = ("ltm-train", "ltm-eval", "ltm-leaderboard")
 
 LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -104,6 +105,11 @@ def test_arrows_point_one_way(package: str) -> None:
     for source in sources(package):
         wrong = (imported(source) & PACKAGES) - MAY_IMPORT[package]
         assert not wrong, f"{source.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
+
+
+def test_nothing_needs_a_module_that_windows_lacks() -> None:
+    for source in (path for package in sorted(PACKAGES) for path in sources(package)):
+        assert not imported(source) & UNIX_ONLY, f"{source.relative_to(ROOT)} imports {imported(source) & UNIX_ONLY}"
 
 
 def modules() -> dict[str, Path]:

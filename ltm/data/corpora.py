@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 def load(corpus: str, split: str, *, data_dir: Path | None = None) -> Split:
-    """A split by name; `data_dir` is the local directory of corpora, $LTM_DATA_DIR when None.
+    """Load a split by name; `data_dir` is the local directory of corpora, $LTM_DATA_DIR when None.
 
     A known source takes settings after its name: `topics:length=64,words=32` (`ltm.known_sources.base`).
 
     Raises:
-        UserError: unknown corpus or split, no way to its text, or text that cannot be read; says what mends it.
+        UserError: unknown corpus or split, or text that cannot be found or read; the message says how to fix it.
     """
     given, (corpus, colon, settings) = corpus, corpus.partition(":")
     for kind, name in (("corpus", corpus), ("split", split)):
@@ -57,7 +57,7 @@ def load(corpus: str, split: str, *, data_dir: Path | None = None) -> Split:
 
 
 def load_file(file: Path) -> Split:
-    """All of a local .txt or .jsonl file, plain or packed, as the split `all` of a corpus `text_<stem>`.
+    """Load a local .txt or .jsonl file, plain or compressed, as the split `all` of a corpus `text_<stem>`.
 
     Documents are lines of a .txt file and rows of a .jsonl file, as in a directory of corpora; nothing is detokenised.
 
@@ -72,11 +72,11 @@ def load_file(file: Path) -> Split:
 def available(data_dir: Path | None = None) -> dict[str, list[str]]:
     """Corpora by name: local and hub ones with their splits, embedded ones with none, since only they know theirs."""
     directory = files.data_directory(data_dir)
-    found = local_files.corpora(directory) if directory else {}
+    splits = local_files.corpora(directory) if directory else {}
     for name, known in KNOWN.items():
         if known.hub:
-            found[name] = sorted({*found.get(name, ()), *known.hub.files})
-    return found | {name: [] for name in registry.names(registry.CORPORA)}
+            splits[name] = sorted({*splits.get(name, ()), *known.hub.files})
+    return splits | {name: [] for name in registry.names(registry.CORPORA)}
 
 
 def _unknown(corpus: str, split: str, directory: Path | None) -> UserError:
@@ -91,11 +91,11 @@ def _unknown(corpus: str, split: str, directory: Path | None) -> UserError:
 def _looked_for(corpus: str, split: str, directory: Path | None) -> str:
     if directory is None:
         return f"no local directory is given: put {local_files.names(split)} at DIR/{corpus}/ and set LTM_DATA_DIR=DIR"
-    there = local_files.corpora(directory).get(corpus)
-    found = (
-        f", which has {' and '.join(there)} (another split is never taken for it: name its file so)" if there else ""
+    others = local_files.corpora(directory).get(corpus)
+    hint = (
+        f", which has {' and '.join(others)} (another split is never used instead: rename its file)" if others else ""
     )
-    return f"looked for {local_files.names(split)} in {directory / corpus}{found}"
+    return f"looked for {local_files.names(split)} in {directory / corpus}{hint}"
 
 
 def _from_hub(
@@ -103,7 +103,7 @@ def _from_hub(
 ) -> tuple[list[str], dict[str, Any]]:
     pattern = source.files[split]
     try:
-        found = hub.fetch(source.repository, "dataset", (pattern,), source.revision)
+        snapshot = hub.fetch(source.repository, "dataset", (pattern,), source.revision)
     except hub.HubError as error:
         raise UserError(
             f"{corpus}/{split} is not here: {_looked_for(corpus, split, directory)}; "
@@ -113,7 +113,7 @@ def _from_hub(
     import pyarrow.parquet
 
     documents: list[str] = []
-    for file in found.files:
+    for file in snapshot.files:
         columns = pyarrow.parquet.read_schema(file).names
         if missing := [name for name in known.fields if name not in columns]:
             raise UserError(f"{file}: expected the fields {', '.join(missing)}, found {', '.join(columns)}")
@@ -124,19 +124,19 @@ def _from_hub(
         "kind": "hub",
         "repository": source.repository,
         "revision": source.revision,
-        "commit": found.commit,
+        "commit": snapshot.commit,
         "files": pattern,
         **({"rows": list(part)} if part else {}),
     }
 
 
 SIZES: Mapping[str, int] = {"train": 50_000, "validation": 1_000, "test": 1_000}
-"""Texts of each split of a source as a corpus."""
+"""The number of texts in each split of a known source."""
 
 
 @functools.lru_cache(maxsize=4)
 def split_of(source: KnownSource, split: str) -> Split:
-    """A split of a known source as a corpus: each document a text, unit `sequence`.
+    """Make a split of a known source: each document is a text, with unit `sequence`.
 
     Raises:
         UserError: another split than train, validation and test.

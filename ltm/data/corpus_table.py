@@ -1,4 +1,4 @@
-"""What is known about corpora by name: fields, detokeniser, and where on the hub they are. To add one, add a row.
+"""The table of known corpora: fields, detokeniser, and place on the hub. To add one, add a row.
 
 A row says nothing about revisions: the commit is resolved when a corpus is loaded and recorded with it.
 """
@@ -23,8 +23,8 @@ class HubSource:
         files: for each split, the pattern of its files. A data set that was published without a validation split
             has the files of its test split under both names, since the published tables evaluate on those; a result
             names the files.
-        revision: the branch to resolve; hub data sets made of a script have parquet on their own branch.
-        rows: for splits that are a part of their files, the first row and the one after the last, as in a slice.
+        revision: the branch to resolve; data sets that are a script have their parquet files on a separate branch.
+        rows: for splits that are part of their files, the first row and the one after the last, as in a slice.
     """
 
     repository: str
@@ -39,15 +39,15 @@ def _as_is(row: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownCorpus:
-    """How rows become documents.
+    """The way rows become documents.
 
     Attributes:
         fields: of a JSON or parquet row; joined by a newline when there are several. JSON rows may have `text` instead.
-        as_in_file: gives a row back what the hub stripped from the original file's line, so that a corpus has
-            one fingerprint wherever it comes from; leaves whole lines as they are.
+        as_in_file: restores what the hub stripped from the original file's line, so that a corpus has one fingerprint
+            wherever it comes from; leaves whole lines unchanged.
         unit: what a row is; a line of a .txt file is always a line.
         detokenizer: name in `ltm.data.detokenize`, or None for text that is scored as it stands.
-        hub: None when only local files can give it.
+        hub: None if the corpus is in local files only.
     """
 
     fields: tuple[str, ...] = ("text",)

@@ -1,7 +1,7 @@
 """Detokenisers: the word-split text of older corpora turned back into ordinary English, as published tables do it.
 
 A detokeniser is a table of rules applied in order to one document (one row). The rules lose a little (every number
-of PTB becomes 1), so bytes and words are always counted on the raw text, never on what comes out here.
+of PTB becomes 1), so bytes and words are always counted on the raw text, never on the output.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from ltm.config import digest
 from ltm.errors import did_you_mean
 
 Rule = tuple[str | re.Pattern[str], str]
-"""What to look for, a plain string or a pattern, and what stands in its place."""
+"""A plain string or a pattern to look for, and its replacement."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detokenizer:
-    """Rules under a name. The version is their digest, so that no change of a rule can keep an old fingerprint."""
+    """Rules under a name. The version is their digest, so that a changed rule always changes fingerprints."""
 
     name: str
     rules: tuple[Rule, ...]
@@ -48,7 +48,7 @@ def _close_up(opening: str, closing: str) -> Rule:
 
 
 _END = r"(?=\n?\Z)"
-"""The end of a row, with its line end or without."""
+"""The end of a row, with or without its line end."""
 
 PTB = Detokenizer(
     name="ptb",
@@ -135,7 +135,7 @@ LAMBADA = Detokenizer(
 
 SCIENTIFIC_PAPERS = Detokenizer(name="scientific_papers", rules=(*WIKITEXT.rules, *LM1B.rules))
 
-DETOKENIZERS = {found.name: found for found in (PTB, WIKITEXT, LM1B, LAMBADA, SCIENTIFIC_PAPERS)}
+DETOKENIZERS = {rules.name: rules for rules in (PTB, WIKITEXT, LM1B, LAMBADA, SCIENTIFIC_PAPERS)}
 
 
 def detokenizer(name: str) -> Detokenizer:

@@ -1,4 +1,4 @@
-"""Corpora in local files: `<directory>/<corpus>/<split>.{txt,jsonl}`, plain or packed as .xz, .gz or .zst."""
+"""Corpora in local files: `<directory>/<corpus>/<split>.{txt,jsonl}`, plain or compressed as .xz, .gz or .zst."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _PACKINGS = (".xz", ".gz", ".zst")
 
 
 def find(directory: Path, corpus: str, split: str) -> Path | None:
-    """The one file of a split, or None.
+    """Find the file of a split, or None.
 
     Raises:
-        UserError: two files could be meant.
+        UserError: several files match.
     """
     files = _files(directory / corpus).get(split, [])
     if len(files) > 1:
@@ -36,8 +36,8 @@ def find(directory: Path, corpus: str, split: str) -> Path | None:
 
 def corpora(directory: Path) -> dict[str, list[str]]:
     """Every corpus of a directory with its splits, by name."""
-    found = {path.name: sorted(_files(path)) for path in sorted(directory.iterdir()) if path.is_dir()}
-    return {corpus: splits for corpus, splits in found.items() if splits}
+    folders = {path.name: sorted(_files(path)) for path in sorted(directory.iterdir()) if path.is_dir()}
+    return {corpus: splits for corpus, splits in folders.items() if splits}
 
 
 def names(split: str) -> str:
@@ -46,10 +46,10 @@ def names(split: str) -> str:
 
 
 def stem(file: Path) -> str:
-    """The name of a text file without its endings, other characters than letters, digits, `.`, `_` and `-` as `-`.
+    """The name of a text file without extensions; characters but letters, digits, `.`, `_` and `-` become `-`.
 
     Raises:
-        UserError: there is no such file, or it is not of a kind that `read` knows.
+        UserError: there is no such file, or it is of another kind than `read` knows.
     """
     if not file.is_file():
         raise UserError(f"{file}: {'a directory, not a file' if file.is_dir() else 'no such file'}")
@@ -60,12 +60,12 @@ def stem(file: Path) -> str:
 
 
 def _files(directory: Path) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
+    files: dict[str, list[Path]] = {}
     for path in directory.iterdir() if directory.is_dir() else ():
         split, kind = os.path.splitext(path.name.removesuffix(_packing(path)))
         if split and kind in _KINDS and path.is_file():
-            found.setdefault(split, []).append(path)
-    return found
+            files.setdefault(split, []).append(path)
+    return files
 
 
 def _packing(file: Path) -> str:
@@ -73,9 +73,9 @@ def _packing(file: Path) -> str:
 
 
 def read(file: Path, known: KnownCorpus) -> tuple[list[str], Unit]:
-    """Documents and what they are: lines, each with its line end, of a .txt file; rows of a .jsonl file.
+    """Read documents and their unit: the lines of a .txt file, each with its line end, or the rows of a .jsonl file.
 
-    A row has the fields that are known of its corpus, or else `text`.
+    A row has the fields of its corpus, or else `text`.
 
     Raises:
         UserError: a damaged archive, bytes that are not UTF-8, a row that is not an object with the expected fields.

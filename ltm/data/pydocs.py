@@ -13,9 +13,9 @@ def pydocs(split: str) -> Split:
     """The embedded corpus: the prose of Python's own language reference, as the standard library carries it.
 
     A document is a topic. Every tenth topic in alphabetical order, from the seventh, is for validation: about a
-    tenth of the text, and hardly any of it, unlike that of the other nine choices, recurs in other topics (class, for
-    one, stands whole in compound). What does recur is taken out of train, paragraph by paragraph, so that no
-    paragraph of validation was trained on. The text differs between versions of Python, and so does the fingerprint.
+    tenth of the text, and hardly any of it recurs in other topics, unlike with the other nine choices (`class`, for
+    one, is all in `compound`). What does recur is removed from train, paragraph by paragraph, so that no validation
+    paragraph is trained on. The text differs between versions of Python, and so does the fingerprint.
 
     Raises:
         UserError: a split other than train and validation, or a Python without the topics.
@@ -34,7 +34,7 @@ def pydocs(split: str) -> Split:
         held_out = {" ".join(paragraph.split()) for text in documents for paragraph in _PARAGRAPH.findall(text)}
         kept = [text for rank, text in enumerate(ranked) if rank % 10 != 6]
         documents = [
-            _PARAGRAPH.sub(lambda found: "" if " ".join(found[0].split()) in held_out else found[0], text)
+            _PARAGRAPH.sub(lambda match: "" if " ".join(match[0].split()) in held_out else match[0], text)
             for text in kept
         ]
     version = ".".join(platform.python_version_tuple()[:2])
@@ -48,5 +48,5 @@ def pydocs(split: str) -> Split:
     )
 
 
-# Lines with something on them, and the blank lines that follow.
+# Lines that are not blank, and the blank lines after them.
 _PARAGRAPH = re.compile(r"(?:[^\n]*\S[^\n]*\n?)+(?:[^\S\n]*\n)*")

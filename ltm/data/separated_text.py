@@ -1,4 +1,4 @@
-"""A text that remembers where its documents end, so that EOS can be put between them once it is tokens."""
+"""A text that remembers where its documents end, so that EOS can be put between them when it is tokenised."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ltm.tokenizer import Tokenizer
 
 
 class SeparatedText(str):
-    """The documents one after the other, a plain string to whoever does not look further.
+    """The documents one after the other; a plain string to code that does not look further.
 
     Attributes:
-        documents: what it is made of.
+        documents: the documents, in order.
     """
 
     __slots__ = ("documents",)
@@ -34,14 +34,14 @@ class SeparatedText(str):
 def streams(texts: Sequence[str], tokenizer: Tokenizer) -> list[np.ndarray]:
     """The token ids of each text, int32.
 
-    A plain text is encoded as a whole. The documents of a `SeparatedText` are encoded each by itself, with EOS between
+    A plain text is encoded as a whole. The documents of a `SeparatedText` are encoded one by one, with EOS between
     any two of them, none before the first or after the last, as in training; an empty one keeps its EOS.
     """
-    parts = [text.documents if isinstance(text, SeparatedText) else (text,) for text in texts]
-    encoded = iter(tokenizer.encode_batch([part for own in parts for part in own]))
+    documents_by_text = [text.documents if isinstance(text, SeparatedText) else (text,) for text in texts]
+    encoded = iter(tokenizer.encode_batch([document for documents in documents_by_text for document in documents]))
     eos = np.array([tokenizer.eos_id], np.int32)
-    found = []
-    for own in parts:
-        ids = [piece for _ in own for piece in (eos, next(encoded))][1:]
-        found.append(np.concatenate(ids) if ids else np.empty(0, np.int32))
-    return found
+    joined = []
+    for documents in documents_by_text:
+        ids = [piece for _ in documents for piece in (eos, next(encoded))][1:]
+        joined.append(np.concatenate(ids) if ids else np.empty(0, np.int32))
+    return joined

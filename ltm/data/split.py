@@ -17,12 +17,12 @@ class Split:
 
     Attributes:
         documents: raw text, in order.
-        unit: what a document is; lines carry their line end, and sequences are texts of one length with nothing
+        unit: what a document is; lines keep their line end, and sequences are texts of one length with nothing
             between them.
         bytes, words: of the raw text: UTF-8 bytes, and runs of anything but white space within a document.
-        detokenizer: name of what `texts` applies; None when it changes nothing.
+        detokenizer: name of the detokeniser that `texts` applies; None for none.
         fingerprint: sha256 of content, document boundaries and detokeniser; the same wherever the text came from.
-        source: where that was, ready for JSON; no absolute path.
+        source: where the text came from, ready for JSON, without absolute paths.
     """
 
     corpus: str
@@ -47,7 +47,7 @@ class Split:
         detokenizer: str | None = None,
         edition: str = "",
     ) -> Split:
-        """A split from its documents; `edition` is what else tells this text apart, such as a version.
+        """Make a split from its documents; `edition` is what else identifies the text, such as a version.
 
         Raises:
             UserError: there is no text.

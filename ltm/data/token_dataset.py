@@ -1,4 +1,4 @@
-"""A split as tokens on disk and blocks in an order that depends on seed and index only.
+"""A split as tokens on disk, and as blocks in an order that depends only on seed and index.
 
 Shapes: B sequences of a batch, L tokens of a block.
 """
@@ -40,9 +40,9 @@ class TokenDataset:
 
     Attributes:
         stream: every token in order, unsigned, memory-mapped and read-only.
-        block_length: tokens of a block, L.
+        block_length: tokens per block, L.
         fingerprint: of the stream: text, tokenizer and separators.
-        file: where the stream lies.
+        file: where the stream is.
     """
 
     stream: np.ndarray
@@ -69,16 +69,16 @@ class TokenDataset:
     def build(
         cls, split: Split, tokenizer: Tokenizer, *, block_length: int, eos_between_documents: bool, cache_dir: Path
     ) -> TokenDataset:
-        """Encode the split, or open what was encoded before.
+        """Encode the split, or open its tokens if it was encoded before.
 
         Any number of processes may build the same stream in one `cache_dir` at once.
 
         Args:
-            split: each document is encoded by itself, detokenised.
+            split: its documents are encoded one by one, detokenised.
             tokenizer: gives the ids.
-            block_length: tokens of a block; the file does not depend on it.
+            block_length: tokens per block; the file does not depend on it.
             eos_between_documents: put EOS between any two documents; none before the first or after the last.
-            cache_dir: made where needed; holds `<fingerprint>.tokens` and its description, `.json`.
+            cache_dir: made if needed; holds `<fingerprint>.tokens` and its description, `.json`.
 
         Raises:
             UserError: fewer tokens than one block, a damaged or unwritable cache, ids outside the vocabulary.
@@ -114,9 +114,9 @@ class TokenDataset:
         return dataset
 
     def batch(self, first: int, count: int, *, seed: int) -> tuple[Tensor, list[int]]:
-        """Sequences `first` .. `first` + `count` - 1 of the endless stream of shuffled epochs.
+        """Return sequences `first` .. `first` + `count` - 1 of the endless stream of shuffled epochs.
 
-        Sequence i is block `permutation(seed, i // blocks)[i % blocks]`, whoever asks and whatever was asked before.
+        Sequence i is block `permutation(seed, i // blocks)[i % blocks]`, whatever was asked for before.
 
         Returns:
             tokens_BL: int64, B = `count`.
@@ -132,13 +132,13 @@ class TokenDataset:
 
 @functools.lru_cache(maxsize=4)
 def _permutation(blocks: int, seed: int, epoch: int) -> np.ndarray:
-    # Sorted raw bits of a counter-based generator: unlike shuffle functions, promised to be the same for ever.
+    # Sorted raw bits of a counter-based generator: unlike shuffle functions, guaranteed never to change.
     keys = np.random.Philox(key=seed_of("order of data", seed, epoch)).random_raw(blocks)
     return np.argsort(keys, kind="stable")
 
 
 def _encode(split: Split, tokenizer: Tokenizer, eos_between_documents: bool) -> Iterator[np.ndarray]:
-    """The stream in parts, each of some documents."""
+    """Yield the stream in parts of a few documents each."""
     separator = np.array([tokenizer.eos_id] if eos_between_documents else [], np.int64)
     first = True
     for texts in _groups(_with_progress(split)):
@@ -184,7 +184,7 @@ def _with_progress(split: Split) -> Iterator[str]:
 
 
 def _write(file: Path, parts: Iterable[np.ndarray]) -> dict[str, Any]:
-    """Stream the parts to `file`, which appears whole or not at all; tokens and sha256 of what was written."""
+    """Stream the parts to `file`, which appears whole or not at all; return the number of tokens and the sha256."""
     sha256, tokens = hashlib.sha256(), 0
     temporary = None
     try:
@@ -212,15 +212,15 @@ def _write(file: Path, parts: Iterable[np.ndarray]) -> dict[str, Any]:
 def _open(file: Path, description: Path, dtype: np.dtype) -> np.ndarray:
     try:
         written = json.loads(description.read_text())
-        found = sha256_file(file)
+        actual = sha256_file(file)
         expected, tokens = written["sha256"], written["tokens"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"cannot read the token cache {file}: {error}; remove {description} to build it anew"
         ) from error
-    if found != expected:
+    if actual != expected:
         raise UserError(
-            f"the token cache {file} is damaged: expected sha256 {expected}, found {found}; "
+            f"the token cache {file} is damaged: expected sha256 {expected}, found {actual}; "
             f"remove {description} to build it anew"
         )
     if not tokens:

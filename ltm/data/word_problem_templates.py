@@ -1,8 +1,8 @@
-"""Templates of word problems for `ltm.data.word_problems`; those of train and test have only words in common.
+"""Templates of word problems for `ltm.data.word_problems`; those of train and test share only words.
 
 In a question `{a}` to `{d}` are numbers, `{who}` and `{other}` names, `{thing}` what is counted. In the solution
-`{x = a * b}` is a step: it shows as `4 * 6 = 24` and makes x known. The last step is the answer. A draw of numbers
-for which a step is not a positive whole number is thrown away.
+`{x = a * b}` is a step: it is rendered as `4 * 6 = 24` and defines x. The last step is the answer. A draw of numbers
+for which a step is not a positive whole number is rejected.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
-    """A kind of problem. `ranges` are the least and greatest of numbers, where not from 2 to 20."""
+    """A kind of problem. `ranges` has the least and greatest value of each number that is not from 2 to 20."""
 
     name: str
     question: str

@@ -1,7 +1,7 @@
 """The embedded corpus `arithmetic`: grade-school word problems made from templates, with their steps and answers.
 
-Train and test share no template, so test asks for what was learnt, not for what was remembered. Validation has
-train's templates with other numbers. The same problems everywhere and always: noise is a hash of names and numbers.
+Train and test share no template, so test measures what was learnt, not what was memorised. Validation has train's
+templates with other numbers. The problems are the same everywhere and always: noise is a hash of names and numbers.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from ltm.errors import did_you_mean
 from ltm.rng import seed_of
 
 EDITION = "1"
-"""Part of the fingerprint and of the noise; another one makes other problems."""
+"""Part of the fingerprint and of the noise; a new edition has other problems."""
 SIZES: Mapping[str, int] = {"train": 8000, "validation": 500, "test": 500}
 GREATEST = 5000
-"""No step of a solution is above it."""
+"""The largest value that a step of a solution may have."""
 
 _STEP = re.compile(r"\{(\w) = (\w+) ([-+*/]) (\w+)\}")
 _NUMBERS = re.compile(r"\{([a-d])\}")
 
 
 def arithmetic(split: str) -> Split:
-    """Problems as documents: `Question: ...`, below it `Answer: ...` with a step a line, at last `#### 72`.
+    """Problems as documents: `Question: ...`, below it `Answer: ...` with one step per line, then `#### 72`.
 
-    No question occurs twice, in one split or in two.
+    No question occurs twice, within a split or across splits.
 
     Raises:
         UserError: a split other than train, validation and test.
@@ -43,19 +43,19 @@ def arithmetic(split: str) -> Split:
 
 
 def _problems(split: str, templates: Sequence[Template], taken: set[str]) -> dict[str, str]:
-    """Solutions by question; each template in turn. A question that is there already is drawn again."""
+    """Solutions by question, from each template in turn. A question that exists already is drawn again."""
     problems: dict[str, str] = {}
     draw = 0
     while len(problems) < SIZES[split]:
-        found = write(templates[len(problems) % len(templates)], (split, draw))
+        problem = write(templates[len(problems) % len(templates)], (split, draw))
         draw += 1
-        if found is not None and found[0] not in problems and found[0] not in taken:
-            problems[found[0]] = found[1]
+        if problem is not None and problem[0] not in problems and problem[0] not in taken:
+            problems[problem[0]] = problem[1]
     return problems
 
 
 def write(template: Template, draw: object) -> tuple[str, str] | None:
-    """A problem of that template: question and solution; None where the numbers drawn do not fit it."""
+    """Write a problem by `template`: question and solution; None if the numbers drawn do not fit it."""
 
     def drawn(what: str, choices: int) -> int:
         return seed_of("arithmetic", EDITION, template.name, draw, what) % choices
@@ -77,7 +77,7 @@ def write(template: Template, draw: object) -> tuple[str, str] | None:
 
 
 def solve(solution: str, numbers: Mapping[str, int]) -> str | None:
-    """The solution with its steps worked out and `#### answer` below; None where one is no fitting whole number."""
+    """Work out the steps of a solution and append `#### answer`; None if a result is not from 1 to `GREATEST`."""
     known = dict(numbers)
     last = 0
     for step in _STEP.finditer(solution):

@@ -1,4 +1,4 @@
-"""Pieces of text through a model in batches: what is on disk already is not computed again, nothing odd gets by.
+"""Score rows of tokens in batches, skipping what the cache holds and refusing numbers that are not finite.
 
 Shapes: B rows of a batch, L tokens.
 """
@@ -11,13 +11,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from ltm.api import LanguageModel, LikelihoodEstimate
 from ltm.errors import UserError
 from ltm.evaluation.cache import ResponseCache
-from ltm.evaluation.rows import Row
+from ltm.evaluation.rows import Row, padded
 from ltm.latent.prequential import Prequential
 from ltm.progress import Advance
 from ltm.rng import SequenceRng
@@ -30,24 +29,24 @@ class BatchScorer:
 
     Args:
         draws: Monte Carlo draws of the headline; the model's default when None.
-        batch_size: rows at a time, or None to choose by the length of a block. It halves itself where a GPU's memory
-            does not hold that many; no number depends on it.
+        batch_size: rows per batch, or None to choose by the length of a block. It is halved if a GPU's memory does not
+            hold that many; no number depends on it.
     """
 
     def __init__(self, model: LanguageModel | Prequential, *, draws: int | None, batch_size: int | None):
         self.model = model
         self.draws = draws
         self.device = model.device
-        tokens_at_a_time = 8192 if self.device.type == "cpu" else 65536
-        self.batch_size = batch_size or min(64, max(1, tokens_at_a_time // model.block_length))
+        tokens_per_batch = 8192 if self.device.type == "cpu" else 65536
+        self.batch_size = batch_size or min(64, max(1, tokens_per_batch // model.block_length))
 
     def score(
         self, rows: Sequence[Row], *, seed: int, companions: bool, cache: ResponseCache, advance: Advance
     ) -> list[Any]:
-        """The record of each row, in order: {"seconds": s, "likelihoods": {name: {"nats": ..., ...}}}.
+        """Return the record of each row, in order: {"seconds": s, "likelihoods": {name: {"nats": ..., ...}}}.
 
         Args:
-            seed: of the noise; with each row's index it determines all of it.
+            seed: seed of the noise; together with a row's index it determines all noise of that row.
             companions: compute every likelihood that the model offers, rather than the headline alone.
 
         Raises:
@@ -56,8 +55,8 @@ class BatchScorer:
         for row in rows:
             if row.record in cache:
                 advance(1, 0)
-        # Whether there is context decides which likelihoods a model offers, so the two do not mix; nor do lengths
-        # more than they must.
+        # A model offers other likelihoods with context than without, so the two are never mixed. Rows are sorted by
+        # length to save padding.
         todo = {row.record: row for row in rows if row.record not in cache}
         for given in (False, True):
             waiting = sorted((r for r in todo.values() if (r.context > 0) == given), key=lambda r: -len(r.tokens))
@@ -86,9 +85,7 @@ class BatchScorer:
         started = time.perf_counter()
         lengths_B = torch.tensor([len(row.tokens) for row in batch])
         contexts_B = torch.tensor([row.context for row in batch])
-        tokens_BL = torch.zeros(len(batch), int(lengths_B.max()), dtype=torch.int64)
-        for tokens_L, row in zip(tokens_BL, batch, strict=True):
-            tokens_L[: len(row.tokens)] = torch.from_numpy(row.tokens.astype(np.int64))
+        tokens_BL = padded([row.tokens for row in batch])
         context = contexts_B.to(self.device) if contexts_B.any() else 0
         headline = self.model.headline(context)
         with torch.no_grad():
@@ -104,7 +101,7 @@ class BatchScorer:
         seconds = (time.perf_counter() - started) / len(batch)
         records = []
         for b, row in enumerate(batch):
-            own = {
+            parts_by_name = {
                 name: {
                     **parts,
                     **{part: parts[part][b] for part in ("nats", "tokens")},
@@ -113,8 +110,8 @@ class BatchScorer:
                 }
                 for name, parts in likelihoods.items()
             }
-            _check(own, row, headline)
-            records.append({"seconds": seconds, "headline": headline, "likelihoods": own})
+            _check(parts_by_name, row, headline)
+            records.append({"seconds": seconds, "headline": headline, "likelihoods": parts_by_name})
         return records
 
 
@@ -122,6 +119,7 @@ def _plain(estimate: LikelihoodEstimate) -> dict[str, Any]:
     return {
         "kind": estimate.kind,
         "draws": estimate.draws,
+        "averaged": estimate.averaged,
         "nats": estimate.nats_B.double().tolist(),
         "tokens": estimate.tokens_B.tolist(),
         "mc_var": None if estimate.mc_var_B is None else estimate.mc_var_B.double().tolist(),

@@ -1,7 +1,7 @@
-"""What a model has answered so far, on disk, so that a run that was killed goes on where it stopped.
+"""A model's answers so far, on disk, so that a run that was killed resumes where it stopped.
 
-One file a set of circumstances: whatever can change a number is part of the file's name. Records are lines of JSON,
-each with a digest of itself, appended a batch at a time and flushed to disk.
+There is one file per set of circumstances: whatever can change a number is part of its name. Records are lines of JSON,
+each with a digest of itself, appended batch by batch and flushed to disk.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class ResponseCache:
         return len(self._records)
 
     def add(self, records: Mapping[str, Any]) -> None:
-        """Append records, on disk when this returns. Values are plain data without NaN or Inf.
+        """Append records; they are on disk when this returns. Values are plain data without NaN or Inf.
 
         Raises:
-            UserError: they cannot be written, for want of room or permission.
+            UserError: they cannot be written, for lack of room or permission.
         """
         data = "".join(_line(name, value) for name, value in records.items())
         try:
@@ -66,12 +66,12 @@ def cache_path(directory: Path, circumstances: Mapping[str, Any]) -> Path:
 
 @contextmanager
 def open_cache(directory: Path, circumstances: Mapping[str, Any], *, work: str) -> Iterator[ResponseCache]:
-    """The cache for these circumstances, ours alone until the block ends; `work` names it to others who want it.
+    """Open the cache for these circumstances, locked until the block ends; `work` names it in the error for others.
 
     A line cut short by a kill is dropped; a line that is damaged otherwise is dropped with a warning.
 
     Raises:
-        UserError: somebody else is at it, or the directory cannot be written.
+        UserError: another process has it open, or the directory cannot be written.
     """
     path = cache_path(directory, circumstances)
     try:
@@ -84,15 +84,15 @@ def open_cache(directory: Path, circumstances: Mapping[str, Any], *, work: str) 
         if notice:
             log.warning("%s", notice)
         if not path.exists():
-            # The first record says, to people, what the file holds.
+            # The first record tells readers of the file what it holds.
             write_atomically(path, _line("circumstances", dict(circumstances)).encode())
         yield ResponseCache(path, _read(path))
 
 
 def code_digest(model: type) -> str:
-    """sha256 over the sources of this package and of the model's: what older code answered is not reused.
+    """The SHA-256 of the sources of this package and of the model's, so that answers of older code are not reused.
 
-    A model's package is the topmost one that its module, or a base's, lies in; a module by itself stands alone.
+    A model's package is the topmost one of its class and of each base class; a module outside any package counts alone.
     """
     tops = {cls.__module__.partition(".")[0] for cls in model.__mro__ if issubclass(cls, LanguageModel)}
     sources: dict[str, Path] = {}

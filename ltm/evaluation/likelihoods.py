@@ -1,6 +1,6 @@
-"""A log-likelihood that goes through lm-eval as the float it is and keeps what it is made of.
+"""A log-likelihood that passes through lm-eval as a float and keeps its components.
 
-Shapes: N blocks (a text chopped up, or the one piece of a continuation).
+Shapes: N blocks (those of a text, or one for a continuation).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockLikelihoods:
-    """One likelihood of every block of a text; the fields are those of `ltm.api.LikelihoodEstimate`, in NumPy."""
+    """One likelihood for every block of a text; the fields are those of `ltm.api.LikelihoodEstimate`, in NumPy."""
 
     kind: Kind
     draws: int
@@ -29,21 +29,22 @@ class BlockLikelihoods:
     tokens_N: Ints
     mc_var_N: Floats | None = None
     terms: Mapping[str, Floats] = field(default_factory=dict)
+    averaged: bool = False
 
     @property
     def nats(self) -> float:
-        """Their sum, rounded once, so that no order or batch size shows in it."""
+        """The total, rounded once, so that it does not depend on order or batch size."""
         return math.fsum(self.nats_N)
 
 
 class LikelihoodFloat(float):
-    """Total nats of the headline likelihood, a float to whoever does not look further.
+    """Total nats of the headline likelihood, a float to code that does not look further.
 
     Attributes:
-        headline: its name, such as `exact` or `elbo`.
+        headline: the name of that likelihood, such as `exact` or `elbo`.
         likelihoods: every likelihood that was computed, by name, the headline among them.
         stream_tokens: tokens of the whole text; more than were scored when the number of blocks was limited.
-        seconds: time that scoring took, over all runs that had a part in it.
+        seconds: scoring time, over all runs that contributed.
 
     Arithmetic gives plain floats. Pickling, copying and gathering keep everything.
     """
@@ -80,17 +81,17 @@ class LikelihoodFloat(float):
 
     @property
     def draws(self) -> int:
-        """Monte Carlo draws a block; 0 when exact."""
+        """Monte Carlo draws per block; 0 when exact."""
         return self.blocks.draws
 
     @property
     def tokens(self) -> int:
-        """How many tokens were scored."""
+        """The number of tokens scored."""
         return int(self.blocks.tokens_N.sum())
 
     @property
     def complete(self) -> bool:
-        """Whether the whole text was scored."""
+        """True if the whole text was scored."""
         return self.tokens == self.stream_tokens
 
     @property
@@ -109,10 +110,10 @@ def _restore(cls: Any, likelihoods: Any, headline: str, stream_tokens: int, seco
 
 
 def gather(records: Sequence[Any], *, stream_tokens: int, headline: str) -> LikelihoodFloat:
-    """The records of one text or continuation as a float; `headline` names it where there is no record at all."""
+    """Combine the records of one text or continuation; `headline` is the name to use if there are no records."""
     headline = records[0]["headline"] if records else headline
     likelihoods = {}
-    # One order, whether a record comes from the model or from disk: the headline, then by name.
+    # The same order whether a record comes from the model or from disk: the headline, then by name.
     names = records[0]["likelihoods"] if records else [headline]
     for name in sorted(names, key=lambda name: (name != headline, name)):
         parts = [record["likelihoods"][name] for record in records]
@@ -127,6 +128,7 @@ def gather(records: Sequence[Any], *, stream_tokens: int, headline: str) -> Like
                 term: np.array([p["terms"][term] for p in parts], np.float64)
                 for term in sorted(parts[0]["terms"] if parts else ())
             },
+            averaged=any(part["averaged"] for part in parts),
         )
     return LikelihoodFloat(
         likelihoods, headline=headline, stream_tokens=stream_tokens, seconds=math.fsum(r["seconds"] for r in records)

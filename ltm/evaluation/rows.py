@@ -7,19 +7,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ltm.api import Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One sequence for the model.
+    """One sequence to score.
 
     Attributes:
         record: its name in the response cache.
         tokens: int32 ids, no more than a block.
         context: how many leading ones are given and not scored.
-        index: which stream of noise it gets.
+        index: index of its stream of noise.
     """
 
     record: str
@@ -35,8 +38,8 @@ class Prompt:
     Attributes:
         record: its name in the response cache.
         tokens: ids of the prompt; with `new_tokens` no more than a block.
-        index: which stream of noise it gets.
-        latents: which stream its latents get, where that is another: z held fixed while tokens are drawn anew.
+        index: index of its stream of noise.
+        latents: index for its latents if they have another one, so that z is held fixed as tokens are drawn anew.
     """
 
     record: str
@@ -47,15 +50,20 @@ class Prompt:
     latents: int | None = None
 
 
+def padded(rows: Sequence[np.ndarray]) -> Tensor:
+    """Stack rows of ids into one int64 batch (B, L), each filled up with zeros on the right."""
+    return pad_sequence([torch.from_numpy(ids.astype(np.int64)) for ids in rows], batch_first=True)
+
+
 def digest_of(*texts: str) -> str:
-    """What texts go by in the names of records."""
+    """A digest of texts, for the names of records."""
     return hashlib.sha256(repr(texts).encode(errors="surrogatepass")).hexdigest()[:24]
 
 
 def blocks(ids: np.ndarray, size: int, *, record: str, document: int, limit: int | None = None) -> list[Row]:
-    """Rows of `size` tokens, the last one shorter, each to be scored given BOS alone; only the first `limit`.
+    """Cut ids into rows of `size` tokens, the last one shorter, each scored given BOS alone; keep the first `limit`.
 
-    Block i of document d has noise of index d * 2**32 + i.
+    Block i of document d has noise index d * 2**32 + i.
     """
     starts = range(0, len(ids), size)[:limit]
     return [
@@ -65,9 +73,9 @@ def blocks(ids: np.ndarray, size: int, *, record: str, document: int, limit: int
 
 
 def joined(encode: Callable[[str], np.ndarray], context: str, text: str) -> tuple[np.ndarray, int]:
-    """The ids of both texts, one after the other, and how many are the context's.
+    """Encode context and text together; return the ids, and how many of them are the context's.
 
-    Where a token would span the seam they are encoded apart, so that exactly the text after it can be scored.
+    If a token would span the boundary, the two are encoded separately, so that exactly the text can be scored.
     """
     given, whole = encode(context), encode(context + text)
     if not np.array_equal(whole[: len(given)], given):
@@ -76,10 +84,10 @@ def joined(encode: Callable[[str], np.ndarray], context: str, text: str) -> tupl
 
 
 def continuation(whole: np.ndarray, given: int, size: int, *, record: str, document: int) -> list[Row]:
-    """What comes after the first `given` ids as one row, its context cut on the left where both are too long.
+    """Make one row of what follows the first `given` ids, with its context cut on the left if both are too long.
 
     More than `size` new ids are scored in blocks, without context; none give no row. All continuations of a document
-    have the same noise, so that they differ by what they say alone.
+    have the same noise, so that only their text makes their scores differ.
     """
     new = len(whole) - given
     if new > size:
@@ -89,7 +97,7 @@ def continuation(whole: np.ndarray, given: int, size: int, *, record: str, docum
 
 
 def greedy(row: Row) -> Prompt:
-    """What asks whether decoding gives just this row. A family need not decode the same start of longer texts."""
+    """The greedy prompt for exactly as many tokens as a row scores: a family may begin longer answers differently."""
     return Prompt(
         record=f"greedy {row.record}",
         tokens=row.tokens[: row.context].tolist(),

@@ -1,4 +1,4 @@
-"""A model's answers to rows and prompts, task by task: from disk where they were given before, computed where not."""
+"""Run one model on rows and prompts, task by task; answers come from disk if they were computed before."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from ltm.rng import SequenceRng, SplitNoise, seed_of
 
 
 class Runner:
-    """What one model says under one seed, number of draws and dtype.
+    """One model under one seed, number of draws and dtype, with its answers cached.
 
     Args:
         loaded: the model, in `dtype` and on its device.
-        batch_size: rows at a time; None to choose. No number depends on it, beyond the rounding of floats.
-        chunk: read whole texts in chunks of so many tokens; see `ltm.latent.prequential`.
+        batch_size: rows per batch; None to choose. No number depends on it, beyond the rounding of floats.
+        chunk: read whole texts in chunks of this many tokens; see `ltm.latent.prequential`.
     """
 
     def __init__(
@@ -47,27 +47,27 @@ class Runner:
         self.scorer = BatchScorer(reader, draws=draws, batch_size=batch_size)
 
     def noise(self, task: str, indices: Sequence[int]) -> SequenceRng:
-        """The noise of some sequences of a task; it depends on seed, task and index alone."""
+        """The noise of some sequences of a task; it depends only on seed, task and index."""
         return SequenceRng(seed_of(self.seed, task), indices)
 
     def score(self, task: str, rows: Sequence[Row], *, companions: bool) -> list[Any]:
-        """The record of each row, in order; see `BatchScorer.score`."""
+        """Return the record of each row, in order; see `BatchScorer.score`."""
         with self._at_work(task, len(rows)) as (cache, advance):
             seed = seed_of(self.seed, task)
             return self.scorer.score(rows, seed=seed, companions=companions, cache=cache, advance=advance)
 
     def generate(self, task: str, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """New tokens for each prompt, in order."""
+        """Return new tokens for each prompt, in order."""
         return [record["tokens"] for record in self.generations(task, prompts)]
 
     def generations(self, task: str, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
-        """The record of each prompt, in order: {"tokens": new ones, "network_evaluations": n, "seconds": s}."""
+        """Return the record of each prompt, in order: {"tokens": new ones, "network_evaluations": n, "seconds": s}."""
         with self._at_work(task, len(prompts)) as (cache, advance):
             todo = {prompt.record: prompt for prompt in prompts if prompt.record not in cache}
             advance(len(prompts) - len(todo), 0)
             for batch in self._batches(todo.values()):
                 started = time.perf_counter()
-                found = self.loaded.model.generate(
+                generated = self.loaded.model.generate(
                     [prompt.tokens for prompt in batch],
                     max_new_tokens=batch[0].new_tokens,
                     sampling=batch[0].sampling,
@@ -78,18 +78,18 @@ class Runner:
                     ),
                 )
                 seconds = (time.perf_counter() - started) / len(batch)
-                made = zip(batch, found.tokens, found.network_evaluations, strict=True)
+                answers = zip(batch, generated.tokens, generated.network_evaluations, strict=True)
                 cache.add(
                     {
                         prompt.record: {"tokens": new, "network_evaluations": evaluations, "seconds": seconds}
-                        for prompt, new, evaluations in made
+                        for prompt, new, evaluations in answers
                     }
                 )
-                advance(len(batch), sum(map(len, found.tokens)))
+                advance(len(batch), sum(map(len, generated.tokens)))
             return [cache[prompt.record] for prompt in prompts]
 
     def _batches(self, prompts: Iterable[Prompt]) -> Iterator[list[Prompt]]:
-        # One call has one length and one way of sampling. Prompts of one length run together, so they go together.
+        # A call has one answer length and one way of sampling; prompts of equal length are decoded together.
         alike = defaultdict(list)
         for prompt in prompts:
             alike[prompt.new_tokens, prompt.sampling].append(prompt)
@@ -109,11 +109,11 @@ class Runner:
 
     @property
     def cache_directory(self) -> Path:
-        """Where answers are kept."""
+        """The directory of cached answers."""
         return home() / "cache"
 
     def circumstances(self, task: str) -> dict[str, Any]:
-        """All that can change an answer, besides the request itself: what the cache is kept under."""
+        """Everything that can change an answer, besides the request itself: the key of the cache."""
         return {
             "version": version("latent-thought-bench"),
             "code": code_digest(type(self.loaded.model)),

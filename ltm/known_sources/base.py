@@ -1,7 +1,7 @@
-"""Sources of text whose log-likelihood is known exactly: what the claims of a model can be held against.
+"""Sources of text whose log-likelihood is known exactly, so that a model's claims can be checked against it.
 
-A source is a frozen dataclass of settings. It is a corpus too: `topics:length=64` names the one with that setting.
-Shapes: N texts, L symbols of a text, R rows of a table of K outcomes. Natural logarithms; all in float64.
+A source is a frozen dataclass of settings. It is also a corpus: `topics:length=64` names the one with that setting.
+Shapes: N texts, L symbols per text, R rows of a table of K outcomes. Natural logarithms; all in float64.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from ltm.errors import UserError, did_you_mean
 from ltm.rng import seed_of
 
 SYMBOLS = string.ascii_letters + string.digits + string.punctuation
-"""All printable ASCII characters but the space: a byte each, and hence a token each of the tokenizer `bytes`."""
+"""All printable ASCII characters except the space: each is one byte, hence one token of the tokenizer `bytes`."""
 GREATEST_LENGTH = 4096
-"""Symbols of a text, so that all of a split fits in memory."""
+"""The most symbols per text, so that a whole split fits in memory."""
 EDITION = "1"
-"""Of all the sources here; another one means other texts or another likelihood under the same settings."""
+"""The version of all sources here; a new one has other texts or likelihoods under the same settings."""
 
 _ENTROPY_TEXTS = 20_000
 _CHUNK = 256
@@ -36,7 +36,7 @@ _CHUNK = 256
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Entropy:
-    """The entropy of a source in nats a text. `stderr` is 0 where it is computed, not estimated."""
+    """The entropy of a source in nats per text. `stderr` is 0 if it is computed, not estimated."""
 
     nats_per_text: float
     stderr: float = 0.0
@@ -54,31 +54,31 @@ class KnownSource(ABC):
     @property
     @abstractmethod
     def alphabet(self) -> str:
-        """The symbols in order of their indices: printable ASCII characters, a byte each."""
+        """The symbols in order of their indices: printable ASCII characters, one byte each."""
 
     @property
     @abstractmethod
     def numbers(self) -> int:
-        """How many uniform numbers a text is made of."""
+        """The number of uniform numbers that determine a text."""
 
     @abstractmethod
     def draw(self, uniforms: Tensor) -> Tensor:
-        """Texts, int64 (N, L), from uniform numbers in [0, 1), float64 (N, `numbers`)."""
+        """Make texts, int64 (N, L), from uniform numbers in [0, 1), float64 (N, `numbers`)."""
 
     @abstractmethod
     def log_mass(self, symbols_NL: Tensor) -> Tensor:
-        """As `log_likelihood`, of texts that have symbols of the alphabet only."""
+        """As `log_likelihood`, for texts that consist of symbols of the alphabet."""
 
     def sample(self, count: int, *, seed: int, purpose: str = "sample") -> Tensor:
-        """`count` independent texts as symbol indices, int64 (count, L); text i depends on (seed, purpose, i) only.
+        """Draw `count` independent texts, int64 symbols (count, L); text i depends only on (seed, purpose, i).
 
         The splits of the corpus are the purposes `train`, `validation` and `test` of seed 0.
         """
         return torch.cat([self.draw(uniforms) for uniforms in self.uniforms(count, seed=seed, purpose=purpose)])
 
     def uniforms(self, count: int, *, seed: int, purpose: str, rows: int = _CHUNK) -> Iterator[Tensor]:
-        """What `sample` draws `count` texts from, float64 (N, `numbers`), at most `rows` texts at a time."""
-        # Raw bits of a counter-based generator: promised to be the same for ever, and quick in any number.
+        """Yield the numbers that determine `count` texts, float64 (N, `numbers`), at most `rows` texts at a time."""
+        # Raw bits of a counter-based generator: guaranteed never to change, and fast in any number.
         bits = np.random.Philox(key=seed_of("known source", seed, purpose))
         for first in range(0, count, rows):
             size = (min(rows, count - first), self.numbers)
@@ -91,19 +91,19 @@ class KnownSource(ABC):
         """
         if symbols_NL.ndim != 2 or symbols_NL.shape[1] != self.length:
             raise ValueError(f"a text of {self.spec} has {self.length} symbols, found shape {tuple(symbols_NL.shape)}")
-        found = torch.full((len(symbols_NL),), -math.inf, dtype=torch.float64)
+        log_p_N = torch.full((len(symbols_NL),), -math.inf, dtype=torch.float64)
         inside = ((symbols_NL >= 0) & (symbols_NL < len(self.alphabet))).all(1).nonzero().flatten()
         for rows in inside.split(_CHUNK) if len(inside) else ():
-            found[rows] = self.log_mass(symbols_NL[rows])
-        return found
+            log_p_N[rows] = self.log_mass(symbols_NL[rows])
+        return log_p_N
 
     def entropy(self) -> Entropy:
-        """The entropy of a text; here by enumeration of all texts, or else the mean over 20,000 of its own."""
+        """The entropy of a text: by enumeration of all texts if they are few, else the mean over 20,000 draws."""
         return _entropy(self)
 
     @property
     def enumerable(self) -> bool:
-        """Whether all texts over the alphabet are few enough, at most 65,536, to sum over them."""
+        """True if the texts over the alphabet are few enough to sum over: at most 65,536."""
         return len(self.alphabet) ** self.length <= 1 << 16
 
     def every_text(self) -> Tensor:
@@ -111,15 +111,15 @@ class KnownSource(ABC):
         return torch.cartesian_prod(*[torch.arange(len(self.alphabet))] * self.length).view(-1, self.length)
 
     def texts(self, symbols_NL: Tensor) -> list[str]:
-        """The texts that symbol indices spell."""
+        """Convert symbol indices to texts."""
         codes = np.frombuffer(self.alphabet.encode(), np.uint8)[symbols_NL.numpy()]
         return [row.tobytes().decode() for row in codes]
 
     def symbols(self, texts: Sequence[str]) -> Tensor:
-        """Symbol indices of texts, int64 (N, L); -1 for a character that is not in the alphabet.
+        """Convert texts to symbol indices, int64 (N, L); -1 for a character that is not in the alphabet.
 
         Raises:
-            UserError: a text is longer or shorter than this source's.
+            UserError: a text is longer or shorter than those of this source.
         """
         for text in texts:
             if len(text) != self.length:
@@ -138,14 +138,14 @@ class KnownSource(ABC):
 
 
 def from_settings(text: str) -> KnownSource:
-    """The source of a name such as `topics` or, with settings, `topics:length=64,words=32`.
+    """Make the source of a name such as `topics` or, with settings, `topics:length=64,words=32`.
 
     Raises:
         UserError: unknown source or setting, or a value that the source refuses.
     """
     name, _, settings = text.partition(":")
-    found: Any = registry.corpus_factory(name) if name in registry.names(registry.CORPORA) else None
-    if not is_known_source(found):
+    factory: Any = registry.corpus_factory(name) if name in registry.names(registry.CORPORA) else None
+    if not is_known_source(factory):
         known = [name for name in registry.names(registry.CORPORA) if is_known_source(registry.corpus_factory(name))]
         raise did_you_mean("source", name, known)
     values = {}
@@ -154,19 +154,19 @@ def from_settings(text: str) -> KnownSource:
         if not equals:
             raise UserError(f"{text}: expected field=value after the colon, as in {name}:length=64, found {setting!r}")
         values[field] = _number(value)
-    return from_dict(found, values, where=name)
+    return from_dict(factory, values, where=name)
 
 
 def is_known_source(corpus: Any) -> bool:
-    """Whether what an entry point of `ltm.corpora` offers is a known source and not a loader of fixed text."""
+    """True if an entry point of `ltm.corpora` offers a known source and not a loader of fixed text."""
     return isinstance(corpus, type) and issubclass(corpus, KnownSource)
 
 
 def recorded(source: Mapping[str, Any]) -> KnownSource | None:
-    """The source of a split, from the `source` that the split and every checkpoint trained on it carry; None if none.
+    """The known source behind the `source` of a split or of a checkpoint trained on it; None if there is none.
 
     Raises:
-        UserError: it was made by another edition, whose likelihood this one does not know.
+        UserError: it is of another edition, whose likelihood is not known here.
     """
     if source.get("kind") != "known_source":
         return None
@@ -196,5 +196,5 @@ def _entropy(source: KnownSource) -> Entropy:
 
 
 def mean_nats(nats_N: Tensor) -> Entropy:
-    """The estimate of an entropy from -log of the probability of texts drawn from the source itself."""
+    """Estimate an entropy from -log p of texts drawn from the source itself."""
     return Entropy(nats_per_text=float(nats_N.mean()), stderr=float(nats_N.std()) / math.sqrt(len(nats_N)))

@@ -1,7 +1,8 @@
 """The known source `copy`: the second half of a text repeats the first, with noise.
 
-The first half is a stationary Markov chain of symbols; each symbol of the second half is that of half a text before,
-or with probability `noise` another one, all others alike. A window shorter than half a text sees nothing of the copy.
+The first half is a stationary Markov chain of symbols; each symbol of the second half is the one half a text before
+or, with probability `noise`, one of the others, all equally likely. A window shorter than half a text sees
+nothing of the copy.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ class Copy(KnownSource):
     """Settings of `copy`.
 
     Attributes:
-        length: symbols of a text, an even number.
+        length: symbols per text, an even number.
         characters: how many symbols there are.
         noise: probability that a symbol of the second half is not the copied one.
-        chain_scale: of the logits of the next symbol in the first half; 0 makes them independent and uniform.
-        seed: of these logits, which are normal.
+        chain_scale: scale of the logits of the next symbol in the first half; 0 makes symbols independent and uniform.
+        seed: seed of these logits, which are normal.
     """
 
     name: ClassVar[str] = "copy"
@@ -47,21 +48,21 @@ class Copy(KnownSource):
 
     @property
     def alphabet(self) -> str:
-        """The first `characters` of all symbols."""
+        """The first `characters` of `SYMBOLS`."""
         return SYMBOLS[: self.characters]
 
     @property
     def numbers(self) -> int:
-        """One a symbol."""
+        """One per symbol."""
         return self.length
 
     @property
     def copying(self) -> Noise:
-        """What the copy goes through."""
+        """The noise on the copy."""
         return Noise(symbols=self.characters, rate=self.noise)
 
     def draw(self, uniforms: Tensor) -> Tensor:
-        """The first half one symbol after another, then its noisy copy."""
+        """Draw the first half symbol by symbol, then its noisy copy."""
         half = self.length // 2
         start, chain = map(ladder, transitions(self))
         last = torch.zeros(len(uniforms), dtype=torch.int64)
@@ -73,7 +74,7 @@ class Copy(KnownSource):
         return torch.cat([first, self.copying.apply(first, uniforms[:, half:])], 1)
 
     def log_mass(self, symbols_NL: Tensor) -> Tensor:
-        """That of the chain, and of the noise given the first half."""
+        """The log-mass of the chain plus that of the noise given the first half."""
         (start,), chain = transitions(self)
         first, second = symbols_NL.chunk(2, 1)
         steps = chain[first[:, :-1], first[:, 1:]].log().sum(1)
@@ -88,9 +89,9 @@ class Copy(KnownSource):
         return Entropy(nats_per_text=nats)
 
     def uncopied_entropy(self) -> Entropy:
-        """At least the nats a text of any model that never sees the copied symbol, for its window is too short.
+        """A lower bound on the nats per text of any model whose window is too short to see the copied symbol.
 
-        Such a model predicts the noisy half from the half itself; here it is given the clean symbol before, too.
+        Such a model predicts the noisy half from that half alone; here it is also given the clean symbol before.
         """
         (start,), chain = transitions(self)
         noise = self.copying.rate

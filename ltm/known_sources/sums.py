@@ -24,9 +24,9 @@ class Arith(KnownSource):
     """Settings of `arith`.
 
     Attributes:
-        length: symbols of a text; a sum takes 3 `digits` + 4 of them.
-        digits: of each of the two operands.
-        noise: probability that a digit of a result is another than the right one.
+        length: symbols per text; a sum takes 3 `digits` + 4 of them.
+        digits: digits of each of the two operands.
+        noise: probability that a digit of a result is wrong.
     """
 
     name: ClassVar[str] = "arith"
@@ -49,33 +49,33 @@ class Arith(KnownSource):
 
     @property
     def sum_length(self) -> int:
-        """Symbols of a sum with its `;`."""
+        """Symbols per sum, with its `;`."""
         return 3 * self.digits + 4
 
     @property
     def sums(self) -> int:
-        """Whole sums of a text."""
+        """Whole sums per text."""
         return self.length // self.sum_length
 
     @property
     def numbers(self) -> int:
-        """One for each digit."""
+        """One per digit."""
         return self.sums * (3 * self.digits + 1)
 
     @property
     def mistaking(self) -> Noise:
-        """What results go through."""
+        """The noise on results."""
         return Noise(symbols=10, rate=self.noise)
 
     def draw(self, uniforms: Tensor) -> Tensor:
-        """Operands, then results; all sums of all texts at once."""
+        """Draw operands, then results; all sums of all texts at once."""
         drawn = uniforms.view(-1, 3 * self.digits + 1)
         operands = (drawn[:, : 2 * self.digits] * 10).long()
         results = self.mistaking.apply(self._added(operands), drawn[:, 2 * self.digits :])
         return self._written(operands, results, len(uniforms))
 
     def log_mass(self, symbols_NL: Tensor) -> Tensor:
-        """-inf where a sign is not in its place or, without noise, a result is wrong."""
+        """-inf if a sign is out of place or, without noise, a result is wrong."""
         sums = symbols_NL[:, : self.sums * self.sum_length].reshape(-1, self.sum_length)
         d = self.digits
         operands, results = torch.cat([sums[:, :d], sums[:, d + 1 : 2 * d + 1]], 1), sums[:, 2 * d + 2 : -1]
@@ -86,18 +86,18 @@ class Arith(KnownSource):
         return torch.where(in_place & are_digits, log_r, -math.inf)
 
     def entropy(self) -> Entropy:
-        """In closed form: two operands of uniform digits a sum, and the noise of its result."""
+        """In closed form: two operands of uniform digits per sum, and the noise of its result."""
         nats = 2 * self.digits * math.log(10) + (self.digits + 1) * self.mistaking.entropy
         return Entropy(nats_per_text=self.sums * nats)
 
     def _added(self, operands: Tensor) -> Tensor:
-        """The digits of the sums of operands given as digits side by side."""
+        """Add operands, given as digits side by side; return the digits of the sums."""
         places = 10 ** torch.arange(self.digits, -1, -1)
         first, second = (operands.unflatten(1, (2, self.digits)) * places[1:]).sum(2).T
         return (first + second)[:, None] // places % 10
 
     def _written(self, operands: Tensor, results: Tensor, texts: int) -> Tensor:
-        """Texts of sums, with their signs and what fills up their end."""
+        """Assemble texts from sums, with signs and padding at the end."""
         sign = operands.new_ones(len(operands), 1)
         first, second = operands.chunk(2, 1)
         sums = torch.cat([first, _PLUS * sign, second, _EQUALS * sign, results, _END * sign], 1).view(texts, -1)

@@ -1,7 +1,7 @@
 """The known source `topics`: a hidden topic for each text, a Markov chain of word classes, and words of the class.
 
 A text's topic z is uniform. Given z, classes follow a stationary Markov chain, and each word is drawn given class and
-topic. All of the text tells about z and a few words tell little, so what attends to a short window loses most of it.
+topic. The whole text reveals z and a few words reveal little of it, so a model with a short window loses most of it.
 
 Shapes: N texts, L words, Z topics, C classes, W words of the vocabulary.
 """
@@ -26,11 +26,12 @@ class Topics(KnownSource):
     """Settings of `topics`.
 
     Attributes:
-        length, words, topics, classes: of a text, of the vocabulary, and how many of each.
-        class_scale: of the logits of words that a class has in all topics; 0 makes classes alike.
-        topic_scale: of the logits that are added for a class in a topic; 0 makes topics alike.
-        chain_scale: of the logits of the next class, for each topic its own; 0 makes classes independent draws.
-        seed: of all these logits, which are normal.
+        length: words per text.
+        words, topics, classes: number of each.
+        class_scale: scale of the logits of words that a class has in all topics; 0 makes classes alike.
+        topic_scale: scale of the logits that are added for a class in a topic; 0 makes topics alike.
+        chain_scale: scale of the logits of the next class, which each topic has its own; 0 makes classes independent.
+        seed: seed of all these logits, which are normal.
     """
 
     name: ClassVar[str] = "topics"
@@ -55,12 +56,12 @@ class Topics(KnownSource):
 
     @property
     def alphabet(self) -> str:
-        """A character a word."""
+        """One character per word."""
         return SYMBOLS[: self.words]
 
     @property
     def numbers(self) -> int:
-        """The topic's, and for each position the class's and the word's."""
+        """One for the topic, and for each position one for the class and one for the word."""
         return 1 + 2 * self.length
 
     def topic_of(self, uniforms: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ class Topics(KnownSource):
         return (uniforms[:, 0] * self.topics).long()
 
     def draw(self, uniforms: Tensor) -> Tensor:
-        """Topic, then classes one after another, then all words."""
+        """Draw the topic, then classes one after another, then all words."""
         _, _, _, ladders = parameters(self)
         topic_N = self.topic_of(uniforms)
         class_N = choose(ladders[0], self.classes, topic_N, uniforms[:, 1])
@@ -83,7 +84,7 @@ class Topics(KnownSource):
         return _forward(self, symbols_NL.expand(self.topics, -1, -1))
 
     def log_mass(self, symbols_NL: Tensor) -> Tensor:
-        """The mean over topics."""
+        """The log of the mean over topics."""
         return self.log_prefixes(symbols_NL)[:, :, -1].logsumexp(0) - math.log(self.topics)
 
     def entropy(self) -> Entropy:
@@ -93,13 +94,13 @@ class Topics(KnownSource):
         return _entropy(self)
 
     def entropy_given_topic(self) -> Entropy:
-        """H(x | z), nats a text: what a model that is told the topic could reach; over as many texts of each topic."""
+        """H(x | z), nats per text: what a model that knows the topic could reach; over equally many texts per topic."""
         return _entropy_given_topic(self)
 
     def windowed_entropy(self, context: int) -> Entropy:
-        """The least nats a text for a model that sees the `context` symbols before each, 1 or more; over 50,000 texts.
+        """The least nats per text of a model that sees `context` symbols before each, 1 or more; over 50,000 texts.
 
-        The chain is stationary, so a window has the law of a text's beginning, wherever it lies.
+        The chain is stationary, so a window is distributed as the beginning of a text, wherever it is.
         """
         if context < 1:
             raise ValueError(f"context must be at least 1, found {context}")
@@ -131,11 +132,11 @@ def parameters(source: Topics) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, ..
 
 
 def _forward(source: Topics, symbols_ZNL: Tensor) -> Tensor:
-    """log r(x_1 .. x_t | z), (Z, N, L), of the texts given for each topic: the forward recursion over classes."""
+    """log r(x_1 .. x_t | z), (Z, N, L), of the texts given for each topic, by the forward recursion over classes."""
     words_ZCW, chain_ZCC, first_ZC, _ = parameters(source)
     backwards_ZCC = chain_ZCC.transpose(1, 2).contiguous()
     class_ZCN = first_ZC[:, :, None].expand(-1, -1, symbols_ZNL.shape[1])
-    found = []
+    log_steps = []
     for step in range(symbols_ZNL.shape[2]):
         if step:
             class_ZCN = backwards_ZCC @ class_ZCN
@@ -143,8 +144,8 @@ def _forward(source: Topics, symbols_ZNL: Tensor) -> Tensor:
         joint_ZCN = class_ZCN * words_ZCW.gather(2, word_ZCN)
         total_ZN = joint_ZCN.sum(1)
         class_ZCN = joint_ZCN / total_ZN[:, None]
-        found.append(total_ZN.log())
-    return torch.stack(found, -1).cumsum(-1)
+        log_steps.append(total_ZN.log())
+    return torch.stack(log_steps, -1).cumsum(-1)
 
 
 @functools.lru_cache(maxsize=16)
@@ -163,7 +164,7 @@ def _entropy(source: Topics) -> Entropy:
 
 @functools.lru_cache(maxsize=16)
 def _entropy_given_topic(source: Topics) -> Entropy:
-    """Its error is that within topics alone, since every topic has as many texts."""
+    """Its error comes from within topics only, since all topics have equally many texts."""
     each = max(2, 1024 // source.topics)
     topic_N = torch.arange(source.topics, dtype=torch.float64).repeat_interleave(each)
     nats = []

@@ -1,7 +1,7 @@
-"""What every model with latent vectors z and this decoder shares: p(z) p(x|z), p(x|z) a Transformer that reads z.
+"""The base of models with latent vectors z: p(z) p(x|z), where p(x|z) is a Transformer that reads z.
 
-How z is inferred from a text is a subclass's matter. Shapes: B texts, L tokens, Y layers, G latent vectors a layer
-(N_z = Y G), D width, K draws.
+A subclass infers z from a text. Shapes: B texts, L tokens, Y layers, G latent vectors per layer (N_z = Y G),
+D width, K draws.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class LatentConfig:
     """A decoder and its latents.
 
     Attributes:
-        latents: N_z, latent vectors in all; layer l reads its own N_z / layers of them.
+        latents: N_z, the number of latent vectors; layer l reads its own N_z / layers of them.
         latent_positions: RoPE positions of latent keys: `spread` evenly over max_length, or `published`:
             multiples of floor(max_length / N_z) from 0, the same few for every layer.
         kl_warmup: share of training over which the weight of the KL in fitting q rises linearly to 1.
-        kl_weight_start: where it rises from.
-        free_bits: nats a latent vector, in training, below which the KL is not pushed further down.
+        kl_weight_start: the weight at the start of training.
+        free_bits: nats per latent vector below which training does not push the KL further down.
     """
 
     vocab_size: int = 0
@@ -73,14 +73,14 @@ class LatentConfig:
 
 
 class Prepared(NamedTuple):
-    """What of a pass does not depend on z: the first layer's self-attention and cross-attention queries."""
+    """The part of a pass that does not depend on z: the first layer's self-attention and cross-attention queries."""
 
     x_BLD: Tensor
     first_queries: Tensor
     rotations_LC: Tensor
 
     def part(self, start: int, end: int) -> Prepared:
-        """Of positions `start` .. `end` - 1 alone."""
+        """The part for positions `start` .. `end` - 1."""
         return Prepared(self.x_BLD[:, start:end], self.first_queries[:, :, start:end], self.rotations_LC[start:end])
 
 
@@ -108,7 +108,7 @@ class LatentModel(LanguageModel):
 
     @classmethod
     def twin_config(cls, config: Any, *, vocab_size: int, block_length: int, width: int = 64, layers: int = 2) -> Any:
-        """See `LanguageModel.twin_config`; as many latents a layer."""
+        """See `LanguageModel.twin_config`; with as many latents per layer."""
         return dataclasses.replace(
             config,
             vocab_size=vocab_size,
@@ -134,25 +134,25 @@ class LatentModel(LanguageModel):
         """q(z|x), x being the tokens that `weights_BL` does not zero; noise from the streams named `purpose`.
 
         Args:
-            start: a q to go on from, of models that fit.
+            start: a q to continue from, for models that fit one.
         """
 
     @abstractmethod
     def inference_cost(self, length: int, draws: int) -> tuple[float, int]:
-        """FLOPs of `latents_after` for one text from `length` tokens of it, and how many z's come of it."""
+        """FLOPs of `latents_after` for one text after `length` tokens, and the number of z's that it returns."""
 
     def latents_after(
         self, tokens_BL: Tensor, rng: SequenceRng, *, weights_BL: Tensor, draws: int, before: Any = None
     ) -> tuple[Iterator[Tensor], Any]:
-        """What the tokens so far say of z, for predicting what follows them.
+        """Infer z from the tokens so far, to predict what follows them.
 
         Args:
-            weights_BL: zero where a token is to have no part in it.
-            before: the second value returned for fewer of the same tokens, to go on from.
+            weights_BL: zero for tokens to ignore.
+            before: the second value returned for fewer of the same tokens, to continue from.
 
         Returns:
-            `draws` z's (B, Y, G, D), independent given the tokens, from the prior where there are none; or one alone
-            that stands for all, where they would be alike. And what the next call may go on from.
+            `draws` z's (B, Y, G, D), independent given the tokens, from the prior if there are none; or a single one
+            if all would be the same. And what the next call may continue from.
         """
         if tokens_BL.shape[1]:
             q = before = self.infer(tokens_BL, rng, weights_BL=weights_BL, start=before)
@@ -182,7 +182,7 @@ class LatentModel(LanguageModel):
         return [b.latent_keys_values(z_BYGD[:, y], rotations_GC, stack.dtype) for y, b in enumerate(stack.blocks)]
 
     def prepare(self, stack: Transformer, tokens_BL: Tensor) -> Prepared:
-        """Everything of a pass over `tokens_BL` that does not depend on z, computed once for all steps and draws."""
+        """Compute the part of a pass over `tokens_BL` that does not depend on z, once for all steps and draws."""
         x = stack.embed(stack.with_bos(tokens_BL))
         rotations_LC = stack.rotations(torch.arange(tokens_BL.shape[1], device=tokens_BL.device))
         x, _ = stack.blocks[0].self_attend(x, rotations_LC, stack.dtype)
@@ -201,7 +201,7 @@ class LatentModel(LanguageModel):
         return stack.norm(x)
 
     def scoring_batch(self, tokens_BL: Tensor, context: int | Tensor, lengths: Tensor | None, rng: Rng) -> ScoringBatch:
-        """The batch of a `log_likelihoods`, with what does not depend on z computed once for all draws."""
+        """Prepare a batch for `log_likelihoods`; what does not depend on z is computed once for all draws."""
         tokens_BL, given_BL, scored_BL = prepare_batch(tokens_BL, context, lengths, self.vocab_size)
         prepared, head = self.prepare(self.decoder, tokens_BL), self.decoder.head()
 
@@ -221,15 +221,17 @@ class LatentModel(LanguageModel):
         if not whole:
             q = self.infer(tokens_BL, rng, weights_BL=given_BL)
             return {"predictive_bound": bounds.predictive_bound(log_likelihood, q, tokens_B, draws=8 * draws, rng=rng)}
-        found: dict[str, LikelihoodEstimate] = {}
+        estimates: dict[str, LikelihoodEstimate] = {}
         if only not in (None, "elbo", "importance_bound"):
-            return found
+            return estimates
         q = self.infer(tokens_BL, rng, weights_BL=scored_BL)
         if only in (None, "elbo"):
-            found["elbo"] = bounds.elbo(log_likelihood, q, tokens_B, draws=draws, rng=rng)
+            estimates["elbo"] = bounds.elbo(log_likelihood, q, tokens_B, draws=draws, rng=rng)
         if only in (None, "importance_bound"):
-            found["importance_bound"] = bounds.importance_bound(log_likelihood, q, tokens_B, draws=8 * draws, rng=rng)
-        return found
+            estimates["importance_bound"] = bounds.importance_bound(
+                log_likelihood, q, tokens_B, draws=8 * draws, rng=rng
+            )
+        return estimates
 
     @torch.no_grad()
     def log_likelihoods(
@@ -247,10 +249,10 @@ class LatentModel(LanguageModel):
         return self.gaussian_bounds(batch, whole=whole, draws=DRAWS if draws is None else draws, only=only)
 
     def draw_latents(self, tokens_BL: Tensor, rng: SequenceRng, times: int) -> Tensor:
-        """z to generate under, (B, Y, G, D): from the prior without tokens, from q(z|x) with some.
+        """Draw z to generate under, (B, Y, G, D): from the prior without tokens, from q(z|x) with some.
 
         Args:
-            times: how often z was drawn before for these texts; names the noise.
+            times: number of earlier draws for these texts; it names the noise.
         """
         noise = rng.stream(f"z {times}").normal(*self.latent_shape).to(self.decoder.embedding)
         return self.infer(tokens_BL, rng, purpose=f"fit {times}").at(noise) if tokens_BL.shape[1] else noise
@@ -258,7 +260,7 @@ class LatentModel(LanguageModel):
     def generate(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling, rng: Rng
     ) -> Generations:
-        """Ancestral: z from the prior without a prompt, inferred from the prompt with one; then token by token."""
+        """Draw z from the prior, or infer it from the prompt if there is one; then draw token by token."""
 
         def infer(tokens_BL: Tensor, rows: SequenceRng, times: int) -> list[KeysValues]:
             return self.latent_keys_values(self.decoder, self.draw_latents(tokens_BL, rows, times))

@@ -1,4 +1,4 @@
-"""What log p(x) is bounded by, given a fitted q: valid bounds on fresh noise, and the estimate that is not one.
+"""Bounds on log p(x) given a fitted q: valid ones on fresh noise, and the reused-noise estimate, which is not a bound.
 
 Everything here takes a function from z to log p(x|z), so it serves any latent-variable model. Shapes: B texts, K draws.
 """
@@ -20,7 +20,7 @@ LogLikelihood = Callable[[Tensor], Tensor]
 
 
 def _draw(value: Callable[[Tensor], Tensor], q: Posterior, draws: int, rng: SequenceRng, purpose: str) -> Tensor:
-    """`value` at `draws` noises that no fit has seen, (K, B)."""
+    """Evaluate `value` at `draws` noises that no fit has seen, (K, B)."""
     if draws < 1:
         raise ValueError(f"draws must be at least 1, found {draws}")
     stream, shape = rng.stream(purpose), q.mean.shape[1:]
@@ -33,8 +33,8 @@ def elbo(
 ) -> LikelihoodEstimate:
     """E_q[log p(x|z)] - KL(q || p): Monte Carlo reconstruction on fresh noise, closed-form KL. A lower bound.
 
-    On average, and so `averaged`: with p(x|z) = exp(a z), a normal prior and the exact posterior the exponential of one
-    draw is exp(a^2 / 2) times p(x) in expectation.
+    It holds on average, hence `averaged`: with p(x|z) = exp(a z), a normal prior and the exact posterior, the
+    exponential of one draw is exp(a^2 / 2) times p(x) in expectation.
     """
     values_KB = _draw(lambda noise: log_likelihood(q.at(noise)), q, draws, rng, "elbo")
     reconstruction_B, kl_B = values_KB.mean(0), q.kl().flatten(1).sum(1)
@@ -74,7 +74,7 @@ def predictive_bound(
 def reused_noise_estimate(log_likelihood: LogLikelihood, q: Posterior, tokens_B: Tensor) -> LikelihoodEstimate:
     """log p(x | z*) - KL(q || p) at the very noise that q was fitted to. Not a bound: it can exceed log p(x).
 
-    With the noise fixed the reconstruction is evaluated at one point that the fit has placed, while the KL is that
+    With the noise fixed the reconstruction is evaluated at one point that the fit has chosen, while the KL is that
     of the whole q (docs/protocol.md).
 
     Raises:

@@ -1,7 +1,7 @@
 """Langevin chains from the prior towards p(z|x), without Metropolis correction, and the weights that make them exact.
 
 Along the chain the target goes from p(z) to p(z) p(x|z)^b with b = 1/T, 2/T, ... 1. A step of size h is the Langevin
-equation dz = (-z + b g(z)) dt / 2 + dW, g the gradient of log p(x|z), held still for a time h while the prior's part is
+equation dz = (-z + b g(z)) dt / 2 + dW, g the gradient of log p(x|z), held fixed for a time h while the prior's part is
 solved exactly, so that without a likelihood the chain keeps N(0, I) whatever h and however many dimensions:
 
     F(z'|z) = N(a z + (1 - a) b g(z), (1 - a^2) I),   a = exp(-h / 2).
@@ -11,12 +11,12 @@ Annealed importance sampling (Neal, 1998) in the extended space of whole paths, 
     w = p(x, z_T) prod_t F_t(z_{t-1} | z_t) / (p(z_0) prod_t F_t(z_t | z_{t-1})),   E[w] = p(x)
 
 for any kernels, step sizes and gradients, however wrong, since the numerator integrates to p(x) over z_0 .. z_{T-1} and
-then z_T, and the denominator is the law of the path. One gradient a point of the path serves both directions. The
+then z_T, and the denominator is the law of the path. One gradient per point of the path serves both directions. The
 kernels' quadratic terms telescope against p(z_T) / p(z_0); what each step leaves is
 
     log = b / (1 + a) [(z - a z') . g' - (z' - a z) . g] - b^2 (1 - a) / (2 (1 + a)) (|g'|^2 - |g|^2).
 
-Shapes: B texts, Y layers, G latent vectors a layer, D width, K chains.
+Shapes: B texts, Y layers, G latent vectors per layer, D width, K chains.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from ltm.latent.posterior import LikelihoodGradient
 from ltm.rng import Stream
 
 CHAINS = 4
-"""Default chains a text of the AIS bound; the predictive bound takes as many."""
+"""Default chains per text, for the AIS bound and the predictive bound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LangevinConfig:
-    """How z is sampled.
+    """Settings of Langevin chains.
 
     Attributes:
         steps: T, points of the chain after the first; each costs a gradient of the likelihood.
@@ -76,16 +76,16 @@ def chains(
     weigh: bool = True,
     starts: Sequence[Tensor] | None = None,
 ) -> Chains:
-    """`count` independent chains of each text, one after the other.
+    """Run `count` independent chains for each text, one after the other.
 
     Args:
         gradient: of -log p(x|z); see `LikelihoodGradient`.
-        weigh: whether to form the weight, which costs a gradient at the last point too; else the ratio is 0.
-        starts: one z (B, Y, G, D) a chain to go on from, instead of from the prior: every step is then towards
+        weigh: compute the weight, which takes a gradient at the last point too; otherwise the log ratio is 0.
+        starts: one z (B, Y, G, D) per chain to continue from, instead of the prior: the target of every step is then
             p(z) p(x|z) itself, and there is no weight.
 
     Raises:
-        ValueError: fewer than one chain; `starts` with weights, or not one a chain.
+        ValueError: fewer than one chain; `starts` with weights, or not one per chain.
     """
     if count < 1:
         raise ValueError(f"draws must be at least 1, found {count}")

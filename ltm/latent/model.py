@@ -1,7 +1,7 @@
-"""The Latent Thought Model (arXiv 2502.01567): z is inferred for each text anew, by gradient steps on that text.
+"""The Latent Thought Model (arXiv 2502.01567): z is inferred anew for each text, by gradient steps on it.
 
 By default q(z|x) is fitted (fast learning); `inference=langevin` samples z by a Langevin chain instead. Shapes: B
-texts, L tokens, Y layers, G latent vectors a layer (N_z = Y G), D width, V vocabulary.
+texts, L tokens, Y layers, G latent vectors per layer (N_z = Y G), D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class LTMConfig(LatentConfig):
     """A Latent Thought Model.
 
     Attributes:
-        inference: `variational` fits a Gaussian q(z|x), by `posterior`; `langevin` runs a chain, by `langevin`, and
-            uses neither `posterior` nor `kl_warmup`, `kl_weight_start` and `free_bits`, since it has no KL.
+        inference: `variational` fits a Gaussian q(z|x), as `posterior` says; `langevin` runs a chain, as `langevin`
+            says, and uses neither `posterior` nor `kl_warmup`, `kl_weight_start` and `free_bits`, since it has no KL.
     """
 
     inference: Literal["variational", "langevin"] = "variational"
@@ -85,7 +85,7 @@ class LatentThoughtModel(LatentModel):
         return LTMConfig(vocab_size=vocab_size, decoder=decoder, latents=4, posterior=PosteriorConfig(steps=8))
 
     def headline(self, context: int | Tensor = 0) -> str:
-        """For whole texts the fresh-noise ELBO or, of Langevin chains, the AIS bound; else the predictive bound."""
+        """For whole texts the fresh-noise ELBO, or the AIS bound with chains; for others the predictive bound."""
         name = LatentModel.headline(self, context)
         return "ais_bound" if name == "elbo" and self.config.inference == "langevin" else name
 
@@ -186,7 +186,7 @@ class LatentThoughtModel(LatentModel):
     def latents_after(
         self, tokens_BL: Tensor, rng: SequenceRng, *, weights_BL: Tensor, draws: int, before: Any = None
     ) -> tuple[Iterator[Tensor], Any]:
-        """See `LatentModel.latents_after`; chains go on from where they ended."""
+        """See `LatentModel.latents_after`; chains continue from where they ended."""
         if self.config.inference == "variational" or not tokens_BL.shape[1]:
             return LatentModel.latents_after(self, tokens_BL, rng, weights_BL=weights_BL, draws=draws, before=before)
         ends = [z for z, _ in self.chains(tokens_BL, weights_BL, rng, count=draws, starts=before)]
@@ -235,7 +235,7 @@ class LatentThoughtModel(LatentModel):
     ) -> dict[str, LikelihoodEstimate]:
         """Whole texts: `elbo`, `importance_bound`, `reused_noise_estimate`; continuations: `predictive_bound`.
 
-        `reused_noise_estimate` fits q anew with noise drawn once, as the published code scores. By Langevin chains,
+        `reused_noise_estimate` fits q anew with noise drawn once, as the published code scores. With Langevin chains,
         whole texts have `ais_bound` and `langevin_estimate` instead.
         """
         batch, whole = (
@@ -244,19 +244,19 @@ class LatentThoughtModel(LatentModel):
         )
         if self.config.inference == "langevin":
             return self.chain_bounds(batch, whole=whole, draws=langevin.CHAINS if draws is None else draws, only=only)
-        found = self.gaussian_bounds(batch, whole=whole, draws=DRAWS if draws is None else draws, only=only)
+        estimates = self.gaussian_bounds(batch, whole=whole, draws=DRAWS if draws is None else draws, only=only)
         if whole and only in (None, "reused_noise_estimate") and self.config.posterior.steps:
             reused = self.config.posterior.with_reused_noise()
             q = self.infer(
                 batch.tokens_BL, batch.rng, weights_BL=batch.scored_BL, config=reused, purpose="reused_noise_fit"
             )
-            found["reused_noise_estimate"] = bounds.reused_noise_estimate(batch.log_likelihood, q, batch.tokens_B)
-        return found
+            estimates["reused_noise_estimate"] = bounds.reused_noise_estimate(batch.log_likelihood, q, batch.tokens_B)
+        return estimates
 
     def chain_bounds(
         self, batch: ScoringBatch, *, whole: bool, draws: int, only: str | None
     ) -> dict[str, LikelihoodEstimate]:
-        """What `draws` Langevin chains say of whole texts, or of continuations given chains on their contexts."""
+        """Likelihoods by `draws` Langevin chains: of whole texts, or of continuations with chains on their contexts."""
         seen_BL, weigh = batch.scored_BL if whole else batch.given_BL, whole and only != "langevin_estimate"
         ends = self.chains(batch.tokens_BL, seen_BL, batch.rng, count=draws, weigh=weigh)
         values_KB, log_ratios_KB = (
@@ -264,21 +264,21 @@ class LatentThoughtModel(LatentModel):
         )
         if not whole:
             return {"predictive_bound": bounds.log_mean_exp(values_KB, batch.tokens_B)}
-        found = {
+        estimates = {
             "ais_bound": bounds.log_mean_exp(values_KB + log_ratios_KB, batch.tokens_B),
             "langevin_estimate": langevin.langevin_estimate(values_KB, batch.tokens_B),
         }
-        return {name: estimate for name, estimate in found.items() if only in (None, name)}
+        return {name: estimate for name, estimate in estimates.items() if only in (None, name)}
 
     def draw_latents(self, tokens_BL: Tensor, rng: SequenceRng, times: int) -> Tensor:
-        """z to generate under; see `LatentModel.draw_latents`. From the end of a chain where chains infer z."""
+        """See `LatentModel.draw_latents`; with Langevin inference, z is the end of a chain."""
         if self.config.inference == "langevin" and tokens_BL.shape[1]:
             ((z, _),) = self.chains(tokens_BL, None, rng, purpose=f"chain {times}")
             return z
         return LatentModel.draw_latents(self, tokens_BL, rng, times)
 
     def inference_cost(self, length: int, draws: int) -> tuple[float, int]:
-        """See `LatentModel.inference_cost`: T gradients, of one q or of every chain."""
+        """See `LatentModel.inference_cost`: T gradients, for one q or for every chain."""
         if not length:
             return 0.0, draws
         stack = StackFlops.of(self.config.decoder, self.vocab_size - 1, length, self.latent_shape[1])

@@ -1,7 +1,7 @@
 """q(z|x) = N(mu, sigma^2), fitted to each text by gradient steps on its ELBO: fast learning.
 
 Algorithm 1 of Latent Thought Models (arXiv 2502.01567). Shapes: B sequences, L tokens, Y layers, G latent vectors
-a layer, D width.
+per layer, D width.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from ltm.rng import SequenceRng
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PosteriorConfig:
-    """How q is fitted: by default Algorithm 1 from the prior; each departure of the published code is a field.
+    """Settings for fitting q: by default Algorithm 1 from the prior; each departure of the published code is a field.
 
     Attributes:
-        steps: T_fast, gradient steps a text.
+        steps: T_fast, gradient steps per text.
         lr: step size of Adam on mu and log sigma^2.
         noise: `fresh` draws a new epsilon every step (Algorithm 1). `reused` draws one and keeps it.
         lr_schedule: `constant`, or `cosine`: lr (0.1 + 0.45 (1 + cos(pi s / schedule_steps))), lr/10 beyond. Adam's
-            steps have the size of lr however small the gradient, so without decay a fit ends in noise of that size,
+            steps are of size lr however small the gradient, so without decay a fit ends in noise of that size,
             which the KL pays for.
         schedule_steps: length of the cosine; longer fits than this stay at lr/10. None means `steps`.
-        init_mean_std: mu starts at this times fresh normal noise; 0 is the prior's mean.
+        init_mean_std: mu starts as this times fresh normal noise; 0 is the prior's mean.
         init_log_variance: log sigma^2 starts here; 0 is the prior's.
         init_log_variance_std: plus this times fresh normal noise.
-        weight_decay: decoupled decay of mu and log sigma^2 a step, times lr.
+        weight_decay: decoupled decay of mu and log sigma^2 per step, times lr.
         leak_gradients: in training, the decoder also receives the gradients of every fast step, summed over
             tokens, where the slow step averages over them.
         matmul: dtype of matrix products in the fit; any q gives a valid bound, so this changes tightness only. `auto`
@@ -122,7 +122,7 @@ class Posterior:
 
 
 LikelihoodGradient = Callable[[Tensor], Tensor]
-"""Maps z (B, Y, G, D) to the gradient of -log p(x|z) in z, summed over tokens, each text by itself."""
+"""Maps z (B, Y, G, D) to the gradient of -log p(x|z) in z, summed over tokens, for each text separately."""
 
 
 def fit(
@@ -146,8 +146,8 @@ def fit(
         gradient: of the reconstruction term; see `LikelihoodGradient`.
         shape: (Y, G, D) of one text's latents.
         kl_weight: multiplies the KL (warm-up during training; 1 when scoring).
-        free_bits: nats a latent vector below which its KL is not pushed further down.
-        start: where q starts instead of as `config` says.
+        free_bits: nats per latent vector below which its KL is not pushed further down.
+        start: the q to start from, instead of what `config` says.
     """
     stream = rng.stream(purpose)
     draw = functools.partial(stream.normal, *shape, dtype=dtype, device=device)

@@ -1,11 +1,11 @@
-"""Texts read in chunks: what a latent model predicts of each from the tokens before it, with no KL to pay.
+"""Texts read in chunks, each predicted by a latent model from the tokens before it, with no KL to pay.
 
-A text is cut into chunks of c tokens. Before each chunk z is inferred from the tokens so far alone, going on from what
-was inferred before the last one (the prior, before the first), and the chunk is scored under K draws of that z:
+A text is cut into chunks of c tokens. Before each chunk z is inferred from only the tokens so far, starting from what
+was inferred for the chunk before (the prior, for the first), and the chunk is scored under K draws of that z:
 
     log p(x) >= E[sum_i log (1/K) sum_k p(chunk_i | chunks before, z_ik)],   z_ik ~ q_i(z | chunks before).
 
-With the noise held still, every factor is a distribution over chunks, whatever the q_i, so the total is the log of a
+With the noise held fixed, every factor is a distribution over chunks, whatever the q_i, so the total is the log of a
 distribution over texts: its exponentials sum to exactly 1. The p of the left-hand side is the mean of those
 distributions over the noise. That is what the model predicts when it thinks before every chunk, and only for exact
 q_i and many draws its marginal likelihood.
@@ -29,16 +29,16 @@ from ltm.nn.transformer import TransformerConfig
 from ltm.rng import SequenceRng, seed_of
 
 DRAWS = 16
-"""Default draws a chunk."""
+"""Default draws per chunk."""
 
 NAME = "prequential_bound"
 
 
 class Prequential:
-    """A latent model as a reader in chunks: whole texts have the `prequential_bound`, continuations what they had.
+    """A latent model that reads in chunks: whole texts get the `prequential_bound`, continuations what they had.
 
     Args:
-        chunk: c, tokens that z is not inferred anew for.
+        chunk: c, the number of tokens between inferences of z.
 
     Raises:
         UserError: a chunk of no tokens, or longer than a block, or a model without latents.
@@ -46,19 +46,19 @@ class Prequential:
 
     def __init__(self, model: LanguageModel, chunk: int):
         if not isinstance(model, LatentModel):
-            raise UserError(f"a prequential bound is of a model with latents; {type(model).__name__} has none")
+            raise UserError(f"a prequential bound needs a model with latents; {type(model).__name__} has none")
         if not 1 <= chunk <= model.block_length:
             raise UserError(f"prequential: expected chunks of 1 to {model.block_length} tokens, found {chunk}")
         self.model, self.chunk = model, chunk
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.model.device
 
     @property
     def block_length(self) -> int:
-        """The most tokens of a text."""
+        """The most tokens per text."""
         return self.model.block_length
 
     def headline(self, context: int | Tensor = 0) -> str:
@@ -76,7 +76,7 @@ class Prequential:
         rng: Rng,
         only: str | None = None,
     ) -> dict[str, LikelihoodEstimate]:
-        """As `LanguageModel.log_likelihoods`; `draws` are those of a chunk."""
+        """As `LanguageModel.log_likelihoods`; `draws` is per chunk."""
         if self.headline(context) != NAME:
             return self.model.log_likelihoods(
                 tokens_BL, context=context, lengths=lengths, draws=draws, rng=rng, only=only
@@ -85,7 +85,7 @@ class Prequential:
         return {NAME: prequential_bound(self.model, tokens_BL, chunk=self.chunk, draws=draws, lengths=lengths, rng=rng)}
 
     def score_flops_per_token(self, length: int, draws: int) -> float:
-        """What this code executes for a token of texts of `length` tokens."""
+        """FLOPs per token that this code executes for texts of `length` tokens."""
         model, config = self.model, self.model.config.decoder
         outputs, latents = model.vocab_size - 1, model.latent_shape[1]
         total = length * StackFlops.of(config, outputs, length, latents).first_attention
@@ -107,7 +107,7 @@ def prequential_bound(
     lengths: Tensor | None = None,
     rng: Rng,
 ) -> LikelihoodEstimate:
-    """The bound of whole texts; see the module. A chunk's noise has its number among its seeds.
+    """The bound for whole texts; see the module. The noise of a chunk depends on the chunk's number.
 
     Args:
         chunk: c, at least 1.
@@ -118,7 +118,7 @@ def prequential_bound(
         raise ValueError(f"chunk and draws must be at least 1, found {chunk} and {draws}")
     tokens_BL, _, scored_BL = prepare_batch(tokens_BL, 0, lengths, model.vocab_size)
     rng = SequenceRng.of(rng, len(tokens_BL))
-    # What z cannot change, once for all chunks and draws.
+    # What does not depend on z, once for all chunks and draws.
     stack, prepared = model.decoder, model.prepare(model.decoder, tokens_BL)
     head = stack.head()
     nats_B = torch.zeros(len(tokens_BL), dtype=torch.float64, device=tokens_BL.device)
@@ -126,9 +126,9 @@ def prequential_bound(
     before = None
     for number, start in enumerate(range(0, tokens_BL.shape[1], chunk)):
         end = min(start + chunk, tokens_BL.shape[1])
-        own = chunk_noise(rng, number)
+        noise = chunk_noise(rng, number)
         zs, before = model.latents_after(
-            tokens_BL[:, :start], own, weights_BL=scored_BL[:, :start], draws=draws, before=before
+            tokens_BL[:, :start], noise, weights_BL=scored_BL[:, :start], draws=draws, before=before
         )
         first = first_position(model.config.decoder, start)
         visible, targets_N, scored_BC = (
@@ -141,10 +141,10 @@ def prequential_bound(
             h_ND = model.hidden(stack, visible, z_BYGD)[:, start - first :].flatten(0, 1)
             nats_BC = token_nats(h_ND, head, targets_N).view(scored_BC.shape).double()
             values.append(nats_BC.masked_fill(~scored_BC, 0.0).sum(1))
-        found = bounds.log_mean_exp(torch.stack(values), scored_BC.sum(1))
-        nats_B += found.nats_B
-        if found.mc_var_B is not None:  # None where one z stands for all: no spread
-            variance_B += found.mc_var_B
+        estimate = bounds.log_mean_exp(torch.stack(values), scored_BC.sum(1))
+        nats_B += estimate.nats_B
+        if estimate.mc_var_B is not None:  # None if one z stands for all: no spread
+            variance_B += estimate.mc_var_B
     return LikelihoodEstimate(
         nats_B=nats_B,
         tokens_B=scored_BL.sum(1),
@@ -160,7 +160,7 @@ def chunk_noise(rng: SequenceRng, number: int) -> SequenceRng:
 
 
 def first_position(config: TransformerConfig, start: int) -> int:
-    """The first position whose hidden states, after the first self-attention, those from `start` on depend on.
+    """The first position whose state after the first self-attention affects hidden states from `start` on.
 
     Every later layer looks one window back; what the first one gathers is in `Prepared`.
     """

@@ -6,6 +6,7 @@ Shapes: N tokens, D width, V vocabulary. Products run in the dtype of the head, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ class _WeightedNll(torch.autograd.Function):
     """The weighted sum of NLLs; the forward pass forms both gradients, with three products and none repeated."""
 
     @staticmethod
-    def forward(ctx, h_ND, head_VD, targets_N, weights_N):
+    def forward(ctx: Any, h_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weights_N: Tensor) -> Tensor:
         wide = _wide(head_VD.dtype)
         total = h_ND.new_zeros((), dtype=torch.float64)
         gradient_h = torch.empty_like(h_ND)
@@ -76,7 +77,7 @@ class _WeightedNll(torch.autograd.Function):
         return total.to(wide)
 
     @staticmethod
-    def backward(ctx, upstream):
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None, None]:
         gradient_h, gradient_head = ctx.saved_tensors
         return gradient_h * upstream, (gradient_head * upstream).to(ctx.head_dtype), None, None
 

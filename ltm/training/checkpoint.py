@@ -1,4 +1,4 @@
-"""Checkpoints: a directory that is either whole and verified or not there, found by name, path or hub id.
+"""The format of checkpoints: a directory that is either whole and verified or absent.
 
 A run's directory holds `step-00000400/` folders, newest last, `-final` when complete, and its `log.jsonl`. A step
 folder holds `model.json`, `tokenizer.json`, `weights.safetensors` (what is scored: the moving average where there is
@@ -36,7 +36,7 @@ STATE = "state.safetensors"
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """sha256 over names, shapes, dtypes and bytes of the tensors, in the order of their names."""
+    """The SHA-256 of names, shapes, dtypes and bytes of the tensors, in the order of their names."""
     import torch
 
     state = hashlib.sha256()
@@ -131,7 +131,7 @@ def _clear(directory: Path) -> None:
 
 
 def drop(directory: Path, *, keep: int = 0) -> None:
-    """Delete all but the newest `keep` step folders; each disappears at one instant, never half."""
+    """Delete all but the newest `keep` step folders; each disappears at once, never by halves."""
     _clear(directory)
     for old in steps(directory)[: -keep or None]:
         hidden = old.with_name(f".{old.name}")
@@ -145,7 +145,7 @@ def steps(directory: Path) -> list[Path]:
 
 
 def step_folder(directory: Path) -> Path:
-    """The step folder that `directory` is, or the newest one inside it.
+    """Return `directory` if it is a step folder, or the newest one inside it.
 
     Raises:
         UserError: there is none.
@@ -154,14 +154,14 @@ def step_folder(directory: Path) -> Path:
         raise UserError(f"there is no directory {directory}: expected a run of ltm-train or one of its step folders")
     if STEP.fullmatch(directory.name) or (directory / MANIFEST).is_file():
         return directory
-    found = steps(directory)
-    if not found:
+    folders = steps(directory)
+    if not folders:
         raise UserError(f"{directory} holds no checkpoint: expected step-*/{MANIFEST} as ltm-train writes them")
-    return found[-1]
+    return folders[-1]
 
 
 def read_info(directory: Path) -> tuple[Path, dict[str, Any]]:
-    """The step folder and its `model.json`, with every file of the manifest verified.
+    """Return the step folder and its `model.json`, after verifying every file of the manifest.
 
     Raises:
         UserError: a file is missing or altered, or the schema is unknown.
@@ -171,9 +171,9 @@ def read_info(directory: Path) -> tuple[Path, dict[str, Any]]:
         path = folder / name
         if not path.is_file():
             raise _damaged(folder, f"{name} is missing")
-        if (found := sha256_file(path)) != expected:
+        if (actual := sha256_file(path)) != expected:
             raise _damaged(
-                folder, f"{name} is altered or cut short: sha256 {found[:12]}, {MANIFEST} expects {expected[:12]}"
+                folder, f"{name} is altered or cut short: sha256 {actual[:12]}, {MANIFEST} expects {expected[:12]}"
             )
     info = json.loads((folder / "model.json").read_text())
     if info.get("schema") != SCHEMA:
@@ -206,8 +206,8 @@ def load(directory: Path, *, device: str = "cpu", settings: Iterable[str] = ()) 
 
     Args:
         directory: a run's directory or one step folder.
-        settings: `field=value` overrides of what does not change the weights, such as posterior.steps=32. What the
-            machine that trained it chose for itself, such as posterior.matmul, this one chooses anew.
+        settings: `field=value` overrides that do not change the weights, such as posterior.steps=32. What the machine
+            that trained the model chose for itself, such as posterior.matmul, is chosen anew here.
     """
     from ltm.api import LoadedModel
     from ltm.tokenizer import Tokenizer
@@ -215,7 +215,7 @@ def load(directory: Path, *, device: str = "cpu", settings: Iterable[str] = ()) 
     folder, info = read_info(Path(directory))
     cls = model_family(info["family"])
     trained: Any = from_dict(cls.config_class, info["config"], where=f"{folder}/model.json")
-    # The second is how digests were made before machines could choose.
+    # The second form dates from before machines could choose.
     if info["config_digest"] not in (config_digest(trained), digest(to_dict(trained))):
         raise UserError(
             f"checkpoint {folder}: the config in model.json has digest {config_digest(trained)[:12]}, recorded is "
@@ -229,12 +229,12 @@ def load(directory: Path, *, device: str = "cpu", settings: Iterable[str] = ()) 
     weights = load_weights(folder)
     model.allocate({k: tuple(v.shape) for k, v in weights.items()})
     expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
-    found = {k: tuple(v.shape) for k, v in weights.items()}
-    if expected != found:
-        odd = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
+    actual = {k: tuple(v.shape) for k, v in weights.items()}
+    if expected != actual:
+        odd = sorted(k for k in expected.keys() | actual.keys() if expected.get(k) != actual.get(k))
         raise UserError(
             f"checkpoint {folder} does not fit its config: {odd[0]} expected {expected.get(odd[0])}, "
-            f"found {found.get(odd[0])}"
+            f"found {actual.get(odd[0])}"
         )
     model.load_state_dict(weights)
     info = {**info, "config": to_dict(config), "config_digest": config_digest(config)}

@@ -14,11 +14,11 @@ class TrainConfig:
 
     Attributes:
         budget: `tokens=50M`, `flops=1e15` (as executed) or `seconds=600`; k, M, B, T are powers of a thousand.
-        batch: sequences a forward pass, over all processes; `accumulation` passes make one update.
-        lr: peak; rises over the share `warmup` of the budget, then falls as a cosine to `final_lr` times the peak.
+        batch: sequences per forward pass, over all processes; `accumulation` passes make one update.
+        lr: peak rate; rises over the share `warmup` of the budget, then falls as a cosine to `final_lr` times the peak.
         ema: decay of the moving average that is scored, warmed up as min(ema, (1 + n) / (10 + n)); 0 turns it off.
         matmul: dtype of matrix products; parameters, softmax, loss and sums stay in float32. `auto` is the fastest that
-            the device has when the run begins; the run keeps it, wherever it goes on.
+            the device has when the run begins; the run keeps it, wherever it is resumed.
         checkpoint_seconds: wall time between checkpoints; has no effect on the weights.
     """
 
@@ -59,7 +59,7 @@ class TrainConfig:
 
 
 def parse_budget(text: str) -> tuple[str, float]:
-    """`tokens=50M` as ("tokens", 5e7). Raises ValueError for anything else."""
+    """Parse `tokens=50M` into ("tokens", 5e7). Raises ValueError for anything else."""
     unit, _, amount = text.partition("=")
     scale = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
     try:
@@ -72,7 +72,7 @@ def parse_budget(text: str) -> tuple[str, float]:
 
 
 def total_steps(config: TrainConfig, block_length: int, flops_per_token: float) -> int | None:
-    """Updates that the budget pays for, to the nearest, at least one; None for a budget in seconds."""
+    """The number of updates that the budget pays for, rounded, at least one; None for a budget in seconds."""
     unit, amount = parse_budget(config.budget)
     if unit == "seconds":
         return None

@@ -1,6 +1,6 @@
 """Train models that count instead of following gradients, on the batches that `ltm.training.loop` would feed.
 
-It takes seconds to minutes, so nothing is saved before the end: a run that was stopped starts over.
+It takes seconds to minutes, so nothing is saved before the end: an interrupted run starts over.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 
 from ltm.api import LanguageModel
 from ltm.config import settled, to_dict
@@ -21,6 +20,7 @@ from ltm.progress import say
 from ltm.training import checkpoint
 from ltm.training.config import TrainConfig, parse_budget, total_steps
 from ltm.training.loop import NO_EFFECT, refuse_other_run
+from ltm.training.processes import world_size
 
 if TYPE_CHECKING:
     from ltm.data.token_dataset import TokenDataset
@@ -38,7 +38,7 @@ def train_by_counting(
     provenance: Mapping[str, Any],
     report: Callable[[int, int | None, float, Mapping[str, float]], None] = lambda *_: None,
 ) -> Path:
-    """Count to the end of the budget, or of the text: a second pass would say nothing new; returns the step folder.
+    """Count to the end of the budget, or of the text: a second pass would add nothing; returns the step folder.
 
     Arguments as for `ltm.training.loop.train`; of the recipe, budget, batch, accumulation and seed have an effect.
 
@@ -46,7 +46,7 @@ def train_by_counting(
         UserError: the directory holds another run; several processes; nothing can be written.
         KeyboardInterrupt: after Ctrl-C, with nothing saved.
     """
-    if dist.is_initialized():
+    if world_size() > 1:
         raise UserError(f"{name} is counted by one process; start it without torchrun")
     folder, info = checkpoint.read_info(directory) if checkpoint.steps(directory) else (None, {})
     config = settled(config, "float32", info.get("training", {}).get("recipe"))  # of no effect: nothing is multiplied
@@ -87,7 +87,7 @@ def _count(
     flops_per_token: float,
     report: Callable[[int, int | None, float, Mapping[str, float]], None],
 ) -> tuple[int, int]:
-    """Feed the batches; how many there were, and the blocks in them."""
+    """Feed the batches; return the numbers of batches and of blocks in them."""
     size = config.batch * config.accumulation
     steps, blocks = total_steps(config, model.block_length, flops_per_token), data.blocks
     if steps is not None and steps * size > blocks:

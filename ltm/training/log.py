@@ -1,4 +1,4 @@
-"""The log of a training run: one JSON line an update, none missing and none twice, however often it was resumed."""
+"""The log of a training run: one JSON line per update, none missing and none twice, however often it is resumed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FILE = "log.jsonl"
 
 
 def append(path: Path, line: Mapping[str, float]) -> None:
-    """Add one line. Raises UserError where that cannot be done, such as on a full disk."""
+    """Add one line. Raises UserError if that fails, such as on a full disk."""
     try:
         with path.open("a") as file:
             file.write(json.dumps(line) + "\n")

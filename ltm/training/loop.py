@@ -1,6 +1,6 @@
 """One training loop for every model: AdamW, warm-up and cosine, clipping, moving average, accumulation, resume.
 
-The order of data and every noise depend on (seed, sequence index) only, so a resumed run is the unbroken run, bit for
+The order of data and all noise depend only on (seed, sequence index), so a resumed run equals the unbroken one, bit for
 bit on a CPU, and several processes (torchrun) see the batches that one would.
 """
 
@@ -29,13 +29,14 @@ from ltm.rng import SequenceRng
 from ltm.training import checkpoint
 from ltm.training import log as training_log
 from ltm.training.config import TrainConfig, parse_budget, total_steps
+from ltm.training.processes import agreed, is_lead, rank, world_size
 
 if TYPE_CHECKING:
     from ltm.data.token_dataset import TokenDataset
     from ltm.tokenizer import Tokenizer
 
 NO_EFFECT = ("checkpoint_seconds", "data_source")
-"""What a run may be resumed with another value of: the weights do not depend on it."""
+"""Settings that may differ when a run is resumed: the weights do not depend on them."""
 
 
 @dataclass(slots=True)
@@ -50,7 +51,7 @@ class Run:
 
     @classmethod
     def new(cls, model: LanguageModel, config: TrainConfig) -> Run:
-        """Fresh optimiser; matrices decay, norms and other vectors do not."""
+        """Start with a fresh optimiser; weight decay is for matrices, not for norms and other vectors."""
         matrices = [p for p in model.parameters() if p.ndim > 1]
         vectors = [p for p in model.parameters() if p.ndim <= 1]
         optimizer = torch.optim.AdamW(
@@ -62,7 +63,7 @@ class Run:
         return cls(model, optimizer, average)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything but the scored weights, as named tensors."""
+        """Everything except the scored weights, as named tensors."""
         tensors = {f"weights.{k}": v for k, v in self.model.state_dict().items()} if self.average else {}
         for name, p in self.model.named_parameters():
             for key, value in self.optimizer.state.get(p, {}).items():
@@ -71,7 +72,7 @@ class Run:
         return tensors
 
     def restore(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-        """Take over the tensors of a checkpoint."""
+        """Restore the state from the tensors of a checkpoint."""
         raw = {k.removeprefix("weights."): v for k, v in state.items() if k.startswith("weights.")}
         self.model.load_state_dict(raw or dict(weights))
         for name, value in weights.items():
@@ -88,15 +89,15 @@ class Run:
         self.step, self.seconds = int(state["run"][0]), float(state["run"][1])
 
     def scored(self) -> dict[str, Tensor]:
-        """The weights that are evaluated."""
+        """The weights to evaluate: the moving average if there is one."""
         return self.average or {k: v.detach() for k, v in self.model.state_dict().items()}
 
 
 @contextmanager
 def deferred_interrupts() -> Iterator[Callable[[], bool]]:
-    """Let the update in hand finish on the first Ctrl-C or SIGTERM; another, a second or more later, stops at once.
+    """Let the current update finish on the first Ctrl-C or SIGTERM; another, a second or more later, stops at once.
 
-    Not sooner, since torchrun passes on to its processes the Ctrl-C that the terminal has sent them already.
+    Not sooner, since torchrun forwards to its processes the Ctrl-C that the terminal has already sent them.
     """
     asked: list[float] = []
 
@@ -107,7 +108,7 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
 
     try:
         before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: signals are somebody else's
+    except ValueError:  # not in the main thread, which owns the signals
         before = {}
     try:
         yield lambda: bool(asked)
@@ -116,29 +117,19 @@ def deferred_interrupts() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def agreed(numbers: list[float], device: torch.device) -> list[float]:
-    """The first process's numbers, in every process: clocks differ, and signals come to each at its own time."""
-    if not dist.is_initialized():
-        return numbers
-    tensor = torch.tensor(numbers, dtype=torch.float64, device=device)
-    dist.broadcast(tensor, 0)
-    return tensor.tolist()
-
-
 def update(run: Run, data: TokenDataset, config: TrainConfig, *, progress: float, lr: float) -> dict[str, float]:
-    """One optimiser step of rate `lr` over `accumulation` batches; returns numbers for the log.
+    """Take one optimiser step with learning rate `lr` over `accumulation` batches; return numbers for the log.
 
     Raises:
         UserError: a number for the log is not finite; the weights are then those of the step before.
     """
-    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    device = run.model.device
+    world, device = world_size(), run.model.device
     run.optimizer.zero_grad(set_to_none=True)
     log: dict[str, float] = {}
     for micro in range(config.accumulation):
         first = (run.step * config.accumulation + micro) * config.batch
         tokens_BL, indices = data.batch(first, config.batch, seed=config.seed)
-        mine = slice(rank, None, world)
+        mine = slice(rank(), None, world)
         rng = SequenceRng(config.seed, indices[mine])
         loss = run.model.training_loss(tokens_BL[mine].to(device), rng=rng, progress=progress)
         (loss.value / (config.accumulation * world)).backward()
@@ -183,7 +174,7 @@ def train(
     provenance: Mapping[str, Any],
     report: Callable[[int, int | None, float, Mapping[str, float]], None] = lambda *_: None,
 ) -> Path:
-    """Train to the end of the budget, or go on with the run that `directory` holds; returns the final step folder.
+    """Train to the end of the budget, or resume the run in `directory`; returns the final step folder.
 
     Args:
         provenance: corpus, data fingerprint and packing, recorded in the checkpoint and compared on resume.
@@ -191,13 +182,13 @@ def train(
 
     Raises:
         UserError: the directory holds another run; the loss is not finite; nothing can be written.
-        KeyboardInterrupt: after Ctrl-C, with the update in hand finished and saved.
+        KeyboardInterrupt: after Ctrl-C, with the current update finished and saved.
     """
     cost = model.cost(model.block_length)
     total = total_steps(config, model.block_length, cost.train_flops_per_token)
     unit, amount = parse_budget(config.budget)
     device = model.device
-    tokens_a_step = config.batch * config.accumulation * model.block_length
+    tokens_per_step = config.batch * config.accumulation * model.block_length
     folder, info = checkpoint.read_info(directory) if checkpoint.steps(directory) else (None, {})
     config, model.config = settle(model, config, info)
     set_matmul_dtype(model, getattr(torch, config.matmul))
@@ -208,7 +199,7 @@ def train(
         if info["training"]["complete"]:
             return folder
         run.restore(checkpoint.load_weights(folder), checkpoint.load_state(folder))
-    lead = not dist.is_initialized() or dist.get_rank() == 0
+    lead = is_lead()
     started, saved = time.monotonic() - run.seconds, time.monotonic()
 
     def save(complete: bool) -> Path:
@@ -216,9 +207,9 @@ def train(
             **provenance,
             "recipe": recipe,
             "steps": run.step,
-            "tokens": run.step * tokens_a_step,
-            "flops": run.step * tokens_a_step * cost.train_flops_per_token,
-            "paper_flops": run.step * tokens_a_step * cost.paper_train_flops_per_token,
+            "tokens": run.step * tokens_per_step,
+            "flops": run.step * tokens_per_step * cost.train_flops_per_token,
+            "paper_flops": run.step * tokens_per_step * cost.paper_train_flops_per_token,
             "seconds": round(run.seconds, 3),
             "seed": config.seed,
             "device": device_name(device),
@@ -254,12 +245,12 @@ def train(
                 if lead:
                     save(complete=False)
                 raise KeyboardInterrupt(f"step {run.step} is saved; issue the same command again to go on")
-            # The rate is that of the update's end, so that the first one already moves.
+            # The learning rate at the end of the update, so that the first one already moves the weights.
             lr = config.lr_at((run.step + 1) / total if total else progress)
             log = update(run, data, config, progress=progress, lr=lr)
             run.seconds = time.monotonic() - started
             if lead:
-                line = {"step": run.step, "tokens": run.step * tokens_a_step, "seconds": round(run.seconds, 3), **log}
+                line = {"step": run.step, "tokens": run.step * tokens_per_step, "seconds": round(run.seconds, 3), **log}
                 training_log.append(log_path, line)
                 if time.monotonic() - saved > config.checkpoint_seconds:
                     save(complete=False)
@@ -271,10 +262,10 @@ def train(
 
 
 def settle(model: LanguageModel, config: TrainConfig, info: Mapping[str, Any]) -> tuple[TrainConfig, Any]:
-    """Recipe and model config with dtypes in place of `auto`: those that the run began with, or the fastest here.
+    """Replace `auto` in recipe and model config by the dtypes that the run began with, or by the fastest here.
 
     Args:
-        info: `model.json` of the run to go on with; empty for a new one.
+        info: `model.json` of the run to resume; empty for a new one.
     """
     stack = _stack(model)
     fast = float(stack is not None and stack.matmul_dtype(AUTO) == torch.bfloat16)
@@ -282,8 +273,7 @@ def settle(model: LanguageModel, config: TrainConfig, info: Mapping[str, Any]) -
     choice = "bfloat16" if fast else "float32"
     recipe = settled(config, choice, info.get("training", {}).get("recipe"))
     model_config = settled(model.config, choice, info.get("config"))
-    lead = not dist.is_initialized() or dist.get_rank() == 0
-    if lead and info and config.matmul == AUTO and not info["training"]["complete"] and recipe.matmul != choice:
+    if is_lead() and info and config.matmul == AUTO and not info["training"]["complete"] and recipe.matmul != choice:
         say(
             f"this run began with matrix products in {recipe.matmul} and goes on with them, though {choice} is faster "
             "here; for a run of its own add --fresh, or --output to write elsewhere"
@@ -296,7 +286,7 @@ def _stack(model: LanguageModel) -> Stack | None:
 
 
 def refuse_other_run(directory: Path, info: Mapping[str, Any], model: LanguageModel, recipe: Mapping[str, Any]) -> None:
-    """Raise UserError unless the checkpoint in `directory` was made by this very model config and recipe."""
+    """Raise UserError unless the checkpoint in `directory` was made with exactly this model config and recipe."""
     recorded = {k: v for k, v in info["training"]["recipe"].items() if k not in NO_EFFECT}
     theirs = leaves({**recorded, "model": info["config"]})
     ours = leaves({**recipe, "model": to_dict(model.config)})

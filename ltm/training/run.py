@@ -1,4 +1,4 @@
-"""Train a preset, or any model, in a directory: one owner, every process, from the corpus to the weights."""
+"""Train a preset, or any model, in a directory: everything from the corpus to the weights."""
 
 from __future__ import annotations
 
@@ -12,20 +12,12 @@ from ltm.devices import check_device
 from ltm.errors import UserError
 from ltm.files import check_writable
 from ltm.training.config import DEFAULT_CORPUS
+from ltm.training.processes import is_lead, joined, world_size
 
 if TYPE_CHECKING:
     from ltm.api import LanguageModel, Preset
     from ltm.data.split import Split
     from ltm.training.config import TrainConfig
-
-
-def is_lead() -> bool:
-    """Whether this is the first of torchrun's processes, or the only one: the one that speaks and writes."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def _world() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def train_preset(
@@ -42,7 +34,7 @@ def train_preset(
     settings: Sequence[str] = (),
     fresh: bool = False,
 ) -> Path:
-    """Train a preset, or go on with or return the run that `output` holds; returns the final step folder.
+    """Train a preset, or resume the run in `output` unless it is complete; returns the final step folder.
 
     Raises:
         UserError: unknown name, corpus or setting; a corpus smaller than a block; another run in `output`.
@@ -82,7 +74,7 @@ def train_model(
     fresh: bool = False,
 ) -> Path:
     """Train a model of any config and recipe, as `train_preset` does; its `vocab_size` comes from the tokenizer."""
-    if recipe.batch % (world := _world()):
+    if recipe.batch % (world := world_size()):
         raise UserError(f"training.batch {recipe.batch} must be a multiple of the {world} processes")
     check_device(device)
     check_writable(output)
@@ -108,8 +100,8 @@ def train_model(
         torch.manual_seed(recipe.seed)
         model: LanguageModel = cls(model_config)
     separate = text.unit == "document"
-    if text.unit == "sequence" and is_lead() and (said := _misfit(text, tokenizer.name, model.block_length)):
-        say(said)
+    if text.unit == "sequence" and is_lead() and (warning := _misfit(text, tokenizer.name, model.block_length)):
+        say(warning)
     data = TokenDataset.build(
         text,
         tokenizer,
@@ -127,9 +119,9 @@ def train_model(
     }
     cost = model.cost(model.block_length)
     updates = total_steps(recipe, model.block_length, cost.train_flops_per_token)
-    tokens_a_step = recipe.batch * recipe.accumulation * model.block_length
-    # One process owns the directory; the others meet it when it has made it ready.
-    with _owned(output, fresh=fresh), _processes(device):
+    tokens_per_step = recipe.batch * recipe.accumulation * model.block_length
+    # The lead process locks and prepares the directory; then the others join it.
+    with _owned(output, fresh=fresh), joined(device):
         if is_lead():
             size, amount = f"{cost.parameters:,} parameters", f"{updates:,} updates" if updates else recipe.budget
             if cls.learns_by_counting:  # what is counted becomes the parameters
@@ -139,7 +131,7 @@ def train_model(
                 f"{data.blocks:,} blocks of {model.block_length}; {amount}"
             )
         place = f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and world > 1 else device
-        with training_progress(name, quiet=not is_lead(), tokens_per_step=tokens_a_step) as report:
+        with training_progress(name, quiet=not is_lead(), tokens_per_step=tokens_per_step) as report:
             run = train_by_counting if cls.learns_by_counting else train
             folder = run(name, model.to(place), data, tokenizer, recipe, output, provenance=provenance, report=report)
     if is_lead():
@@ -148,7 +140,7 @@ def train_model(
 
 
 def _misfit(text: Split, tokenizer: str, block_length: int) -> str | None:
-    """What to say where blocks are not the texts of a known source, whose likelihood is that of whole texts."""
+    """A warning if blocks are not whole texts of a known source, since its likelihood is that of whole texts."""
     length = len(text.documents[0])
     if tokenizer == "bytes" and block_length == length:
         return None
@@ -161,7 +153,7 @@ def _misfit(text: Split, tokenizer: str, block_length: int) -> str | None:
 
 @contextmanager
 def _owned(output: Path, *, fresh: bool) -> Iterator[None]:
-    """Keep other commands out of `output` meanwhile; with `fresh`, first delete the run that it holds."""
+    """Lock `output` against other commands while the block runs; with `fresh`, first delete the run in it."""
     if not is_lead():
         yield
         return
@@ -169,31 +161,13 @@ def _owned(output: Path, *, fresh: bool) -> Iterator[None]:
     from ltm.progress import say
     from ltm.training import checkpoint, log
 
-    with locked(output / ".lock", work=f"training in {output}") as died:
-        if died:
-            say(died)
+    with locked(output / ".lock", work=f"training in {output}") as notice:
+        if notice:
+            say(notice)
         if fresh:
             checkpoint.drop(output)
             (output / log.FILE).unlink(missing_ok=True)
         yield
-
-
-@contextmanager
-def _processes(device: str) -> Iterator[None]:
-    """Join the other processes that torchrun has started."""
-    if _world() == 1:
-        yield
-        return
-    import torch
-    import torch.distributed as dist
-
-    if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
 
 
 def configure(preset: Preset, *, budget: str | None, seed: int | None, settings: Sequence[str]) -> tuple[Any, Any]:
@@ -202,16 +176,16 @@ def configure(preset: Preset, *, budget: str | None, seed: int | None, settings:
     from ltm.training.config import TrainConfig
 
     recipe = from_dict(TrainConfig, preset.training, where="preset")
-    own = [s for s in settings if s.startswith("training.")]
-    rest = [s for s in settings if not s.startswith("training.")]
-    if any(s.startswith("vocab_size=") for s in rest):
+    for_recipe = [s for s in settings if s.startswith("training.")]
+    for_model = [s for s in settings if not s.startswith("training.")]
+    if any(s.startswith("vocab_size=") for s in for_model):
         raise UserError("vocab_size follows from the tokenizer; choose one with --tokenizer")
     if budget is not None:
-        own.append(f"training.budget={budget}")
+        for_recipe.append(f"training.budget={budget}")
     if seed is not None:
-        own.append(f"training.seed={seed}")
-    model_names, own_names = setting_names(preset.config), setting_names(recipe, "training.")
+        for_recipe.append(f"training.seed={seed}")
+    model_names, recipe_names = setting_names(preset.config), setting_names(recipe, "training.")
     return (
-        with_settings(preset.config, rest, others=own_names),
-        with_settings(recipe, own, prefix="training.", others=model_names),
+        with_settings(preset.config, for_model, others=recipe_names),
+        with_settings(recipe, for_recipe, prefix="training.", others=model_names),
     )

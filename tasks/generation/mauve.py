@@ -83,6 +83,8 @@ def features(featuriser: HarnessModel, texts: Sequence[str]) -> np.ndarray:
     """
     import torch
 
+    from ltm.evaluation.rows import padded
+
     model, size = featuriser.loaded.model, featuriser.runner.scorer.batch_size
     streams = [ids[: model.block_length] for ids in featuriser.loaded.tokenizer.encode_batch(texts) if len(ids)]
     order = sorted(range(len(streams)), key=lambda n: -len(streams[n]))
@@ -90,9 +92,7 @@ def features(featuriser: HarnessModel, texts: Sequence[str]) -> np.ndarray:
     for start in range(0, len(order), size):
         batch = order[start : start + size]
         lengths = torch.tensor([len(streams[n]) for n in batch])
-        tokens_BL = torch.zeros(len(batch), int(lengths.max()), dtype=torch.int64)
-        for tokens_L, n in zip(tokens_BL, batch, strict=True):
-            tokens_L[: len(streams[n])] = torch.from_numpy(streams[n].astype(np.int64))
+        tokens_BL = padded([streams[n] for n in batch])
         with torch.no_grad():
             features_BD = model.features(tokens_BL.to(model.device), lengths.to(model.device))
         found |= zip(batch, features_BD.float().cpu().numpy(), strict=True)

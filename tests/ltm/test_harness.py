@@ -70,6 +70,8 @@ def test_a_bound_keeps_kind_draws_variance_parts_and_companions():
     assert value.terms["-kl"] == pytest.approx(-NoisyBigram.kl * value.tokens)
     assert 0 < value.mc_variance < 10 * len(value.blocks.nats_N) * NoisyBigram.spread**2
     assert value.likelihoods["reused_noise_estimate"].kind == "estimate"
+    assert {name for name, blocks in value.likelihoods.items() if blocks.averaged} == {"elbo"}
+    assert harness(draws=6).loglikelihood_rolling([rolling(TEXT)])[0].blocks.averaged  # from the cache
 
 
 def test_likelihoods_are_floats_that_survive_travel():

@@ -111,7 +111,10 @@ def test_what_is_no_result_is_refused(tmp_path: Path, content: bytes, message: s
         ({"task": {"name": "x", "version": True, "split": "a"}}, r"field task\.version: expected str or int or float"),
         ({"task": {"name": "x", "version": 1, "split": "a", "shots": 5}}, r"field task\.shots: expected only name"),
         ({"metrics": []}, "field metrics: expected a list of at least one metric"),
-        ({"records": {"file": "../../x", "sha256": ""}}, r"field records\.file: expected the name of a file beside"),
+        (
+            {"records": {"file": "../../x", "sha256": ""}},
+            r"field records\.file: expected the name of a file next to",
+        ),
     ],
 )
 def test_errors_name_file_field_expected_and_found(tmp_path: Path, changes: dict[str, object], message: str) -> None:

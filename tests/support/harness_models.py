@@ -119,7 +119,9 @@ class NoisyBigram(Bigram):
         variance_B = values_KB.var(0) / draws if draws > 1 else None
         common = {"tokens_B": exact.tokens_B, "draws": draws, "mc_var_B": variance_B}
         terms = {"reconstruction": values_KB.mean(0), "-kl": -kl_B}
-        bound = LikelihoodEstimate(nats_B=values_KB.mean(0) - kl_B, kind="lower_bound", terms=terms, **common)
+        bound = LikelihoodEstimate(
+            nats_B=values_KB.mean(0) - kl_B, kind="lower_bound", terms=terms, averaged=True, **common
+        )
         if self.headline(context) == "predictive_bound":
             return {"predictive_bound": LikelihoodEstimate(nats_B=values_KB.mean(0), kind="lower_bound", **common)}
         found = {

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ltm.errors import UserError
+from ltm.evaluation.rows import padded
 from ltm.latent.base import LatentModel
 from ltm.rng import SequenceRng, seed_of
 from tasks.audit.checks.check import CheckResult
@@ -105,17 +106,12 @@ def _check_rows(model: HarnessModel, rows: Sequence[Any], faults: Mapping[str, l
     relative difference by likelihood.
     """
     reader, seed, limit = model.runner.scorer.model, model.runner.seed, _rounding(model)
-    longest = max(map(len, rows))
 
     def score(which: Sequence[int], only: str | None = None) -> Mapping[str, Any]:
-        tokens_NL = torch.zeros(len(which), longest, dtype=torch.int64)
-        for tokens_L, i in zip(tokens_NL, which, strict=True):
-            tokens_L[: len(rows[i])] = torch.from_numpy(rows[i].astype(np.int64))
         lengths = torch.tensor([len(rows[i]) for i in which])
-        width = int(lengths.max())
         with torch.no_grad():
             return reader.log_likelihoods(
-                tokens_NL[:, :width].to(model.device),
+                padded([rows[i] for i in which]).to(model.device),
                 lengths=lengths.to(model.device),
                 rng=SequenceRng(seed, list(which)),
                 draws=2,

@@ -80,17 +80,10 @@ def claims_on(model: HarnessModel, source: KnownSource, *, texts: int = 256) -> 
             name: None if own[0].mc_var_N is None else np.array([np.asarray(part.mc_var_N).sum() for part in own])
             for name, own in parts.items()
         },
-        averaged=_averaged(model),
+        averaged=frozenset(name for name, own in parts.items() if own[0].averaged),
         reference_N=source.log_likelihood(source.symbols(documents)).numpy(),
         tokens=len(documents) * source.length,
     )
-
-
-def _averaged(model: HarnessModel) -> frozenset[str]:
-    one = torch.zeros(1, 1, dtype=torch.int64, device=model.device)
-    with torch.no_grad():
-        found = model.runner.scorer.model.log_likelihoods(one, rng=SequenceRng(0, [0]), draws=2)
-    return frozenset(name for name, estimate in found.items() if estimate.averaged)
 
 
 def known_source(claims: Claims, *, name: str = "known_source") -> list[CheckResult]:

@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -209,7 +210,7 @@ def test_openwebtext_is_split_at_its_last_hundred_thousand_documents(data: Path,
 
 def test_another_local_split_is_named_and_never_taken(data: Path) -> None:
     put(data, "lm1b/test.txt", "It rose .\n")
-    with pytest.raises(UserError, match=r"lm1b, which has test \(another split is never taken for it"):
+    with pytest.raises(UserError, match=r"lm1b, which has test \(another split is never used instead"):
         load("lm1b", "validation")
 
 
@@ -269,6 +270,26 @@ def test_the_cache_answers_with_whole_sets_of_files_of_the_named_commit(tmp_path
     assert found and found.commit == "b" * 40
     assert hub.cached("some/thing", "dataset", ("y-*.p",)) is None
     assert hub.cached("some/thing", "model", ("x-*.p",)) is None
+
+
+def test_files_of_the_hub_come_with_the_commit_that_they_belong_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(repository: str, **options: Any) -> str:
+        if repository == "no/body":
+            raise OSError("no such repository")
+        assert options["revision"] == "main" and options["allow_patterns"] == ["x-*.p"]
+        put(tmp_path / ("c" * 40), "x-00000-of-00001.p" if repository == "some/thing" else "y.p", "x")
+        return str(tmp_path / ("c" * 40))
+
+    monkeypatch.setattr(hub, "reachable", lambda: True)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(hub.HubError, match=r"other/thing at commit c{40} has no files like x-\*\.p"):
+        hub.fetch("other/thing", "dataset", ("x-*.p",))
+    with pytest.raises(hub.HubError, match=r"no/body at .*: OSError: no such repository \(HF_HUB_OFFLINE=1"):
+        hub.fetch("no/body", "dataset", ("x-*.p",))
+    found = hub.fetch("some/thing", "dataset", ("x-*.p",))
+    assert found.commit == "c" * 40 and [file.name for file in found.files] == ["x-00000-of-00001.p"]
 
 
 def test_missing_splits_say_what_was_looked_for_and_where(data: Path, tmp_path: Path) -> None:

@@ -115,9 +115,10 @@ def test_a_killed_owner_frees_the_lock_and_its_records_are_there(tmp_path, caplo
 
 
 def test_the_lock_of_another_machine_is_not_overruled(tmp_path):
-    path = fill(tmp_path, a=1).with_suffix(".lock")
+    path = fill(tmp_path, a=1).with_suffix(".lock.owner")
+    assert not path.exists()
     path.write_text(json.dumps({"pid": 1, "host": "elsewhere", "since": time.time() - 3600}))
-    refused(tmp_path, r"process 1 on elsewhere, begun 60 minutes ago.*delete .*\.lock")
+    refused(tmp_path, r"process 1 on elsewhere, begun 60 minutes ago.*delete .*\.lock\.owner")
     path.unlink()
     with open_cache(tmp_path, WHERE, work="test") as cache:
         assert cache["a"] == 1
