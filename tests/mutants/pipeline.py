@@ -44,7 +44,7 @@ def mean_of_perplexities() -> Patch:
 
         return bad
 
-    return instead(stats, "cost", make)
+    return instead(stats, "nats_total", make)
 
 
 @mutant("ar", "bytes from the tokenizer: of the text that is scored, not of the raw text")
