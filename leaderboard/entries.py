@@ -6,7 +6,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from ltm.config import MACHINE_SETTINGS
 from ltm.errors import UserError
 from ltm.result import Result, find_results, read_result, result_path
 
@@ -71,14 +73,49 @@ def is_audit(result: Result) -> bool:
 
 
 def audited(entries: Sequence[Entry]) -> list[Entry]:
-    """Attach to each entry the verdicts on models of its configuration; one failure outweighs all passes."""
-    verdicts: dict[str, dict[str, bool]] = defaultdict(dict)
-    for entry in entries:
-        for metric in entry.result.metrics:
-            if metric.name == AUDIT and metric.likelihood is not None:
-                of_config = verdicts[entry.result.model["config_digest"]]
-                of_config[metric.likelihood] = of_config.get(metric.likelihood, True) and metric.value == 1
-    return [_with_audit(entry, verdicts.get(entry.result.model["config_digest"], {})) for entry in entries]
+    """Attach to each entry the verdicts of the audits that hold for it; one failure outweighs all passes."""
+    audits = [entry.result for entry in entries if is_audit(entry.result)]
+    newest: dict[str, float] = {}
+    for audit in audits:
+        newest[audit.task["name"]] = max(newest.get(audit.task["name"], 0.0), float(audit.task["version"]))
+    by_config: dict[tuple[str, str], list[Result]] = defaultdict(list)
+    for audit in audits:
+        if float(audit.task["version"]) == newest[audit.task["name"]]:
+            by_config[audit.model["family"], audit.model["config_digest"]].append(audit)
+    return [_with_audit(entry, _verdicts(entry.result, by_config)) for entry in entries]
+
+
+def _verdicts(result: Result, by_config: Mapping[tuple[str, str], Sequence[Result]]) -> dict[str, bool]:
+    verdicts: dict[str, bool] = {}
+    for audit in by_config.get((result.model["family"], result.model["config_digest"]), ()):
+        if _holds_for(audit, result):
+            for metric in audit.metrics:
+                if metric.name == AUDIT and metric.likelihood is not None:
+                    verdicts[metric.likelihood] = verdicts.get(metric.likelihood, True) and metric.value == 1
+    return verdicts
+
+
+def _holds_for(audit: Result, result: Result) -> bool:
+    """True if an audit is of the same class and code, and of the same weights or of another seed of their training."""
+    for part in ("class", "code"):
+        # Older results do not record these.
+        if len({model[part] for model in (audit.model, result.model) if part in model}) > 1:
+            return False
+    if audit.model["weights_digest"] == result.model["weights_digest"]:
+        return True
+    one, other = (_training_identity(each) for each in (audit, result))
+    return one == other and one["data_fingerprint"] is not None
+
+
+def _training_identity(result: Result) -> dict[str, Any]:
+    """What a training run is apart from its seed and its machine."""
+    training = result.training
+    recipe = {k: v for k, v in (training.get("recipe") or {}).items() if k != "seed" and k not in MACHINE_SETTINGS}
+    return {
+        **{field: training[field] for field in ("corpus", "data_fingerprint", "tokens", "complete")},
+        "recipe": recipe,
+        "tokenizer": result.tokenizer["fingerprint"],
+    }
 
 
 def _with_audit(entry: Entry, verdicts: Mapping[str, bool]) -> Entry:

@@ -20,6 +20,7 @@ def row_identity(result: Result) -> dict[str, Any]:
     training, headline = result.training, result.metric(PERPLEXITY)
     return {
         "model": result.model["name"],
+        "family": result.model["family"],
         "config": result.model["config_digest"],
         "corpus": training["corpus"],
         "training text": (training["data_fingerprint"] or "")[:8],

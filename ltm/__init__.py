@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ltm.known_sources.base import KnownSource as KnownSource
     from ltm.latent.base import LatentModel as LatentModel
     from ltm.nn.left_to_right import ExactModel as ExactModel
+    from ltm.rng import SequenceRng as SequenceRng
 
 _HOME = {
     **dict.fromkeys(
@@ -35,6 +36,7 @@ _HOME = {
     "ExactModel": "ltm.nn.left_to_right",
     "KnownSource": "ltm.known_sources.base",
     "LatentModel": "ltm.latent.base",
+    "SequenceRng": "ltm.rng",
     "Split": "ltm.data.split",
     "UserError": "ltm.errors",
 }

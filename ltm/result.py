@@ -72,10 +72,12 @@ class Identity:
     """Everything that can change the numbers of a result.
 
     Attributes:
+        family: of the model; None in results of versions whose keys did not contain it.
         task: name, version and split.
         scoring: all settings of the measurement.
     """
 
+    family: str | None
     config_digest: str
     weights_digest: str
     task: Mapping[str, Any]
@@ -88,6 +90,7 @@ class Identity:
         """sha256 of all of it, hex."""
         return digest(
             {
+                **({} if self.family is None else {"family": self.family}),
                 "config_digest": self.config_digest,
                 "weights_digest": self.weights_digest,
                 "task": {field: self.task[field] for field in ("name", "version", "split")},
@@ -124,6 +127,7 @@ class Result:
     def identity(self) -> Identity:
         """Everything that can change the numbers."""
         return Identity(
+            family=self.model["family"] if "class" in self.model else None,
             config_digest=self.model["config_digest"],
             weights_digest=self.model["weights_digest"],
             task=self.task,

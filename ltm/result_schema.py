@@ -82,6 +82,8 @@ _FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
     },
     "ci95": {"low": _REAL, "high": _REAL, "method": _TEXT},
 }
+# Absent in results of earlier versions.
+_OPTIONAL: dict[str, dict[str, tuple[type, ...]]] = {"model": {"class": _TEXT, "code": _TEXT}}
 _SECTIONS = ("model", "training", "task", "data", "tokenizer", "scoring", "cost", "provenance")
 _TOP = {"schema", "status", "metrics", "records", *_SECTIONS}
 _OPEN = {"training", "scoring", "provenance"}  # these may have further fields
@@ -125,7 +127,7 @@ def check(data: Mapping[str, Any], where: str) -> None:
 def _check_table(table: Any, section: str, name: str, where: str) -> None:
     if not isinstance(table, Mapping):
         raise _wrong(where, name, "a table", repr(table))
-    fields = _FIELDS[section]
+    fields = {**_FIELDS[section], **{n: t for n, t in _OPTIONAL.get(section, {}).items() if n in table}}
     for field in sorted(set(table) - set(fields)) if section not in _OPEN else ():
         raise _wrong(where, f"{name}.{field}", f"only {', '.join(fields)}", repr(table[field]))
     for field, types in fields.items():

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ltm import model_store
 from ltm.errors import UserError
 from ltm.files import check_writable
 from ltm.progress import say
-from ltm.result import Result, read_result, result_path, write_result
+from ltm.result import Identity, Result, read_result, result_path, write_result
 from tasks import catalog, results
 from tasks.kinds import Task, kind
 from tasks.models import open_model
@@ -65,12 +67,26 @@ class Evaluation:
             made += [(task, self._evaluate(model, task, command)) for task in self.tasks]
         return made
 
+    @staticmethod
+    def _done(path: Path, identity: Identity) -> tuple[Result, Path] | None:
+        """The result of that identity, if it is there; in earlier versions keys did not contain the family."""
+        former = path.with_name(f"{replace(identity, family=None).key[:12]}.json")
+        for place in (path, former):
+            if place.exists() and (result := read_result(place)).model["family"] == identity.family:
+                return result, place
+        return None
+
     def _evaluate(self, model: HarnessModel, task: Task, command: str) -> Result:
         title, identity = f"{model.loaded.name} on {task.entry.name}", task.identity(model)
         path = result_path(self.options.output, model=model.loaded.name, task=task.entry.name, key=identity.key)
-        if path.exists():
-            result = read_result(path)
+        if done := self._done(path, identity):
+            from ltm.evaluation.code import model_code
+
+            result, path = done
             say(f"{title}: {result.status}, nothing to do ({path})")
+            code = model_code(type(model.loaded.model))
+            if result.model.get("code", code) != code:
+                say(f"{title}: the model's code has changed since; to score it again, delete {path}")
             return result
         tokens, items = identity.scoring["tokens"], f"{identity.scoring['blocks']:,} {task.items}"
         say(f"{title}: {f'{tokens:,} tokens in {items}' if tokens else items}")

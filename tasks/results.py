@@ -24,6 +24,7 @@ def identity(entry: TaskEntry, split: Split, model: HarnessModel, **scoring: Any
     """The identity of a result; `scoring` has `blocks`, `draws` and everything else that can change a number."""
     info = model.loaded.info
     return Identity(
+        family=info["family"],
         config_digest=info["config_digest"],
         weights_digest=info["weights_digest"],
         task={"name": entry.name, "version": entry.version, "split": entry.split},
@@ -73,12 +74,16 @@ def build(identity: Identity, measurement: Measurement, model: HarnessModel, pro
     for what, measured in measurement.scored.items():
         if measured != (expected := identity.scoring[what]):
             raise UserError(f"{identity.task['name']}: expected {expected} {what}, found {measured}; no result")
+    from ltm.evaluation.code import class_name, model_code
+
     info = model.loaded.info
     result = Result(
         status="complete" if measurement.complete else "partial",
         model={
             "name": model.loaded.name,
             **{field: info[field] for field in ("family", "config", "config_digest", "weights_digest")},
+            "class": class_name(type(model.loaded.model)),
+            "code": model_code(type(model.loaded.model)),
         },
         training=info["training"],
         task=identity.task,

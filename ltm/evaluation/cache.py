@@ -6,18 +6,14 @@ each with a digest of itself, appended batch by batch and flushed to disk.
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
 import logging
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ltm.api import LanguageModel
 from ltm.config import canonical_json, digest
 from ltm.errors import UserError
 from ltm.files import locked, write_atomically
@@ -87,24 +83,6 @@ def open_cache(directory: Path, circumstances: Mapping[str, Any], *, work: str) 
             # The first record tells readers of the file what it holds.
             write_atomically(path, _line("circumstances", dict(circumstances)).encode())
         yield ResponseCache(path, _read(path))
-
-
-def code_digest(model: type) -> str:
-    """The SHA-256 of the sources of this package and of the model's, so that answers of older code are not reused.
-
-    A model's package is the topmost one of its class and of each base class; a module outside any package counts alone.
-    """
-    tops = {cls.__module__.partition(".")[0] for cls in model.__mro__ if issubclass(cls, LanguageModel)}
-    sources: dict[str, Path] = {}
-    for module in (sys.modules[top] for top in tops | {"ltm"}):
-        for folder in map(Path, getattr(module, "__path__", ())):
-            sources |= {path.relative_to(folder.parent).as_posix(): path for path in folder.rglob("*.py")}
-        if not hasattr(module, "__path__") and (file := inspect.getsourcefile(module)):
-            sources[Path(file).name] = Path(file)
-    state = hashlib.sha256()
-    for name, path in sorted(sources.items()):
-        state.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return state.hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any]:

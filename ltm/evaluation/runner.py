@@ -12,7 +12,8 @@ from typing import Any
 
 from ltm.api import LoadedModel
 from ltm.evaluation.batches import BatchScorer
-from ltm.evaluation.cache import ResponseCache, code_digest, open_cache
+from ltm.evaluation.cache import ResponseCache, open_cache
+from ltm.evaluation.code import class_name, code_digest
 from ltm.evaluation.rows import Prompt, Row
 from ltm.files import home
 from ltm.latent.prequential import Prequential
@@ -116,6 +117,7 @@ class Runner:
         """Everything that can change an answer, besides the request itself: the key of the cache."""
         return {
             "version": version("latent-thought-bench"),
+            "class": class_name(type(self.loaded.model)),
             "code": code_digest(type(self.loaded.model)),
             "weights": self.loaded.info["weights_digest"],
             "config": self.loaded.info["config_digest"],

@@ -54,6 +54,7 @@ class AuditTask(Task):
         Raises:
             UserError: the model can have no twin.
         """
+        from ltm.evaluation.code import model_code
         from tasks.audit import twins
 
         source = twins.source_for(model.loaded, self.source)
@@ -71,6 +72,7 @@ class AuditTask(Task):
             draws=next(iter(model.offered.values()))[1],
             twin={} if twins.trained_on(model.loaded) else dict(twins.RECIPE),
             text=self.text_fingerprint,
+            code=model_code(type(model.loaded.model)),
             **proposal,
         )
 

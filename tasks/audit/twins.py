@@ -57,14 +57,14 @@ def twin(loaded: LoadedModel, source: KnownSource) -> LoadedModel:
     """
     from ltm import files
     from ltm.config import config_digest, digest, from_dict
-    from ltm.evaluation.cache import code_digest
+    from ltm.evaluation.code import class_name, code_digest
     from ltm.training import checkpoint
     from ltm.training.config import TrainConfig
     from ltm.training.run import train_model
 
     cls, shape = type(loaded.model), {"vocab_size": 0, "block_length": source.length}
     config = cls.twin_config(trained_config(loaded), **shape)
-    identity = digest([cls.family, config_digest(config), RECIPE, source.spec, code_digest(cls)])
+    identity = digest([cls.family, class_name(cls), config_digest(config), RECIPE, source.spec, code_digest(cls)])
     name = f"audit-{cls.family}-{identity[:12]}"
     folder = train_model(
         name,

@@ -25,7 +25,7 @@ from leaderboard.build import files
 from leaderboard.content import audits, cost_views, page, sections, task_results
 from leaderboard.content.document import Axis, Figure, Part, Point, Series, Value
 from leaderboard.csv_export import csv_table
-from leaderboard.entries import load
+from leaderboard.entries import Entry, audited, load
 from leaderboard.ranking import ranked
 from leaderboard.render import svg, terminal
 from ltm.result import Metric, Result, write_result
@@ -121,6 +121,50 @@ def test_verdicts_go_by_configuration_and_one_failure_outweighs_passes(tmp_path:
     assert kinds == {"ltm-tiny (width 64, of None)": "lower_bound", "ltm-tiny (width 128, of ltm-tiny)": "estimate"}
     verdicts = {row.label: sections._audit(row) for row in section.rows}
     assert verdicts == {"ltm-tiny (width 64, of None)": "not audited", "ltm-tiny (width 128, of ltm-tiny)": "failed"}
+
+
+def test_a_verdict_holds_for_its_family_its_code_and_its_training_alone(tmp_path: Path) -> None:
+    shape = {"config": {"width": 64}, "config_digest": "4" * 64}
+    seen = make_result(model={**shape, "class": "a.A", "code": "1" * 64})
+    verdict = audit(seen, {"elbo": True})
+
+    def verdicts(**changes: Any) -> dict[str, bool]:
+        sections = {"model": {**seen.model, **changes.get("model", {})}, "training": changes.get("training", {})}
+        other = dataclasses.replace(
+            seen,
+            model={k: v for k, v in sections["model"].items() if v is not None},
+            training={**seen.training, **sections["training"]},
+        )
+        places = [Path("x"), Path("y")]
+        entries = [Entry(path=path, result=result) for path, result in zip(places, (other, verdict), strict=True)]
+        return dict(audited(entries)[0].audit)
+
+    passed, other_weights = {"elbo": True}, {"weights_digest": "5" * 64}
+    assert verdicts() == passed
+    # Another seed of the same training; older results, which do not say what code they are of.
+    assert verdicts(model=other_weights, training={"seed": 3, "recipe": {"seed": 3}}) == passed
+    assert verdicts(model={"class": None, "code": None}) == passed
+    assert verdicts(model={"name": "renamed"}) == passed
+    for changes in (
+        {"model": {"family": "other"}},
+        {"model": {"class": "b.A"}},
+        {"model": {"code": "2" * 64}},
+        {"model": {"config_digest": "6" * 64}},
+        {"model": other_weights, "training": {"tokens": 7}},
+        {"model": other_weights, "training": {"recipe": {"lr": 1.0}}},
+        {"model": other_weights, "training": {"data_fingerprint": None}},
+    ):
+        assert verdicts(**changes) == {}, changes
+
+
+def test_an_older_version_of_the_audit_says_nothing_where_there_is_a_newer_one(tmp_path: Path) -> None:
+    seen, other = make_result(), make_result(name="ar-tiny", family="ar")
+    newer = dataclasses.replace(
+        audit(other, {"exact": True}), task={"name": "ltm_audit", "version": 2.0, "split": "test"}
+    )
+    results = [seen, audit(seen, {"elbo": True}), newer]
+    entries = audited([Entry(path=Path(str(i)), result=result) for i, result in enumerate(results)])
+    assert dict(entries[0].audit) == {}
 
 
 def test_the_audit_table_has_the_line_that_no_model_can_be_below(tmp_path: Path) -> None:

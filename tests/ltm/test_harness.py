@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 import math
 import pickle
@@ -325,3 +326,23 @@ def test_all_that_changes_numbers_changes_the_key_and_nothing_else_does(tmp_path
     ]
     assert set(same) == {plain}
     assert len({plain, *other}) == 1 + len(other)
+
+
+class OtherBigram(NoisyBigram):
+    """Another family with the same config and weights in the same package: its answers are its own."""
+
+    family = "other"
+
+    def log_likelihoods(self, tokens_BL, **options):
+        """Half of the other's."""
+        found = super().log_likelihoods(tokens_BL, **options)
+        return {name: dataclasses.replace(one, nats_B=one.nats_B / 2) for name, one in found.items()}
+
+
+def test_two_families_with_one_config_have_answers_of_their_own():
+    config = BigramConfig()
+    first, second = (HarnessModel(pretrained=loaded(cls(config), "toy")) for cls in (NoisyBigram, OtherBigram))
+    assert first.loaded.info["weights_digest"] == second.loaded.info["weights_digest"]
+    assert first.loaded.info["config_digest"] == second.loaded.info["config_digest"]
+    values = [float(model.loglikelihood_rolling([rolling("ab" * 9)])[0]) for model in (first, second, first)]
+    assert values[1] == pytest.approx(values[0] / 2) and values[2] == values[0]

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -291,3 +292,32 @@ def test_every_field_of_the_schema_is_required(tmp_path: Path) -> None:
                 without = {k: v for k, v in data[section].items() if k != field}
                 with pytest.raises(UserError, match=rf"result: field {section}\.{field}: expected .*, found nothing"):
                     check({**data, section: without}, "result")
+
+
+def test_every_part_of_an_identity_changes_the_key() -> None:
+    result = make_result(model={"class": "a.A", "code": "1" * 64})
+    identity = result.identity
+    assert result.key == identity.key and identity.family == "ltm"
+    changed = [dataclasses.replace(identity, config_digest="0"), dataclasses.replace(identity, weights_digest="0")]
+    changed += [dataclasses.replace(identity, data_fingerprint="0"), dataclasses.replace(identity, family="ar")]
+    changed += [dataclasses.replace(identity, tokenizer_fingerprint="0"), dataclasses.replace(identity, family=None)]
+    changed += [dataclasses.replace(identity, task={**identity.task, "split": "test"})]
+    changed += [dataclasses.replace(identity, scoring={**identity.scoring, "seed": 7})]
+    assert len({identity.key, *(other.key for other in changed)}) == 1 + len(changed)
+    # What may differ between two runs of one measurement.
+    for section in (
+        {"model": {"name": "renamed", "code": "2" * 64}},
+        {"provenance": {"device": "cuda", "wall_seconds": 1.0}},
+        {"training": {"seconds": 1.0, "device": "cuda"}},
+    ):
+        other: Any = {name: {**getattr(result, name), **fields} for name, fields in section.items()}
+        assert dataclasses.replace(result, **other).key == result.key
+
+
+def test_results_of_earlier_versions_keep_their_keys() -> None:
+    result = make_result()
+    assert "class" not in result.model and result.identity.family is None
+    fields = ("config_digest", "weights_digest", "data_fingerprint", "tokenizer_fingerprint")
+    plain = {name: getattr(result.identity, name) for name in fields}
+    task = {name: result.task[name] for name in ("name", "version", "split")}
+    assert result.key == digest({**plain, "task": task, "scoring": result.scoring})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -16,7 +17,7 @@ import torch
 
 from ltm import model_store
 from ltm.data import corpora
-from ltm.result import Interval, Metric, find_results, read_records, read_result
+from ltm.result import Interval, Metric, find_results, read_records, read_result, write_result
 from ltm.rng import SequenceRng, seed_of
 from ltm.training import checkpoint
 from tasks import cli, report, results
@@ -367,3 +368,26 @@ def test_a_cell_is_not_made_of_other_tokens_than_the_stream_has(place, monkeypat
     assert cli.main(["--model", "ar-tiny", "--tasks", "ptb"]) == 2
     assert "blocks, found 2; no result" in capsys.readouterr().err
     assert find_results(place / "results") == []
+
+
+def test_a_result_of_an_earlier_version_is_not_made_again(place, capsys):
+    assert cli.main(["--model", "ar-tiny", "--tasks", "ptb"]) == 0
+    (path,) = find_results(place / "results")
+    result, records = read_result(path), read_records(path, read_result(path))
+    model = {name: value for name, value in result.model.items() if name not in ("class", "code")}
+    for file in path.parent.iterdir():
+        file.unlink()
+    former = write_result(dataclasses.replace(result, model=model), place / "results", records=records)
+    assert former != path
+    assert cli.main(["--model", "ar-tiny", "--tasks", "ptb"]) == 0
+    assert f"complete, nothing to do ({former.relative_to(place)})" in capsys.readouterr().err
+    assert find_results(place / "results") == [former]
+
+
+def test_a_result_of_other_code_is_named(place, capsys):
+    assert cli.main(["--model", "ar-tiny", "--tasks", "ptb"]) == 0
+    (path,) = find_results(place / "results")
+    result = read_result(path)
+    write_result(dataclasses.replace(result, model={**result.model, "code": "0" * 64}), place / "results")
+    assert cli.main(["--model", "ar-tiny", "--tasks", "ptb"]) == 0
+    assert "the model's code has changed since; to score it again, delete" in capsys.readouterr().err

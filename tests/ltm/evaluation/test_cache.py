@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from ltm.errors import UserError
-from ltm.evaluation.cache import cache_path, code_digest, open_cache
+from ltm.evaluation.cache import cache_path, open_cache
+from ltm.evaluation.code import code_digest
 
 WHERE = {"weights": "w", "seed": 0}
 
