@@ -50,7 +50,7 @@ class AuditTask(Task):
         self.proposal = None if options.proposal is None else find_helper("--proposal", options.proposal)
 
     def identity(self, model: HarnessModel) -> Identity:
-        """The source's texts, how the twin is trained, and the proposal.
+        """Identify the result by the source's texts, the twin's training and the proposal.
 
         Raises:
             UserError: the model can have no twin.
@@ -96,7 +96,7 @@ class AuditTask(Task):
 
     @classmethod
     def reference_rows(cls, result: Result) -> Sequence[ReferenceRow]:
-        """The likelihoods besides the headline, and the source, which no claim may beat."""
+        """Return rows for likelihoods besides the headline, and for the source, which no claim may beat."""
         names = dict.fromkeys(m.likelihood for m in result.metrics if m.likelihood and not m.headline)
         rows = [
             ReferenceRow(f"{result.model['name']}: {name}", {m.name: m for m in result.metrics if m.likelihood == name})

@@ -47,15 +47,15 @@ class Audit:
 
     @property
     def likelihoods(self) -> list[str]:
-        """Names of all likelihoods that were checked: headline first, those of continuations last."""
+        """The names of all likelihoods that were checked: headline first, those of continuations last."""
         return list(dict.fromkeys([*self.claims.claims_N, *(c.likelihood for c in self.checks if c.likelihood)]))
 
     def checks_of(self, likelihood: str) -> list[CheckResult]:
-        """The checks of one likelihood, and those that apply to all likelihoods of a model."""
+        """Return the checks of one likelihood, and those that apply to all likelihoods of a model."""
         return [c for c in self.checks if c.likelihood in (likelihood, None)]
 
     def refutations(self, likelihood: str) -> list[CheckResult]:
-        """The checks that refute a likelihood."""
+        """Return the checks that refute a likelihood."""
         return [c for c in self.checks_of(likelihood) if c.passed is False]
 
     def passed(self, likelihood: str) -> bool:

@@ -52,7 +52,7 @@ class Claims:
     tokens: int
 
     def evidence(self, likelihood: str) -> Evidence:
-        """The evidence against one likelihood."""
+        """Return the evidence against one likelihood."""
         return evidence(
             self.claims_N[likelihood],
             self.reference_N,
