@@ -1,1 +1,1 @@
-"""What is measured: lm-eval task definitions and what they compute; models arrive as arguments."""
+"""Tasks: lm-eval definitions and what they compute. Models are passed in as arguments."""

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
+
 from ltm import registry
+from ltm.data.local_files import stem
 from ltm.errors import UserError, did_you_mean
 
 DIRECTORY = Path(__file__).parent
+"""The folder of our task files."""
 PREFIX = "ltm_"
+"""Full names of tasks begin with it; short names leave it out."""
 FILE = "text:"
+"""Prefix of a path that is given instead of a task's name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +27,11 @@ class TaskEntry:
     """A task, as its YAML file describes it.
 
     Attributes:
-        name: the full one, such as `ltm_ptb`.
-        version: grows when the same data would give other numbers.
+        name: full name, such as `ltm_ptb`.
+        version: raised when the same data would give different numbers.
         kind: name in the entry-point group `ltm.tasks`.
-        corpus, split: of `dataset_kwargs`; empty where a task has none.
-        path: of the one text file that the task scores instead of a corpus.
+        corpus, split: from `dataset_kwargs`; empty if a task has none.
+        path: path of the text file that the task scores instead of a corpus.
         settings: the whole YAML file, with what it includes; functions are None.
     """
 
@@ -38,23 +45,21 @@ class TaskEntry:
 
 
 def files() -> dict[str, Path]:
-    """Task files by full name: ours, and those next to the module of a kind that another package offers.
+    """Return task files by full name: ours, and those next to a kind's module in another package.
 
     Raises:
-        UserError: two files have one name.
+        UserError: two files have the same name.
     """
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for folder in (DIRECTORY, *_folders_of_others()):
         for path in sorted(folder.glob(f"{PREFIX}*.yaml")):
-            if path.stem in found:
-                raise UserError(f"two files for the task {path.stem}: {found[path.stem]}, {path}")
-            found[path.stem] = path
-    return found
+            if path.stem in paths:
+                raise UserError(f"two files for the task {path.stem}: {paths[path.stem]}, {path}")
+            paths[path.stem] = path
+    return paths
 
 
 def _folders_of_others() -> list[Path]:
-    from importlib.util import find_spec
-
     modules = {point.module for point in registry.names(registry.TASKS).values()}
     others = sorted(module for module in modules if module.partition(".")[0] != __package__)
     specs = [find_spec(module) for module in others]
@@ -62,48 +67,46 @@ def _folders_of_others() -> list[Path]:
 
 
 def names() -> list[str]:
-    """Full names of all tasks; a task's file has its name."""
+    """Return the full names of all tasks; a task's file is named after it."""
     return sorted(files())
 
 
 def resolve(wanted: Iterable[str]) -> list[str]:
-    """Full names for full or short ones, in order, each once; `text:PATH` stays as it is.
+    """Return full names for full or short ones, in order and without duplicates; `text:PATH` stays as it is.
 
     Raises:
-        UserError: unknown name, with the nearest known ones; or none at all.
+        UserError: a name is unknown (the message has the nearest known ones), or none is given.
     """
     known = names()
     short = [name.removeprefix(PREFIX) for name in known]
-    found = []
+    resolved = []
     for name in wanted:
         if name.startswith(FILE):
-            found.append(name)
+            resolved.append(name)
             continue
         full = name if name in known else PREFIX + name
         if full not in known:
             raise UserError(
                 f"{did_you_mean('task', name, known if name.startswith(PREFIX) else short)} "
-                "(a file of yours: text:PATH; tasks of lm-eval itself: lm_eval --model ltm --model_args "
+                "(for your own file: text:PATH; for tasks of lm-eval itself: lm_eval --model ltm --model_args "
                 "pretrained=MODEL --tasks TASK)"
             )
-        found.append(full)
-    if not found:
+        resolved.append(full)
+    if not resolved:
         raise UserError(f"--tasks: expected at least one of {', '.join(short)}")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(resolved))
 
 
 def read(name: str) -> TaskEntry:
-    """The task of that full name, or the perplexity of the file of `text:PATH`.
+    """Read the task of that full name; `text:PATH` is the perplexity of a file.
 
     Raises:
-        UserError: that file is not there, or is no text file.
+        UserError: the file is missing, or is not a text file.
     """
     if name.startswith(FILE):
-        from ltm.data.local_files import stem
-
         path = Path(name.removeprefix(FILE)).expanduser()
-        named = f"text_{stem(path)}"
-        return TaskEntry(name=named, version=1.0, kind="perplexity", corpus=named, split="all", path=path)
+        full = f"text_{stem(path)}"
+        return TaskEntry(name=full, version=1.0, kind="perplexity", corpus=full, split="all", path=path)
     settings = _settings(files()[name])
     data = settings.get("dataset_kwargs", {})
     return TaskEntry(
@@ -117,10 +120,8 @@ def read(name: str) -> TaskEntry:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    import yaml  # type: ignore[import-untyped]
-
     class Loader(yaml.SafeLoader):
-        """Leaves the functions of a task alone."""
+        """Reads a task's functions as None."""
 
     Loader.add_constructor("!function", lambda loader, node: None)
     settings = yaml.load(path.read_text(), Loader=Loader)

@@ -31,7 +31,7 @@ class Evaluation:
         checkpoint: weights of the only model.
 
     Raises:
-        UserError: a model, a task or its data is not there, or an option does not fit; every missing corpus is named.
+        UserError: a model, a task or its data is missing, or an option does not fit; names every missing corpus.
     """
 
     def __init__(

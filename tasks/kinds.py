@@ -1,6 +1,6 @@
 """Kinds of task. A kind is a class, found through the entry-point group `ltm.tasks`, that measures a model.
 
-`tasks.evaluation` does what is the same for all kinds: results that exist already, provenance, writing, the summary.
+`tasks.evaluation` does what all kinds share: skipping existing results, provenance, and writing.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Task(ABC):
 
     @abstractmethod
     def identity(self, model: HarnessModel) -> Identity:
-        """The identity of the result, known before anything is measured.
+        """Return the identity of the result, known before anything is measured.
 
         `scoring` has `blocks` (the number of items), `tokens`, and everything else that can change a number.
 
@@ -114,14 +114,14 @@ class Task(ABC):
 
     @classmethod
     def reference_rows(cls, result: Result) -> Sequence[ReferenceRow]:
-        """Rows for the summary that hold for all models of the task, such as blind guessing; shown once."""
+        """Return rows for the summary that are the same for all models of the task, such as blind guessing."""
         return ()
 
 
 def kind(name: str) -> type[Task]:
-    """The class of a kind of task.
+    """Return the class of a kind of task.
 
     Raises:
-        UserError: unknown kind, with the nearest known ones.
+        UserError: the kind is unknown; the message has the nearest known ones.
     """
     return registry.load(registry.TASKS, "kind of task", name)

@@ -1,4 +1,4 @@
-"""For the YAML files of tasks that only `ltm-eval` runs; lm-eval loads this file by its path."""
+"""The loader of tasks that only `ltm-eval` can run; lm-eval loads this file by its path."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from ltm.errors import UserError
 
 
 def load(**kwargs: Any) -> Any:
-    """In place of data: an error that says what to run, before anything is scored."""
-    raise UserError("this task needs more of a model than lm-eval asks for; run ltm-eval --tasks with the same name")
+    """Raise, instead of loading data, an error that says what to run, before anything is scored."""
+    raise UserError("this task needs more from a model than lm-eval asks for; run ltm-eval --tasks with the same name")

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ltm import model_store, registry
 from ltm.errors import UserError
+from ltm.files import home
+from ltm.training import checkpoint
 
 if TYPE_CHECKING:
     from ltm.api import LanguageModel
@@ -16,8 +19,7 @@ if TYPE_CHECKING:
 
 
 def open_model(name: str, place: str | None, options: EvalOptions) -> HarnessModel:
-    """Open a model that `model_store.locate` found at `place`; one that is to train itself first has none."""
-    from ltm import model_store
+    """Open the model that `model_store.locate` found at `place`; None for a preset that trains itself first."""
     from ltm.harness import HarnessModel
 
     return HarnessModel(
@@ -47,15 +49,13 @@ class HelperModel:
     _model: HarnessModel | None = field(default=None, repr=False)
 
     def model(self, options: EvalOptions) -> HarnessModel:
-        """The model, loaded once, on the run's device and in its dtype, under its own default settings.
+        """Return the model, loaded once, on the run's device and in its dtype, under its own default settings.
 
-        Where it is not from the model store its name ends in a digest, since several models may share a name.
+        If it is not from the model store, its name ends in a digest, since several models may share a name.
         """
-        from ltm.files import home
-
         if self._model is None:
-            own = dataclasses.replace(options, settings=(), draws=None, headline_only=True, limit_blocks=None)
-            self._model = open_model(self.name, self.place, own)
+            plain = dataclasses.replace(options, settings=(), draws=None, headline_only=True, limit_blocks=None)
+            self._model = open_model(self.name, self.place, plain)
             loaded = self._model.loaded
             if self.place and Path(self.place).is_dir() and Path(self.place).parent != home() / "models" / loaded.name:
                 name = f"{loaded.name}@{loaded.info['weights_digest'][:8]}"
@@ -69,9 +69,6 @@ def find_helper(option: str, name: str) -> HelperModel:
     Raises:
         UserError: there is no such model, or it has no weights; names the option.
     """
-    from ltm import model_store, registry
-    from ltm.training import checkpoint
-
     try:
         place = model_store.locate(name, None, ())
         if external := registry.external_model(name):
@@ -86,5 +83,5 @@ def find_helper(option: str, name: str) -> HelperModel:
 
 
 def label(model: HarnessModel) -> str:
-    """A helper's name inside a metric's name: `gpt2-large` for `pretrained:gpt2-large`."""
+    """Return a helper's name inside a metric's name: `gpt2-large` for `pretrained:gpt2-large`."""
     return model.loaded.name.rpartition(":")[2]

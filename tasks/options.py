@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from ltm.config import whole_number
+from ltm.devices import check_device, check_dtype
 from ltm.errors import UserError
 
 LEAST: Mapping[str, int] = {
@@ -62,9 +64,6 @@ class EvalOptions:
     limit_problems: int | None = None
 
     def __post_init__(self) -> None:
-        from ltm.config import whole_number
-        from ltm.devices import check_device, check_dtype
-
         check_dtype(self.dtype)
         if self.device is not None:
             check_device(self.device)
@@ -77,10 +76,10 @@ class EvalOptions:
 
 
 def flag(name: str) -> str:
-    """The command-line flag of an option: `--limit-blocks` for `limit_blocks`."""
+    """Return the command-line flag of an option: `--limit-blocks` for `limit_blocks`."""
     return "--" + {"settings": "set"}.get(name, name).replace("_", "-")
 
 
 def option_names() -> list[str]:
-    """Names of all options."""
+    """Return the names of all options."""
     return [field.name for field in fields(EvalOptions)]

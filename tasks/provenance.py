@@ -1,4 +1,4 @@
-"""Where a number comes from: commit, versions, device, command, date."""
+"""The provenance of a number: commit, versions, device, command, date."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from typing import Any
 from ltm.devices import device_name
 
 PACKAGES = ("latent-thought-bench", "torch", "numpy", "scipy", "tokenizers", "lm-eval", "datasets")
+"""Packages whose versions are recorded."""
 WHERE_USED = ("transformers",)
+"""Packages whose versions are recorded only if they were imported."""
 
 
 def provenance(command: str, device: str, *, seconds: float, tokens: int, matmul: str | None = None) -> dict[str, Any]:
-    """The table of that name in a result file.
+    """Make the `provenance` table of a result file.
 
     Args:
-        command: what was typed.
+        command: what the user typed.
         device: `cpu` or `cuda`.
-        seconds: that scoring took, over all runs that had a part in it.
-        tokens: that were scored.
-        matmul: dtype of matrix products in what was inferred for each text, where anything was.
+        seconds: time spent computing, over all runs that contributed.
+        tokens: tokens scored or generated in that time.
+        matmul: dtype of matrix products in inference per text, if the model infers anything.
     """
     commit, dirty = repository_state()
     packages = [*PACKAGES, *(package for package in WHERE_USED if package in sys.modules)]
@@ -42,7 +44,7 @@ def provenance(command: str, device: str, *, seconds: float, tokens: int, matmul
 
 
 def repository_state() -> tuple[str | None, bool | None]:
-    """The commit of the suite's own checkout and whether it has changes; None twice when it is not in one."""
+    """Return the commit of the suite's checkout and whether it has changes; (None, None) outside a checkout."""
     here = Path(__file__)
 
     def git(*arguments: str) -> str:
@@ -51,7 +53,7 @@ def repository_state() -> tuple[str | None, bool | None]:
         ).stdout.strip()
 
     try:
-        # An installed copy may lie below somebody else's repository.
+        # An installed copy may be inside another repository.
         git("ls-files", "--error-unmatch", here.name)
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError):

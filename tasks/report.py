@@ -1,4 +1,4 @@
-"""What `ltm-eval` prints at its end: a table for each kind of task, paired differences, and samples on request."""
+"""Print results at the end of `ltm-eval`: a table per kind of task, paired differences, and samples on request."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
 from ltm.errors import UserError
 from ltm.result import read_blocks, read_records, read_result, result_path
 from ltm.statistics import paired_difference
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from ltm.result import Metric, Result
     from ltm.statistics import Measured
     from tasks.kinds import Column, Task
     from tasks.options import EvalOptions
 
 WIDTH = 100
+"""The most columns that tables and text take."""
 PERPLEXITY = "token_perplexity"
+"""The metric by which models are paired."""
 
 
 def show(made: Sequence[tuple[Task, Result]], options: EvalOptions) -> None:
-    """Print results by kind of task, how models differ on the same blocks, and samples if they are asked for."""
+    """Print results by kind of task, paired differences between models, and samples if asked for."""
     by_kind: dict[type[Task], list[Result]] = defaultdict(list)
     for task, result in made:
         by_kind[type(task)].append(result)
@@ -56,7 +59,7 @@ def show_tables(by_kind: Mapping[type[Task], Sequence[Result]]) -> None:
                 *(_value(result, column) for column in kind.columns),
                 "-" if speed is None else f"{speed:,.0f}",
             )
-        # The same for all models of a task, so shown once.
+        # Reference rows are the same for all models of a task, so they are shown once.
         rows = {
             (short_name(result), row.label): row.metrics for result in results for row in kind.reference_rows(result)
         }
@@ -68,31 +71,26 @@ def show_tables(by_kind: Mapping[type[Task], Sequence[Result]]) -> None:
 
 
 def console() -> Console:
-    """Standard output, no wider than `WIDTH`."""
-    from rich.console import Console
-
+    """Return a console on standard output, no wider than `WIDTH`."""
     terminal = Console()
     return terminal if terminal.is_terminal and terminal.width <= WIDTH else Console(width=WIDTH)
 
 
 def plain_table(title: str | None = None) -> Table:
-    """A table without columns yet, as narrow as is legible."""
-    from rich import box
-    from rich.table import Table
-
+    """Return a compact table without columns."""
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
 
 
 def short_name(result: Result) -> str:
-    """The task's name as `ltm-eval --tasks` takes it."""
+    """Return the task's name as `ltm-eval --tasks` takes it."""
     return str(result.task["name"]).removeprefix("ltm_")
 
 
 def _value(result: Result, column: Column) -> str:
     metric = result.metric(column.metric)
     if metric is None:
-        # A metric of no likelihood, next to the one that models are ranked by.
-        names = (column.metric, f"{column.metric}[")  # gen_ppl[ar-tiny]: the name says who scored
+        # A metric that belongs to no likelihood, so no headline either.
+        names = (column.metric, f"{column.metric}[")  # gen_ppl[ar-tiny]: the name includes the scorer
         others = (m for m in result.metrics if m.likelihood is None)
         metric = next((m for m in others if m.name == names[0] or m.name.startswith(names[1])), None)
     return shown(metric, column)
@@ -114,10 +112,10 @@ def shown(metric: Metric | None, column: Column) -> str:
 
 
 def show_paired(results: Sequence[Result], output: Path) -> None:
-    """Print, for each text, how every further model differs from the first one that was named.
+    """Print, for each text, the paired difference between every other model and the first one named.
 
-    Paired differences are far more certain than two intervals side by side. Models with other tokens or blocks cannot
-    be paired, and are named below the table.
+    Paired differences are far more certain than two separate intervals. Models with different tokens or blocks cannot
+    be paired; they are listed below the table.
     """
     groups: dict[tuple[Any, ...], list[Result]] = defaultdict(list)
     for result in results:
@@ -144,13 +142,13 @@ def show_paired(results: Sequence[Result], output: Path) -> None:
 
 
 def paired(result: Result, first: Result, output: Path) -> Measured | None:
-    """How many more nats per token the headline of `result` costs than that of `first`; None on other blocks."""
+    """Return the difference in nats per token, headline of `result` minus that of `first`; None if blocks differ."""
     if result.tokenizer["fingerprint"] != first.tokenizer["fingerprint"]:
         return None
     blocks = []
     for one in (result, first):
         path, metric = _path(one, output), one.metric(PERPLEXITY)
-        # As written: a result that was just made does not know its records' file.
+        # Read it back: a result in memory does not know its records' file.
         blocks.append(None if metric is None else read_blocks(path, read_result(path), metric))
     a, b = blocks
     try:
@@ -178,8 +176,8 @@ def _verdict(difference: Measured, result: Result, first: Result) -> tuple[str, 
 def show_samples(results: Sequence[Result], output: Path, count: int) -> None:
     """Print the first `count` texts of each result that has texts, each after its prompt in brackets.
 
-    The first are as good as any: samples are independent and were not selected. Of each problem the first sample is
-    shown, with the right answer.
+    They are not selected: samples are independent. For problems, the first sample of each is shown, with the right
+    answer.
     """
     for result in results:
         title, path = f"{result.model['name']} on {result.task['name']}", _path(result, output)
@@ -197,7 +195,7 @@ def _path(result: Result, output: Path) -> Path:
 
 
 def _texts(record: Mapping[str, Any]) -> tuple[str, str, str] | None:
-    """The prompt of a record, its text, and a comment."""
+    """Return the prompt of a record, its text, and a comment."""
     if isinstance(record.get("text"), str):
         return record.get("prompt", ""), record["text"], ""
     if record.get("texts"):
@@ -206,5 +204,5 @@ def _texts(record: Mapping[str, Any]) -> tuple[str, str, str] | None:
 
 
 def _printable(text: str) -> str:
-    """Without control characters, which a terminal would obey: a model of bytes may produce anything."""
+    """Replace control characters, which a terminal would obey; a byte-level model may produce any of them."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)

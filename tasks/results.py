@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from tasks.catalog import TaskEntry
 
 SUSPICIOUS_NATS = 2.0
+"""A likelihood below this many nats per GPT-2 token is too good to be true."""
 
 
 def identity(entry: TaskEntry, split: Split, model: HarnessModel, **scoring: Any) -> Identity:
-    """The identity of a result; `scoring` has `blocks`, `draws` and everything else that can change a number."""
+    """Make the identity of a result; `scoring` has `blocks`, `draws` and everything else that can change a number."""
     info = model.loaded.info
     return Identity(
         family=info["family"],
@@ -42,7 +43,7 @@ def identity(entry: TaskEntry, split: Split, model: HarnessModel, **scoring: Any
 
 
 def data(split: Split) -> dict[str, Any]:
-    """The `data` table of a result on a split."""
+    """Make the `data` table of a result on a split."""
     return {
         "corpus": split.corpus,
         "fingerprint": split.fingerprint,

@@ -1,4 +1,4 @@
-"""The figure of an audit: what is claimed against the source, as evidence over texts, and what it could have shown."""
+"""The figure of an audit: evidence against each claim over texts, the claims themselves, and the power of the test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tasks.audit.run import Audit
 
 
-def draw(found: Audit, *, title: str, key: str, output: Path) -> str:
+def draw(audit: Audit, *, title: str, key: str, output: Path) -> str:
     """Write the figure as SVG next to the result of that key; return a sentence that says where, or why not."""
     try:
         from matplotlib.figure import Figure
@@ -24,21 +24,21 @@ def draw(found: Audit, *, title: str, key: str, output: Path) -> str:
         )
     figure = Figure(figsize=(12.6, 3.6), layout="constrained")
     running, claimed, power = figure.subplots(1, 3)
-    parts = [(found.claims, "")]
-    if found.more_steps is not None:
-        parts.append((found.more_steps[0], f", {found.more_steps[1]} steps"))
+    parts = [(audit.claims, "")]
+    if audit.more_steps is not None:
+        parts.append((audit.more_steps[0], f", {audit.more_steps[1]} steps"))
     _running(running, parts)
-    _claimed(claimed, found, parts)
+    _claimed(claimed, audit, parts)
     shares = [10 ** (exponent / 10) for exponent in range(-35, -4)]
-    for gap, label in ((0.0, "of the source itself"), (_gap(found), "of this headline")):
-        curve = [(100 * s, n) for s, n in power_curve(found.entropy.nats_per_text, gap, shares=shares) if n < math.inf]
+    for gap, label in ((0.0, "of the source itself"), (_gap(audit), "of this headline")):
+        curve = [(100 * s, n) for s, n in power_curve(audit.entropy.nats_per_text, gap, shares=shares) if n < math.inf]
         power.loglog(*zip(*curve, strict=True) if curve else ([], []), label=label)
     power.axvline(0.5, color="0.6", linewidth=0.8, linestyle=":")
     power.set(xlabel="claim too high, % of the entropy", ylabel="texts that refute it")
     power.legend(fontsize=7)
     for axis in (running, claimed, power):
         axis.grid(alpha=0.3)
-    figure.suptitle(f"{title}: {found.subject}, {found.source.spec}", fontsize=10)
+    figure.suptitle(f"{title}: {audit.subject}, {audit.source.spec}", fontsize=10)
     model, _, task = title.partition(" on ")
     path = result_path(output, model=model, task=task, key=key).with_suffix(".svg")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,9 +59,9 @@ def _running(axis: Any, parts: list[tuple[Claims, str]]) -> None:
     axis.legend(fontsize=7)
 
 
-def _claimed(axis: Any, found: Audit, parts: list[tuple[Claims, str]]) -> None:
+def _claimed(axis: Any, audit: Audit, parts: list[tuple[Claims, str]]) -> None:
     rows = [
-        (name + suffix, -claims_N.sum() / claims.tokens, suffix == "" and not found.passed(name))
+        (name + suffix, -claims_N.sum() / claims.tokens, suffix == "" and not audit.passed(name))
         for claims, suffix in parts
         for name, claims_N in claims.claims_N.items()
     ]
@@ -70,13 +70,13 @@ def _claimed(axis: Any, found: Audit, parts: list[tuple[Claims, str]]) -> None:
     axis.set_yticks(range(len(rows)), [name for name, *_ in rows], fontsize=7)
     axis.margins(0.15)
     axis.invert_yaxis()
-    reference = -found.claims.reference_N.sum() / found.claims.tokens
-    axis.axvline(reference, color="crimson", linestyle="--", label="source, the very texts")
-    axis.axvline(found.entropy.nats_per_text / found.source.length, color="0.4", label="its entropy")
+    reference = -audit.claims.reference_N.sum() / audit.claims.tokens
+    axis.axvline(reference, color="crimson", linestyle="--", label="source, same texts")
+    axis.axvline(audit.entropy.nats_per_text / audit.source.length, color="0.4", label="source, entropy")
     axis.set(xlabel="claimed nats/token")
     axis.legend(fontsize=7, loc="lower right")
 
 
-def _gap(found: Audit) -> float:
-    evidence = found.claims.evidence(next(iter(found.claims.claims_N)))
+def _gap(audit: Audit) -> float:
+    evidence = audit.claims.evidence(next(iter(audit.claims.claims_N)))
     return -(evidence.log_e_value + evidence.slack) / evidence.texts

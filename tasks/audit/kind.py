@@ -1,4 +1,4 @@
-"""The audit as a task: one result with a verdict on each likelihood of the model; see run.py."""
+"""The audit as a task: one result with a verdict on each of a model's likelihoods (see run.py)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ltm.data import corpora
 from ltm.result import Metric
 from tasks import results
+from tasks.audit import figure, report
 from tasks.kinds import Column, Measurement, ReferenceRow, Task
 from tasks.models import find_helper
 
@@ -27,7 +28,7 @@ class AuditTask(Task):
     Attributes:
         source: the known source.
         text: real text, for the checks of the model as it is.
-        proposal: an exact model to sample the total probability by, where one is named.
+        proposal: an exact model to estimate total probability with, if one was named.
     """
 
     items = "texts"
@@ -49,7 +50,7 @@ class AuditTask(Task):
         self.proposal = None if options.proposal is None else find_helper("--proposal", options.proposal)
 
     def identity(self, model: HarnessModel) -> Identity:
-        """The source's texts that this model is scored on, how its twin is trained, and the proposal.
+        """Identify the result by the source's texts, the twin's training and the proposal.
 
         Raises:
             UserError: the model can have no twin.
@@ -77,8 +78,7 @@ class AuditTask(Task):
         )
 
     def measure(self, model: HarnessModel, identity: Identity) -> Measurement:
-        """Make the audit, its figure, and its report."""
-        from tasks.audit import figure, report
+        """Run the audit; draw its figure and write its report."""
         from tasks.audit.run import audit
 
         started, texts = time.perf_counter(), identity.scoring["blocks"]
@@ -98,7 +98,7 @@ class AuditTask(Task):
 
     @classmethod
     def reference_rows(cls, result: Result) -> Sequence[ReferenceRow]:
-        """The likelihoods besides the headline, and the source, which no claim may beat."""
+        """Return rows for likelihoods besides the headline, and for the source, which no claim may beat."""
         names = dict.fromkeys(m.likelihood for m in result.metrics if m.likelihood and not m.headline)
         rows = [
             ReferenceRow(f"{result.model['name']}: {name}", {m.name: m for m in result.metrics if m.likelihood == name})
@@ -111,12 +111,13 @@ class AuditTask(Task):
 
 def _metrics(made: Audit, headline: str) -> Iterator[Metric]:
     """Yield for each likelihood its verdict, its claim and the evidence, and one metric per further check."""
-    a_token, n = made.claims.tokens / len(made.claims.reference_N), len(made.claims.reference_N)
+    n = len(made.claims.reference_N)
+    tokens_per_text = made.claims.tokens / n
     for name in made.likelihoods:
         common: dict[str, Any] = {"likelihood": name, "headline": name == headline, "n": n}
         passed: dict[str, Any] = {"value": float(made.passed(name)), "kind": "exact", "direction": "higher"}
         yield Metric(name="audit_passed", unit="verdict", **passed, **common)
-        if name not in made.claims.claims_N:  # of continuations
+        if name not in made.claims.claims_N:  # a likelihood of continuations
             continue
         evidence, claimed = made.claims.evidence(name), -math.fsum(made.claims.claims_N[name])
         yield Metric(
@@ -128,21 +129,21 @@ def _metrics(made: Audit, headline: str) -> Iterator[Metric]:
             **common,
         )
         yield Metric(name="audit_log_e_value", unit="nats", value=evidence.log_e_value, kind="exact", **common)
-        blind = evidence.blind_below / a_token
+        blind = evidence.blind_below / tokens_per_text
         yield Metric(name="audit_blind_below_nats_per_token", unit="token", value=blind, kind="exact", **common)
     for check in made.checks:
         if check.name != "known_source" and check.likelihood is not None and math.isfinite(check.value):
             common = {"likelihood": check.likelihood, "headline": check.likelihood == headline, "n": n}
             yield Metric(name=f"audit_{check.name}", unit="check", value=check.value, kind="exact", **common)
-    own: dict[str, Any] = {"likelihood": None, "headline": False, "unit": "token", "kind": "exact", "n": n}
+    of_source: dict[str, Any] = {"likelihood": None, "headline": False, "unit": "token", "kind": "exact", "n": n}
     reference = -math.fsum(made.claims.reference_N) / made.claims.tokens
-    yield Metric(name="audit_source_nats_per_token", value=reference, **own)
+    yield Metric(name="audit_source_nats_per_token", value=reference, **of_source)
     entropy, length = made.entropy, made.source.length
     yield Metric(
         name="audit_source_entropy_per_token",
         value=entropy.nats_per_text / length,
         stderr_mc=entropy.stderr / length if entropy.stderr else None,
-        **own,
+        **of_source,
     )
 
 

@@ -1,4 +1,4 @@
-"""The audit: every check of a model, and a verdict on each of its likelihoods: passed, if nothing refutes it."""
+"""The audit: run every check on a model. A likelihood passes if no check refutes it."""
 
 from __future__ import annotations
 
@@ -17,22 +17,24 @@ if TYPE_CHECKING:
     from ltm.harness import HarnessModel
     from ltm.known_sources.base import Entropy, KnownSource
 
-TEXTS, MORE_STEPS_TEXTS = 256, 16
-"""Fresh texts of the source, and of those the ones that are scored again with many fast steps."""
+TEXTS = 256
+"""Fresh texts drawn from the source."""
+MORE_STEPS_TEXTS = 16
+"""The number of those texts that are scored again with many fast steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """What the checks found.
+    """The results of all checks of one model.
 
     Attributes:
-        subject: what was held against the source: the model itself, or its twin's name.
-        source: with the length of text that it had.
-        entropy: of the source, a text.
-        claims: of its texts, by the settings that the model is scored with.
-        more_steps: the same with many fast steps, and how many those were; None where nothing is fitted.
-        checks: in the order in which they were made.
-        seconds: by check, and of `training` the twin where it was not there.
+        subject: what was compared with the source: the model itself, or its twin by name.
+        source: the known source, with the text length that was used.
+        entropy: entropy of the source per text.
+        claims: claims about the source's texts under the settings that the model is scored with.
+        more_steps: the same claims with many fast steps, and the number of steps; None if nothing is fitted.
+        checks: results, in the order in which the checks were made.
+        seconds: time by check; `training` is that of the twin, unless it existed already.
     """
 
     subject: str
@@ -45,19 +47,19 @@ class Audit:
 
     @property
     def likelihoods(self) -> list[str]:
-        """All that were checked, headline first; those of continuations come last."""
+        """The names of all likelihoods that were checked: headline first, those of continuations last."""
         return list(dict.fromkeys([*self.claims.claims_N, *(c.likelihood for c in self.checks if c.likelihood)]))
 
-    def of(self, likelihood: str) -> list[CheckResult]:
-        """The checks of a likelihood, and those of all that a model has."""
+    def checks_of(self, likelihood: str) -> list[CheckResult]:
+        """Return the checks of one likelihood, and those that apply to all likelihoods of a model."""
         return [c for c in self.checks if c.likelihood in (likelihood, None)]
 
     def refutations(self, likelihood: str) -> list[CheckResult]:
-        """The checks that refute a likelihood; it has passed when there are none."""
-        return [c for c in self.of(likelihood) if c.passed is False]
+        """Return the checks that refute a likelihood."""
+        return [c for c in self.checks_of(likelihood) if c.passed is False]
 
     def passed(self, likelihood: str) -> bool:
-        """The verdict."""
+        """True if no check refutes the likelihood."""
         return not self.refutations(likelihood)
 
 
@@ -69,25 +71,25 @@ def audit(
     proposal: HarnessModel | None = None,
     texts: int = TEXTS,
 ) -> Audit:
-    """Make every check of a model.
+    """Run every check on a model.
 
     Args:
-        model: as it is scored; its seed is that of all noise here, its draws those of the known source.
-        source: what its twin is trained on. A model that was trained on a known source is held against that one.
+        model: the model as it is scored. Its seed seeds all noise here; its draws are used on the known source.
+        source: what the twin is trained on. A model that was trained on a known source is compared with that one.
         text: real text, for the checks of the model as it is.
-        proposal: an exact model with the same tokenizer; without one `proposal_mass` is left out.
-        texts: of the source, at most 1,000.
+        proposal: an exact model with the same tokenizer; without one, `proposal_mass` is skipped.
+        texts: number of texts of the source, at most 1,000.
 
     Raises:
         UserError: the family has no twin, a number is not finite, or the proposal does not fit.
     """
-    # All likelihoods and blocks, whatever was asked for.
+    # Check all likelihoods and blocks, whatever the command line asked for.
     model = model.like(headline_only=False, limit_blocks=None)
     seconds: dict[str, float] = {}
     checks: list[CheckResult] = []
     reader, started = model.loaded, time.perf_counter()
 
-    def made(name: str, check: Callable[[], Sequence[CheckResult]]) -> None:
+    def run(name: str, check: Callable[[], Sequence[CheckResult]]) -> None:
         nonlocal started
         checks.extend(check())
         seconds[name] = time.perf_counter() - started
@@ -98,31 +100,31 @@ def audit(
     seconds["training"], started = time.perf_counter() - started, time.perf_counter()
 
     claims = source_checks.claims_on(model.like(subject), source, texts=texts)
-    made("known_source", lambda: source_checks.known_source(claims))
+    run("known_source", lambda: source_checks.known_source(claims))
     more_steps = None
-    if found := twins.with_more_steps(subject):
-        more, steps = found
+    if refitted := twins.with_more_steps(subject):
+        more, steps = refitted
         few = min(texts, MORE_STEPS_TEXTS)
         more_steps = source_checks.claims_on(model.like(more, draws=2), source, texts=few), steps
         name = f"known_source_{steps}_steps"
-        made(name, lambda: source_checks.known_source(more_steps[0], name=name))
+        run(name, lambda: source_checks.known_source(more_steps[0], name=name))
 
     mini = enumeration.enumerable_model(reader.model, twins.trained_config(reader))
-    made("total_mass", lambda: enumeration.total_mass(mini))
-    made("continuation_mass", lambda: enumeration.continuation_mass(mini))
-    made("prequential_mass", lambda: enumeration.prequential_mass(mini))
-    made("blank_mass", lambda: enumeration.blank_mass(mini))
+    run("total_mass", lambda: enumeration.total_mass(mini))
+    run("continuation_mass", lambda: enumeration.continuation_mass(mini))
+    run("prequential_mass", lambda: enumeration.prequential_mass(mini))
+    run("blank_mass", lambda: enumeration.blank_mass(mini))
 
     piece = _blocks_of(model, text, 3.5)
     tokens = reader.tokenizer.encode(piece).tolist()
-    made("next_token_mass", lambda: next_token.next_token_mass(model, tokens))
-    made("decoder_mass", lambda: next_token.decoder_mass(model, tokens))
-    made("recomputed_elbo", lambda: estimator.recomputed_elbo(model, tokens))
-    made("stated_error", lambda: estimator.stated_error(model, tokens))
-    made("accounting", lambda: bookkeeping.accounting(model, piece))
-    made("depends_on_weights", lambda: bookkeeping.depends_on_weights(model, _blocks_of(model, text, 1.5)))
+    run("next_token_mass", lambda: next_token.next_token_mass(model, tokens))
+    run("decoder_mass", lambda: next_token.decoder_mass(model, tokens))
+    run("recomputed_elbo", lambda: estimator.recomputed_elbo(model, tokens))
+    run("stated_error", lambda: estimator.stated_error(model, tokens))
+    run("accounting", lambda: bookkeeping.accounting(model, piece))
+    run("depends_on_weights", lambda: bookkeeping.depends_on_weights(model, _blocks_of(model, text, 1.5)))
     if proposal is not None:
-        made("proposal_mass", lambda: source_checks.proposal_mass(model, proposal))
+        run("proposal_mass", lambda: source_checks.proposal_mass(model, proposal))
     return Audit(
         subject="the model itself" if itself else f"its twin {subject.name}",
         source=source,
@@ -135,8 +137,8 @@ def audit(
 
 
 def _blocks_of(model: HarnessModel, text: str, blocks: float) -> str:
-    """The beginning of a text, so many blocks of it."""
+    """Return the first `blocks` blocks of a text."""
     wanted, tokenizer = max(2, round(blocks * model.block_length)), model.loaded.tokenizer
     ids = tokenizer.encode(text[: 32 * wanted])[:wanted]
-    # A character cut in two is left out.
+    # Drop a character that was cut in two.
     return tokenizer.decode(ids.tolist()).rstrip("\N{REPLACEMENT CHARACTER}")

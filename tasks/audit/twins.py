@@ -1,8 +1,8 @@
 """The twin of a model: its family and settings with a small network, trained on a source whose likelihood is known.
 
-What a model claims of real text has no true value to be held against. Its estimator can be tried all the same: on the
-twin, which is fitted, drawn and summed by the same code under the same settings. A model that was itself trained on a
-known source needs none.
+Real text has no true likelihood to compare a model's claims with. Its estimator can still be tested: on the twin,
+which is fitted, sampled and summed by the same code under the same settings. A model that was itself trained on a known
+source needs no twin.
 """
 
 from __future__ import annotations
@@ -10,37 +10,44 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
+
+from ltm import files
+from ltm.config import config_digest, digest, from_dict, to_dict, unsettled
 from ltm.errors import UserError
+from ltm.evaluation.code import class_name, code_digest
+from ltm.known_sources import base
+from ltm.latent.base import LatentModel
+from ltm.training import checkpoint
+from ltm.training.config import TrainConfig
+from ltm.training.run import train_model
 
 if TYPE_CHECKING:
     from ltm.api import LanguageModel, LoadedModel
     from ltm.known_sources.base import KnownSource
 
 TOKENIZER = "bytes"
+"""One byte is one symbol of a source."""
 RECIPE = {"budget": "tokens=400k", "batch": 8, "lr": 3e-3, "warmup": 0.1, "ema": 0.99}
-"""The same for all, so that no claim is helped by more training: a minute for a latent model on a laptop CPU."""
+"""The same for all twins, so that none gains by more training; about a minute for a latent model on a laptop CPU."""
 MORE_STEPS = 256
+"""The least number of fast steps for the second scoring of a model that fits q."""
 
 
 def trained_on(loaded: LoadedModel) -> KnownSource | None:
-    """The known source that the model was trained on; None when it was real text."""
-    from ltm.known_sources import base
-
+    """Return the known source that the model was trained on, or None if it was trained on real text."""
     return base.recorded(loaded.info["training"].get("data_source") or {})
 
 
 def trained_config(loaded: LoadedModel) -> Any:
-    """The config that the model was trained under, without the settings that it is scored with."""
-    from ltm.config import from_dict, unsettled
-    from ltm.training import checkpoint
-
+    """Return the config that the model was trained with, without the settings that it is scored with."""
     if not (loaded.directory / checkpoint.MANIFEST).is_file():
         return loaded.model.config
     return unsettled(from_dict(type(loaded.model).config_class, checkpoint.read_info(loaded.directory)[1]["config"]))
 
 
 def check(loaded: LoadedModel) -> None:
-    """Raise UserError where there can be no twin, and so no audit."""
+    """Raise UserError if the model can have no twin, and therefore no audit."""
     try:
         type(loaded.model).twin_config(loaded.model.config, vocab_size=4, block_length=4)
     except UserError as error:
@@ -48,20 +55,13 @@ def check(loaded: LoadedModel) -> None:
 
 
 def twin(loaded: LoadedModel, source: KnownSource) -> LoadedModel:
-    """The twin, trained on this source of `source_for` now or before.
+    """Return the twin, trained on a source from `source_for`; it is trained now unless the model store has it.
 
-    It is trained as the model was, by its settings then, and scored by those of now. It lies in the model store.
+    It is trained under the settings that the model was trained with, and scored under those it is scored with.
 
     Raises:
-        UserError: the family can have none.
+        UserError: the family can have no twin.
     """
-    from ltm import files
-    from ltm.config import config_digest, digest, from_dict
-    from ltm.evaluation.code import class_name, code_digest
-    from ltm.training import checkpoint
-    from ltm.training.config import TrainConfig
-    from ltm.training.run import train_model
-
     cls, shape = type(loaded.model), {"vocab_size": 0, "block_length": source.length}
     config = cls.twin_config(trained_config(loaded), **shape)
     identity = digest([cls.family, class_name(cls), config_digest(config), RECIPE, source.spec, code_digest(cls)])
@@ -76,33 +76,29 @@ def twin(loaded: LoadedModel, source: KnownSource) -> LoadedModel:
         output=files.home() / "models" / name,
         device=loaded.model.device.type,
     )
-    found = checkpoint.load(folder, device=loaded.model.device.type)
-    shape["vocab_size"] = found.model.vocab_size
-    return reconfigured(found, cls.twin_config(loaded.model.config, **shape))
+    trained = checkpoint.load(folder, device=loaded.model.device.type)
+    shape["vocab_size"] = trained.model.vocab_size
+    return reconfigured(trained, cls.twin_config(loaded.model.config, **shape))
 
 
 def source_for(loaded: LoadedModel, source: KnownSource) -> KnownSource:
-    """What a model is held against: the source that it was trained on, or this one with texts that fill the twin.
+    """Return the source to compare a model with: the one it was trained on, or this one with texts that fill a block.
 
     Raises:
-        UserError: it can have no twin.
+        UserError: the model can have no twin.
     """
-    import torch
-
     check(loaded)
-    if own := trained_on(loaded):
-        return own
+    if known := trained_on(loaded):
+        return known
     cls = type(loaded.model)
     config = cls.twin_config(loaded.model.config, vocab_size=4, block_length=source.length)
     with torch.device("meta"):
-        # Not quite as asked for where a text is made of blocks, which must be filled.
+        # The length may differ from what was asked for: some families need texts that fill their blocks.
         return dataclasses.replace(cast(Any, source), length=cls(config).block_length)
 
 
 def reconfigured(loaded: LoadedModel, config: Any) -> LoadedModel:
-    """The same weights under another config of the same shapes."""
-    from ltm.config import config_digest, to_dict
-
+    """Return the same weights under another config with the same shapes."""
     weights = loaded.model.state_dict()
     model: LanguageModel = type(loaded.model)(config)
     model.allocate({name: tuple(value.shape) for name, value in weights.items()})
@@ -116,12 +112,10 @@ def reconfigured(loaded: LoadedModel, config: Any) -> LoadedModel:
 
 
 def with_more_steps(loaded: LoadedModel, *, least: int = MORE_STEPS) -> tuple[LoadedModel, int] | None:
-    """The same weights with `least` fast steps or 4 T, and how many that is; None where nothing is fitted.
+    """Return the same weights with max(`least`, 4 T) fast steps, and that number; None if nothing is fitted.
 
-    The more a fit moves what the value is then taken at, the more a value that is no bound rises.
+    An estimate that is no bound rises with the number of steps, as the fit moves the point at which it is evaluated.
     """
-    from ltm.latent.base import LatentModel
-
     model = loaded.model
     if not isinstance(model, LatentModel) or model.config.fast_steps is None or not model.gaussian_posterior:
         return None

@@ -1,4 +1,4 @@
-"""The figure of inference: valid bounds against fast steps, counted FLOPs, and latents used."""
+"""The figure of the diagnostics: valid bounds against fast steps, counted FLOPs, and latents used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Diagnostics of latent models: is z used, what for, and what do more inference and more latents buy?"""
+"""Diagnostics of latent models: how much z is used, and what more inference and more latents gain."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ltm import statistics
 from ltm.errors import UserError
 from ltm.result import Identity, Interval, Metric
 from tasks import results
+from tasks.diagnostics import figure
 from tasks.kinds import Column, Measurement
 from tasks.likelihood.perplexity_kind import Perplexity
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from tasks.diagnostics.measures import Point
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64)
-"""Fast steps of the curve; the model's own number is added where it is another."""
+"""Fast steps of the curve; the model's own number is added."""
 
 
 class Diagnostics(Perplexity):
@@ -39,7 +40,7 @@ class Diagnostics(Perplexity):
     )
 
     def identity(self, model: HarnessModel) -> Identity:
-        """The identity of a perplexity, with the settings of the YAML file.
+        """Return the identity of a perplexity, with the settings of the YAML file.
 
         Raises:
             UserError: the model has no Gaussian q(z|x), or the text too few blocks.
@@ -67,13 +68,13 @@ class Diagnostics(Perplexity):
         return dataclasses.replace(whole, scoring=scoring)
 
     def measure(self, model: HarnessModel, identity: Identity) -> Measurement:
-        """Statistics of the posteriors of blocks spread evenly over the text, curves on fewer blocks, an interpolation.
+        """Measure posteriors of blocks spread evenly over the text, curves on fewer blocks, and an interpolation.
 
         All posteriors for the statistics are inferred under the same noise, so that they differ only by their texts,
-        and not by the chance of a fit.
+        not by the noise of a fit.
         """
         from ltm.rng import SequenceRng
-        from tasks.diagnostics import figure, measures
+        from tasks.diagnostics import measures
 
         started, name = time.perf_counter(), self.entry.name
         scoring, inner, size = identity.scoring, gaussian_model(model), model.runner.scorer.batch_size
@@ -126,7 +127,7 @@ class Diagnostics(Perplexity):
         )
 
     def _blocks(self, model: HarnessModel, count: int) -> tuple[torch.Tensor, list[int]]:
-        """`count` full blocks, spread evenly over the text, and their indices in it."""
+        """Return `count` full blocks, spread evenly over the text, and their indices in it."""
         import torch
 
         length, (stream,) = model.block_length, model.streams([self.text])
@@ -137,7 +138,7 @@ class Diagnostics(Perplexity):
 
 
 def gaussian_model(model: HarnessModel) -> LatentModel:
-    """Return the model itself, which must have a Gaussian q(z|x).
+    """Return the model, checked to have a Gaussian q(z|x).
 
     Raises:
         UserError: it has none.
@@ -146,15 +147,15 @@ def gaussian_model(model: HarnessModel) -> LatentModel:
 
     inner, name = model.loaded.model, model.loaded.name
     if not isinstance(inner, LatentModel):
-        raise UserError(f"{name} has no latents: diagnostics are of models that infer z from a text (ltm, vae)")
+        raise UserError(f"{name} has no latents: diagnostics are for models that infer z from a text (ltm, vae)")
     if not inner.gaussian_posterior:
-        raise UserError(f"{name} infers z without a Gaussian q(z|x), which diagnostics are about")
+        raise UserError(f"{name} infers z without a Gaussian q(z|x), which diagnostics need")
     return inner
 
 
 def _steps(model: LatentModel) -> list[int]:
-    own = model.config.fast_steps
-    return [] if own is None else sorted({*STEPS, own})
+    configured = model.config.fast_steps
+    return [] if configured is None else sorted({*STEPS, configured})
 
 
 def _latents(model: LatentModel) -> list[int]:
@@ -237,15 +238,15 @@ def _check_finite(task: str, records: Sequence[dict[str, Any]]) -> None:
 
 
 def _tables(curves: dict[str, list[Point]], length: int) -> list[str]:
-    found = []
+    tables = []
     for by, points in curves.items():
         lines = [f"bounds by {by}, nats per token (standard error over {len(points[0].elbo_N)} blocks):"]
         for p in points:
             flops = "" if p.elbo_flops is None else f"  {p.elbo_flops:.2e} FLOPs/token for the ELBO"
             elbo, importance = (_nats(x_N, length) for x_N in (p.elbo_N, p.importance_N))
             lines.append(f"  {by} {p.setting:>3}: ELBO ≤ {elbo}  importance ≤ {importance}{flops}")
-        found.append("\n".join(lines))
-    return found
+        tables.append("\n".join(lines))
+    return tables
 
 
 def _nats(nats_N: torch.Tensor, length: int) -> str:

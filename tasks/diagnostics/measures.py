@@ -1,7 +1,7 @@
-"""What a Gaussian q(z|x) says of its texts, and what that is worth: KL, active units, mutual information, curves.
+"""Measures of a Gaussian q(z|x): active units, mutual information, and bounds over fast steps or latents used.
 
-Everything here works on any `LatentModel` whose `infer` gives a `Posterior`. Shapes: N texts, L tokens, Y layers, G
-latent vectors a layer, D width, U = Y G D units.
+Everything here works for any `LatentModel` whose `infer` returns a `Posterior`. Shapes: N texts, L tokens, Y layers, G
+latent vectors per layer, D width, U = Y G D units.
 """
 
 from __future__ import annotations
@@ -25,38 +25,38 @@ from ltm.nn.left_to_right import continue_prompts
 from ltm.rng import SequenceRng
 
 ACTIVE = 0.01
-"""A unit is active when the variance of its posterior mean over texts is more than this (arXiv 1509.00519)."""
+"""A unit is active if the variance of its posterior mean over texts exceeds this (arXiv 1509.00519)."""
 
 
 def active_units(mean_NYGD: Tensor) -> int:
-    """How many of the U units are active.
+    """Count the active ones of the U units.
 
     Raises:
-        ValueError: fewer than two texts.
+        ValueError: there are fewer than two texts.
     """
     if len(mean_NYGD) < 2:
-        raise ValueError("a variance over texts needs two of them")
+        raise ValueError(f"a variance over texts needs at least two, found {len(mean_NYGD)}")
     return int((mean_NYGD.flatten(1).double().var(0) > ACTIVE).sum())
 
 
 def mutual_information(q: Posterior, rng: SequenceRng, *, draws: int) -> Tensor:
-    """Each text's part in an estimate of I(x; z), (N,), float64, in nats; their mean is the estimate.
+    """Estimate I(x; z), in nats: each text's part, (N,), float64; their mean is the estimate.
 
-    I(x; z) = E KL(q(z|x) || p) - KL(q(z) || p) = E log q(z|x) / q(z), with q(z) the mean of the N posteriors at hand,
-    the text's own among them. So it cannot exceed log N, however much z says: an estimate, and a low one near there.
+    I(x; z) = E KL(q(z|x) || p) - KL(q(z) || p) = E log q(z|x) / q(z), where q(z) is the mean of the N posteriors given,
+    the text's own among them. So it cannot exceed log N, however informative z is, and is too low near that.
     """
     mean_NU, log_variance_NU = q.mean.flatten(1).double(), q.log_variance.flatten(1).double()
-    stream, found_N = rng.stream("mutual_information"), torch.zeros(len(mean_NU), dtype=torch.float64)
+    stream, information_N = rng.stream("mutual_information"), torch.zeros(len(mean_NU), dtype=torch.float64)
     for _ in range(draws):
         z_NU = q.at(stream.normal(*q.mean.shape[1:]).to(q.mean)).flatten(1).double()
         for n, z_U in enumerate(z_NU):
             log_q_N = -0.5 * ((z_U - mean_NU).square() / log_variance_NU.exp() + log_variance_NU).sum(1)
-            found_N[n] += log_q_N[n] - (log_q_N.logsumexp(0) - math.log(len(log_q_N)))
-    return found_N / draws
+            information_N[n] += log_q_N[n] - (log_q_N.logsumexp(0) - math.log(len(log_q_N)))
+    return information_N / draws
 
 
 Infer = Callable[[Tensor, SequenceRng], Posterior]
-"""q(z|x) of a batch of full texts (B, L)."""
+"""Infers q(z|x) for a batch of full texts (B, L) under given noise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +64,9 @@ class Point:
     """Valid bounds at one setting of the inference.
 
     Attributes:
-        setting: T_fast, or latents used.
+        setting: number of fast steps, or of latents used.
         elbo_N, importance_N: nats of each text.
-        elbo_flops, importance_flops: what this code executes for a token of each bound; None where it is not counted.
+        elbo_flops, importance_flops: FLOPs per token that this code executes for each bound; None if not counted.
     """
 
     setting: int
@@ -80,20 +80,20 @@ class Point:
 def point(
     model: LatentModel, tokens_BL: Tensor, rng: SequenceRng, infer: Infer, *, draws: int, importance_draws: int
 ) -> tuple[LikelihoodEstimate, LikelihoodEstimate]:
-    """ELBO and importance bound of full texts under the q that `infer` gives."""
+    """Return the ELBO and the importance bound of full texts under the q that `infer` returns."""
     batch, q = model.scoring_batch(tokens_BL, 0, None, rng), infer(tokens_BL, rng)
     elbo = bounds.elbo(batch.log_likelihood, q, batch.tokens_B, draws=draws, rng=rng)
     return elbo, bounds.importance_bound(batch.log_likelihood, q, batch.tokens_B, draws=importance_draws, rng=rng)
 
 
 def with_steps(model: LatentThoughtModel, steps: int) -> Infer:
-    """q after `steps` fast steps, all else as configured."""
+    """Infer q with `steps` fast steps, and everything else as configured."""
     config = dataclasses.replace(model.config.posterior, steps=steps)
     return lambda tokens_BL, rng: model.infer(tokens_BL, rng, config=config)
 
 
 def flops_with_steps(model: LatentThoughtModel, steps: int, draws: int, length: int) -> float:
-    """FLOPs a token of a bound with so many fast steps and draws."""
+    """Return the FLOPs per token of a bound with so many fast steps and draws."""
     stack = StackFlops.of(model.config.decoder, model.vocab_size - 1, length, model.latent_shape[1])
     return (
         2 * stack.first_attention + steps * stack.latent_gradient + draws * (stack.after_first_attention + stack.head)
@@ -101,9 +101,9 @@ def flops_with_steps(model: LatentThoughtModel, steps: int, draws: int, length: 
 
 
 def with_latents(model: LatentModel, count: int) -> Infer:
-    """q of the first `count` latent vectors, in turn of every layer; the others stay at the prior.
+    """Infer q of the first `count` latent vectors, taken from the layers in turn; the others stay at the prior.
 
-    A fit is of those alone, while noise from the prior stands for the others. An encoder knows nothing of it.
+    A fit changes only those, with noise from the prior for the others. An encoder runs as usual.
     """
     Y, G, _ = model.latent_shape
     order_YG = torch.arange(Y)[:, None] + Y * torch.arange(G)
@@ -132,7 +132,7 @@ def with_latents(model: LatentModel, count: int) -> Infer:
 
 
 def interpolation(model: LatentModel, ends_2YGD: Tensor, *, points: int, tokens: int) -> list[list[int]]:
-    """Greedy texts along the straight line between two z's, ends included."""
+    """Decode greedily along the straight line between two z's, ends included."""
     weights_P = torch.linspace(0, 1, points, device=ends_2YGD.device, dtype=ends_2YGD.dtype)
     z_PYGD = torch.lerp(ends_2YGD[0], ends_2YGD[1], weights_P[:, None, None, None])
 
@@ -144,24 +144,24 @@ def interpolation(model: LatentModel, ends_2YGD: Tensor, *, points: int, tokens:
 
 
 def doublings(most: int) -> list[int]:
-    """0, 1, 2, 4, ... and `most` itself."""
+    """Return 0, 1, 2, 4, ... and `most` itself."""
     return sorted({0, most, *(2**n for n in range(most.bit_length()))})
 
 
 def batches(tokens_NL: Tensor, rng: SequenceRng, size: int) -> Iterator[tuple[Tensor, SequenceRng]]:
-    """Texts with their noise, `size` at a time."""
+    """Yield texts with their noise, `size` at a time."""
     for start in range(0, len(tokens_NL), size):
         rows = range(start, min(start + size, len(tokens_NL)))
         yield tokens_NL[start : rows.stop], rng.select(rows)
 
 
 def posterior(model: LatentModel, tokens_NL: Tensor, rng: SequenceRng, size: int) -> Posterior:
-    """The model's own q of each text."""
-    found = []
-    for tokens_BL, own in batches(tokens_NL, rng, size):
+    """Infer q of each text as the model is configured."""
+    parts = []
+    for tokens_BL, noise in batches(tokens_NL, rng, size):
         with torch.no_grad():
-            found.append(model.infer(tokens_BL, own))
-    return Posterior(mean=torch.cat([q.mean for q in found]), log_variance=torch.cat([q.log_variance for q in found]))
+            parts.append(model.infer(tokens_BL, noise))
+    return Posterior(mean=torch.cat([q.mean for q in parts]), log_variance=torch.cat([q.log_variance for q in parts]))
 
 
 def curve(
@@ -175,10 +175,10 @@ def curve(
     draws: int,
     importance_draws: int,
 ) -> list[Point]:
-    """Bounds over settings of the inference, all on the same noise.
+    """Compute bounds over settings of the inference, all under the same noise.
 
     Args:
-        by: `steps`, of models that fit, or `latents`.
+        by: the setting that varies: `steps` (models that fit q) or `latents`.
     """
     points = []
     for setting in settings:
@@ -190,8 +190,8 @@ def curve(
         else:
             infer = with_latents(model, setting)
         pairs = [
-            point(model, tokens_BL, own, infer, draws=draws, importance_draws=importance_draws)
-            for tokens_BL, own in batches(tokens_NL, rng, size)
+            point(model, tokens_BL, noise, infer, draws=draws, importance_draws=importance_draws)
+            for tokens_BL, noise in batches(tokens_NL, rng, size)
         ]
         elbo_N, importance_N = (torch.cat([pair[which].nats_B for pair in pairs]) for which in (0, 1))
         points.append(Point(setting=setting, elbo_N=elbo_N, importance_N=importance_N, **flops))

@@ -1,7 +1,7 @@
-"""Gen PPL: the perplexity of a scorer on texts that another model wrote, in the scorer's own tokens.
+"""Gen PPL: a scorer's perplexity on texts that another model wrote, in the scorer's own tokens.
 
-The text is decoded and tokenised again, whatever tokens it was made of, cut into blocks of the scorer as any text is,
-and each block is scored given BOS. A continuation is scored given its prompt. Shapes: N texts.
+The text is decoded, tokenised by the scorer and cut into its blocks like any other text, and each block is scored given
+BOS. A continuation is scored given its prompt. Shapes: N texts.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ltm.result import Metric
 
 _WORST_LAST: tuple[Kind, ...] = ("exact", "lower_bound", "estimate")
+"""Kinds from the strongest to the weakest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +33,9 @@ class ScoredTexts:
     """A scorer's log-likelihoods of N texts.
 
     Attributes:
-        likelihood: the scorer's headline, such as `exact` or `elbo`; several are joined by ` + `.
+        likelihood: the scorer's headline likelihood, such as `exact` or `elbo`; several are joined by ` + `.
         kind: the weakest kind among them.
-        nats_N, tokens_N: log-likelihood of each text and the scorer's tokens in it; 0 and 0 for an empty one.
+        nats_N, tokens_N: log-likelihood of each text, and the scorer's tokens in it; both 0 for an empty text.
         mc_var_N: Monte Carlo variance of `nats_N`; None when exact or unknown.
     """
 
@@ -53,7 +54,7 @@ def gen_ppl(
     human: Sequence[tuple[str, str]],
     records: list[dict[str, Any]],
 ) -> tuple[list[Metric], list[str]]:
-    """Measure Gen PPL of a model's texts and of human ones, with notes; each record gets the scorer's nats and tokens.
+    """Measure Gen PPL of a model's texts and of human texts, with notes; add the scorer's nats and tokens to `records`.
 
     Args:
         written, human: pairs of a prompt, which may be empty, and the text after it.
@@ -66,14 +67,14 @@ def gen_ppl(
     if not scored.tokens_N.sum():
         notes.append("the scorer found nothing to score: no Gen PPL")
     if len(human):
-        people = score(scorer, f"{task} human", [text for _, text in human], [prompt for prompt, _ in human])
-        of_people = gen_ppl_metrics(people, name, "human_")
-        metrics += of_people
-        notes.append(f"Gen PPL of human text by {name}: {of_people[0].value:.1f}; lower than that is not better")
+        human_scored = score(scorer, f"{task} human", [text for _, text in human], [prompt for prompt, _ in human])
+        human_metrics = gen_ppl_metrics(human_scored, name, "human_")
+        metrics += human_metrics
+        notes.append(f"Gen PPL of human text by {name}: {human_metrics[0].value:.1f}; lower than that is not better")
     if scorer.loaded.tokenizer.fingerprint != model.loaded.tokenizer.fingerprint:
-        notes.append(f"Gen PPL counts tokens of {scorer.loaded.tokenizer.name}, in which {name} read the texts anew")
+        notes.append(f"Gen PPL counts tokens of {scorer.loaded.tokenizer.name}, the tokenizer of {name}")
     if scorer.loaded.info["weights_digest"] == model.loaded.info["weights_digest"]:
-        notes.append(f"{name} scored its own samples: its Gen PPL says how sure it is of itself")
+        notes.append(f"{name} scored its own samples: its Gen PPL measures only its confidence")
     if scored.kind != "exact":
         notes.append(
             f"the likelihood of {name} ({scored.likelihood}) is not exact, so its Gen PPL is marked: {scored.kind}"
@@ -82,32 +83,33 @@ def gen_ppl(
 
 
 def score(scorer: HarnessModel, task: str, texts: Sequence[str], prompts: Sequence[str]) -> ScoredTexts:
-    """Score each text given its prompt, which may be empty. Answers are kept, as all answers are.
+    """Score each text given its prompt, which may be empty. Answers are cached, as all answers are.
 
     Args:
-        task: whose texts they are; it determines the noise, with the scorer's seed and the index of a text.
+        task: name of the task; the noise depends on it, on the scorer's seed and on a text's index.
     """
     rows = [_rows(scorer, n, text, prompt) for n, (text, prompt) in enumerate(zip(texts, prompts, strict=True))]
-    found = iter(scorer.runner.score(f"gen_ppl {task}", [row for own in rows for row in own], companions=False))
-    parts = [[_headline(next(found)) for _ in own] for own in rows]
-    every = [part for own in parts for part in own]
+    flat = [row for rows_of_text in rows for row in rows_of_text]
+    answers = iter(scorer.runner.score(f"gen_ppl {task}", flat, companions=False))
+    parts_N = [[_headline(next(answers)) for _ in rows_of_text] for rows_of_text in rows]
+    every = [part for parts in parts_N for part in parts]
     known = bool(every) and all(part["mc_var"] is not None for part in every)
     return ScoredTexts(
         likelihood=" + ".join(sorted({part["name"] for part in every})) or scorer.loaded.model.headline(),
         kind=max((part["kind"] for part in every), key=_WORST_LAST.index, default="exact"),
-        nats_N=np.array([math.fsum(part["nats"] for part in own) for own in parts], np.float64),
-        tokens_N=np.array([sum(part["tokens"] for part in own) for own in parts], np.int64),
-        mc_var_N=np.array([math.fsum(part["mc_var"] for part in own) for own in parts]) if known else None,
+        nats_N=np.array([math.fsum(part["nats"] for part in parts) for parts in parts_N], np.float64),
+        tokens_N=np.array([sum(part["tokens"] for part in parts) for parts in parts_N], np.int64),
+        mc_var_N=np.array([math.fsum(part["mc_var"] for part in parts) for parts in parts_N]) if known else None,
     )
 
 
 def gen_ppl_metrics(scored: ScoredTexts, scorer: str, prefix: str = "") -> list[Metric]:
-    """Gen PPL, exp(total nats / total tokens), and as an estimate the mean of perplexities that some papers report.
+    """Compute Gen PPL, exp(total nats / total tokens), and as an estimate the mean of perplexities of some papers.
 
-    Empty for texts without a token.
+    Returns no metrics if the texts have no tokens.
 
     Raises:
-        UserError: the number is beyond all floats.
+        UserError: the number is too large for a float.
     """
     if not scored.tokens_N.sum():
         return []
@@ -134,7 +136,7 @@ def _headline(record: Any) -> dict[str, Any]:
 
 
 def _rows(scorer: HarnessModel, number: int, text: str, prompt: str) -> list[Row]:
-    """The text as one row after its prompt, cut on the left where both are too long, or in blocks without prompt."""
+    """Return one row of prompt and text, cut on the left if too long; or the text in blocks, if there is no prompt."""
     from ltm.evaluation.rows import continuation, digest_of, joined
 
     whole, given = joined(scorer.loaded.tokenizer.encode, prompt, text)

@@ -1,7 +1,7 @@
-"""Generation: text from nothing, or after a prompt from a corpus, and statistics of it.
+"""Generation: text from nothing, or after a prompt from a corpus, and its statistics.
 
 Every model decodes in the same way: ancestral sampling at temperature 1 unless set otherwise, a fixed number of new
-tokens, no stop. A sample is a stretch of the model's stream, as the human passages that it is compared with are
+tokens, no stop string. A sample is a stretch of the model's stream, as the human passages that it is compared with are
 stretches of theirs; an EOS in it gives no text and counts as no token.
 """
 
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ltm.config import digest, whole_number
+from ltm.data import corpora
 from ltm.errors import UserError
 from tasks import results
 from tasks.generation import gen_perplexity, mauve
@@ -53,8 +55,6 @@ class Generation(Task):
             UserError: the task needs a scorer and none is named; too few samples for MAUVE; and so on.
         """
         from ltm.api import Sampling
-        from ltm.config import whole_number
-        from ltm.data import corpora
 
         super().__init__(entry, options)
         settings = entry.settings["metadata"]
@@ -82,11 +82,11 @@ class Generation(Task):
         self._streams: dict[str, np.ndarray] = {}
 
     def new(self, model: HarnessModel) -> int:
-        """New tokens per sample of this model."""
+        """Return the number of new tokens per sample of this model."""
         return self.new_tokens or model.block_length - self.prompt_tokens
 
     def identity(self, model: HarnessModel) -> Identity:
-        """The samples, how they are drawn, and the helpers' weights.
+        """Identify the result by the samples, how they are drawn, and the helpers' weights.
 
         Raises:
             UserError: a prompt leaves no room in a block.
@@ -164,7 +164,7 @@ class Generation(Task):
 
     @classmethod
     def reference_rows(cls, result: Result) -> Sequence[ReferenceRow]:
-        """Human text as long as the samples, and, where there is MAUVE, the same with its words shuffled."""
+        """Return rows for human text as long as the samples and, if there is MAUVE, for its words shuffled."""
         tokenizer = f"{result.tokenizer['name']} ({result.tokenizer['fingerprint'][:8]})"
         length = f"{result.scoring['new_tokens']} tokens of {tokenizer}"
         rows = []
@@ -176,7 +176,7 @@ class Generation(Task):
         return rows
 
     def _passages(self, model: HarnessModel) -> np.ndarray:
-        """Human passages as long as a prompt and a sample of this model together, (N, length).
+        """Return human passages as long as a prompt and a sample of this model together, (N, length).
 
         Raises:
             UserError: there are too few.
@@ -197,7 +197,6 @@ class Generation(Task):
         return human
 
     def _generate(self, model: HarnessModel, prompts: Sequence[list[int]]) -> list[dict[str, Any]]:
-        from ltm.config import digest
         from ltm.evaluation.rows import Prompt
 
         new = self.new(model)
@@ -215,7 +214,7 @@ class Generation(Task):
         try:
             return model.runner.generations(self.entry.name, wishes)
         except ValueError as error:
-            # Some families go on beyond a block; those that cannot say so before they begin.
+            # Some families can generate beyond a block; the others refuse before they begin.
             if self.prompt_tokens + new <= model.block_length:
                 raise
             fits = f"--prompt-tokens and --new-tokens must sum to at most {model.block_length}"
@@ -229,7 +228,7 @@ class Generation(Task):
         if empty := sum(not text for _, text in written):
             notes.append(f"{empty} of {self.samples} samples are empty")
         if broken := sum("\ufffd" in text for _, text in written):
-            notes.append(f"{broken} of {self.samples} samples have bytes that make no character, shown as U+FFFD")
+            notes.append(f"{broken} of {self.samples} samples have bytes that form no character, shown as U+FFFD")
         if "human_unigram_entropy" in values:
             count = min(len(human), self.samples)
             short = "" if count == self.samples else f" (only {count}, so its distinct-n are not comparable)"
@@ -259,7 +258,7 @@ def _featuriser(name: str, samples: int) -> HelperModel:
 
 
 def _signature(helper: HarnessModel) -> str:
-    """One line that names a helper for the board, with everything that can change its numbers."""
+    """Return a line that identifies a helper on the board, with everything that can change its numbers."""
     info = helper.loaded.info
     digests = {
         "weights": info["weights_digest"],

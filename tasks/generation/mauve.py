@@ -1,7 +1,7 @@
-"""MAUVE between two sets of texts under a featuriser of ours, with the spread over k-means seeds.
+"""MAUVE between two sets of texts under any of our models, with the spread over k-means seeds.
 
-The divergence is the mauve-text package's, with its published defaults; it gets features, never text, so that nothing
-is fetched and no featuriser is chosen for us. It is optional: `pip install 'latent-thought-bench[mauve]'`.
+The divergence is the mauve-text package's, with its published defaults. It gets features, never text, so it downloads
+nothing and chooses no featuriser. It is optional: `pip install 'latent-thought-bench[mauve]'`.
 Shapes: N texts, D features per text.
 """
 
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from ltm.result import Metric
 
 LEAST_TEXTS = 500
+"""The least number of texts on each side."""
 KMEANS_SEEDS = 5
+"""Seeds of k-means over which MAUVE is averaged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,13 +44,13 @@ class Mauve:
 
 
 def check_available() -> None:
-    """Raise UserError where the package is not installed."""
+    """Raise UserError if the package is not installed."""
     if find_spec("mauve") is None:
         raise UserError("MAUVE needs the mauve-text package: pip install 'latent-thought-bench[mauve]'")
 
 
 def check_size(texts: int) -> None:
-    """Raise UserError for fewer texts than MAUVE can be read from; small sets look alike whatever they are."""
+    """Raise UserError if there are too few texts for MAUVE; small sets look alike whatever they are."""
     if texts < LEAST_TEXTS:
         raise UserError(
             f"MAUVE needs at least {LEAST_TEXTS} texts on each side, found {texts}: --samples {LEAST_TEXTS}"
@@ -61,7 +63,7 @@ def compare(
     human: Sequence[tuple[str, str]],
     reference: Sequence[str],
 ) -> list[Metric]:
-    """MAUVE against human reference texts: of the model's texts, of other human texts (a ceiling), of shuffled ones."""
+    """Measure MAUVE against human reference texts: of the model, other human texts (a ceiling), and shuffled ones."""
     ceiling = ["".join(pair) for pair in human]
     sets = {
         "": ["".join(pair) for pair in written],
@@ -76,7 +78,7 @@ def compare(
 
 
 def features(featuriser: HarnessModel, texts: Sequence[str]) -> np.ndarray:
-    """What the featuriser makes of each text that has any, (N, D) float32; of a long one the first block is read.
+    """Compute features of each non-empty text, (N, D) float32; of a long text only the first block is read.
 
     Raises:
         UserError: the featuriser's family has no features.
@@ -88,38 +90,38 @@ def features(featuriser: HarnessModel, texts: Sequence[str]) -> np.ndarray:
     model, size = featuriser.loaded.model, featuriser.runner.scorer.batch_size
     streams = [ids[: model.block_length] for ids in featuriser.loaded.tokenizer.encode_batch(texts) if len(ids)]
     order = sorted(range(len(streams)), key=lambda n: -len(streams[n]))
-    found: dict[int, np.ndarray] = {}
+    rows: dict[int, np.ndarray] = {}
     for start in range(0, len(order), size):
         batch = order[start : start + size]
         lengths = torch.tensor([len(streams[n]) for n in batch])
         tokens_BL = padded([streams[n] for n in batch])
         with torch.no_grad():
             features_BD = model.features(tokens_BL.to(model.device), lengths.to(model.device))
-        found |= zip(batch, features_BD.float().cpu().numpy(), strict=True)
-    return np.stack([found[n] for n in range(len(streams))])
+        rows |= zip(batch, features_BD.float().cpu().numpy(), strict=True)
+    return np.stack([rows[n] for n in range(len(streams))])
 
 
 def mauve(p_ND: np.ndarray, q_ND: np.ndarray) -> Mauve:
-    """MAUVE of two sets of features, from nearly 0 (nothing in common) to 1; the same for the same features."""
+    """Return MAUVE of two sets of features, from nearly 0 (nothing in common) to 1; deterministic."""
     with _quiet_native_code():
         from mauve import compute_mauve
 
-        found = [
+        runs = [
             compute_mauve(p_features=p_ND, q_features=q_ND, seed=seed, verbose=False) for seed in range(KMEANS_SEEDS)
         ]
-    values = np.array([one.mauve for one in found])
+    values = np.array([run.mauve for run in runs])
     return Mauve(
         mean=float(values.mean()),
         sd=float(values.std(ddof=1)),
-        star=float(np.mean([one.mauve_star for one in found])),
+        star=float(np.mean([run.mauve_star for run in runs])),
     )
 
 
-def mauve_metrics(found: Mauve, featuriser: str, n: int, *, compared: str = "") -> list[Metric]:
-    """MAUVE, its spread over k-means seeds, and MAUVE*; `compared` names texts that are not the model's: `human_`."""
+def mauve_metrics(measured: Mauve, featuriser: str, n: int, *, compared: str = "") -> list[Metric]:
+    """Make metrics of MAUVE, its spread over k-means seeds, and MAUVE*; `compared` is a prefix such as `human_`."""
     rest: dict[str, Any] = {"unit": "set", "n": n}
-    mean = statistics.Measured(found.mean, found.sd / math.sqrt(KMEANS_SEEDS), None, None, "")
-    sd, star = (statistics.Measured(value, None, None, None, "") for value in (found.sd, found.star))
+    mean = statistics.Measured(measured.mean, measured.sd / math.sqrt(KMEANS_SEEDS), None, None, "")
+    sd, star = (statistics.Measured(value, None, None, None, "") for value in (measured.sd, measured.star))
     return [
         metric(f"{compared}mauve[{featuriser}]", mean, "higher", headline=not compared, **rest),
         metric(f"{compared}mauve_kmeans_sd[{featuriser}]", sd, "lower", **rest),
@@ -128,7 +130,7 @@ def mauve_metrics(found: Mauve, featuriser: str, n: int, *, compared: str = "") 
 
 
 def shuffled_words(text: str, index: int) -> str:
-    """The text with its words in random order, the white space between them as it was; `index` chooses the order."""
+    """Return the text with its words in a random order that `index` seeds, and its white space unchanged."""
     from ltm.rng import seed_of
 
     parts = re.split(r"(\s+)", text)
@@ -142,7 +144,7 @@ def shuffled_words(text: str, index: int) -> str:
 
 @contextmanager
 def _quiet_native_code() -> Iterator[None]:
-    """k-means warns, from C++, that clusters of ten points are small: these are the published settings."""
+    """Silence k-means, which warns from C++ that clusters of ten points are small; these are the published settings."""
     sys.stderr.flush()
     kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

@@ -1,4 +1,4 @@
-"""Compute metrics of generated texts with their errors; text_statistics.py defines the statistics.
+"""Metrics of generated texts, with errors; text_statistics.py defines the statistics.
 
 Shapes: N texts.
 """
@@ -14,37 +14,41 @@ from tasks import results
 from tasks.generation import text_statistics as counted
 
 REPEATED_ORDER = 4
+"""Length of the n-grams whose repetition within a text is measured."""
 _NORMAL_95 = 1.959964
+"""Half the width of a 95% interval, in standard errors."""
 Direction = Literal["lower", "higher"]
 
 
 def text_metrics(texts: Sequence[Sequence[int]], prefix: str = "") -> list[Metric]:
-    """Length, entropy, variety and repetition of tokenised texts; statistics that empty texts lack are over the others.
+    """Measure length, entropy, variety and repetition of tokenised texts; statistics that empty texts lack skip them.
 
     Args:
         prefix: prefix of the metrics' names, for texts that are not the model's: `human_`.
     """
     N = len(texts)
     some = [text for text in texts if len(text)]
-    found = [_shares(f"{prefix}empty", [float(not len(text)) for text in texts], "lower")]
-    found += [_shares(f"{prefix}tokens_per_sample", [float(len(text)) for text in texts], "higher")]
+    metrics = [_shares(f"{prefix}empty", [float(not len(text)) for text in texts], "lower")]
+    metrics += [_shares(f"{prefix}tokens_per_sample", [float(len(text)) for text in texts], "higher")]
     if some:
-        found += [_shares(f"{prefix}unigram_entropy", [counted.unigram_entropy(text) for text in some], "higher")]
-        found += [_shares(f"{prefix}repetition", [float(counted.ends_in_repetition(text)) for text in some], "lower")]
+        metrics += [_shares(f"{prefix}unigram_entropy", [counted.unigram_entropy(text) for text in some], "higher")]
+        metrics += [_shares(f"{prefix}repetition", [float(counted.ends_in_repetition(text)) for text in some], "lower")]
     long = [text for text in some if len(text) >= REPEATED_ORDER]
     if long:
         repeated = [counted.repeated_ngrams(text, REPEATED_ORDER) for text in long]
-        found += [_shares(f"{prefix}seq_rep_{REPEATED_ORDER}", repeated, "lower")]
+        metrics += [_shares(f"{prefix}seq_rep_{REPEATED_ORDER}", repeated, "lower")]
     for order in range(1, 5):
         if any(len(text) >= order for text in some):
-            found.append(_varied(f"{prefix}distinct_{order}", counted.distinct(texts, order), N, "jackknife", "higher"))
+            metrics.append(
+                _varied(f"{prefix}distinct_{order}", counted.distinct(texts, order), N, "jackknife", "higher")
+            )
     if len(some) > 1:
-        found.append(_varied(f"{prefix}self_bleu", counted.self_bleu(some), len(some), "bootstrap", "lower"))
-    return found
+        metrics.append(_varied(f"{prefix}self_bleu", counted.self_bleu(some), len(some), "bootstrap", "lower"))
+    return metrics
 
 
 def evaluations(per_sample: Sequence[int]) -> Metric:
-    """Network evaluations per sample."""
+    """Make the metric of network evaluations per sample."""
     return _shares("network_evaluations", [float(n) for n in per_sample], "lower")
 
 
@@ -53,12 +57,12 @@ def _shares(name: str, values: Sequence[float], direction: Direction) -> Metric:
     return metric(name, measured, direction, unit="sample", n=len(values))
 
 
-def _varied(name: str, found: counted.Varied, n: int, method: str, direction: Direction) -> Metric:
+def _varied(name: str, statistic: counted.Varied, n: int, method: str, direction: Direction) -> Metric:
     ci95 = None
-    if found.stderr is not None:
-        margin = _NORMAL_95 * found.stderr
-        ci95 = (max(0.0, found.value - margin), min(1.0, found.value + margin))
-    measured = statistics.Measured(found.value, None, found.stderr, ci95, f"normal, {method} over {n} samples")
+    if statistic.stderr is not None:
+        margin = _NORMAL_95 * statistic.stderr
+        ci95 = (max(0.0, statistic.value - margin), min(1.0, statistic.value + margin))
+    measured = statistics.Measured(statistic.value, None, statistic.stderr, ci95, f"normal, {method} over {n} samples")
     return metric(name, measured, direction, unit="set", n=n)
 
 

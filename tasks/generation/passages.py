@@ -1,8 +1,7 @@
-"""Passages of human text to go on from and to compare with, and what the generation tasks do under lm-eval.
+"""Passages of human text for prompts and comparisons, and the functions of the generation tasks that lm-eval calls.
 
-lm-eval hands over text and knows no tokens, so there prompts are of whole words and statistics are of the words that
-come back, and the metrics say so by their names. It loads this file by its path, so it imports `ltm` and third-party
-packages alone.
+lm-eval passes text, not tokens. So its prompts are whole words, statistics are over the words that come back, and the
+metrics' names say so. It loads this file by its path, so it imports only `ltm` and third-party packages.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ltm.data import corpora
 from ltm.errors import UserError
 from ltm.rng import seed_of
 
@@ -20,13 +20,14 @@ NAMES = (
     *("word_count", "word_empty", "word_unigram_entropy", "word_repetition", "word_seq_rep_4", "word_self_bleu"),
     *("word_distinct_1", "word_distinct_2", "word_distinct_3", "word_distinct_4"),
 )
+"""Metrics under lm-eval."""
 
 
 def passages(stream: np.ndarray, length: int) -> np.ndarray:
-    """The stream of a split cut into disjoint passages, (N, length), in a random order that is always the same.
+    """Cut the stream of a split into disjoint passages, (N, length), in a fixed random order.
 
-    The order depends on nothing but the number of passages, so the first n of them are the same n in every run. A
-    passage may begin and end anywhere, as a block does.
+    The order depends only on the number of passages, so the first n are the same in every run. A passage may begin and
+    end anywhere, as a block does.
     """
     count = len(stream) // length
     order = np.random.default_rng(seed_of("passages", count)).permutation(count)
@@ -34,34 +35,32 @@ def passages(stream: np.ndarray, length: int) -> np.ndarray:
 
 
 def load(corpus: str, split: str, words: int, documents: int, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
-    """Prompts of so many `words` as a data set; empty prompts for 0. lm-eval passes more along, hence `**_`.
+    """Load prompts of `words` words as a data set; they are empty if `words` is 0.
 
-    They are disjoint passages of the split, in an order that is always the same.
+    They are disjoint passages of the split, in a fixed order. lm-eval passes further arguments, hence `**_`.
 
     Raises:
         UserError: the split has too few words for so many prompts.
     """
     import datasets
 
-    from ltm.data import corpora
-
     if not words:
         return {split: datasets.Dataset.from_list([{"prompt": ""}] * documents)}
     text = "".join(corpora.load(corpus, split, data_dir=Path(data_dir) if data_dir else None).iter_texts())
-    spans = [found.span() for found in re.finditer(r"\S+", text)]
-    found = passages(np.arange(len(spans)), words)
-    if len(found) < documents:
-        raise UserError(f"{corpus}/{split} has {len(found)} passages of {words} words, {documents} prompts are wanted")
-    prompts = [text[spans[own[0]][0] : spans[own[-1]][1]] for own in found[:documents]]
+    spans = [match.span() for match in re.finditer(r"\S+", text)]
+    rows = passages(np.arange(len(spans)), words)
+    if len(rows) < documents:
+        raise UserError(f"{corpus}/{split} has {len(rows)} passages of {words} words, {documents} prompts are wanted")
+    prompts = [text[spans[row[0]][0] : spans[row[-1]][1]] for row in rows[:documents]]
     return {split: datasets.Dataset.from_list([{"prompt": prompt} for prompt in prompts])}
 
 
 def prompt(document: dict[str, Any]) -> str:
-    """What is continued. A function, since a template could touch white space."""
+    """Return the text to continue. A function, since a template could change white space."""
     return document["prompt"]
 
 
 def results(document: dict[str, Any], results: list[Any]) -> dict[str, Any]:
-    """The words of the answer, for each metric's aggregation in text_statistics.py."""
+    """Return the words of the answer, which text_statistics.py aggregates for each metric."""
     (answer,) = results
     return dict.fromkeys(NAMES, answer.split())

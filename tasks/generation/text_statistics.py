@@ -1,7 +1,7 @@
-"""What can be counted in generated texts: how varied they are in themselves and among each other.
+"""Statistics of generated texts: variety within each text and between texts.
 
-A text is a sequence of tokens, ids or words. lm-eval loads this file by its path, so it imports NumPy alone, and has
-no dataclasses: those look their module up under a name that such a module does not have. Shapes: N texts, P pairs.
+A text is a sequence of token ids or words. lm-eval loads this file by its path, so it imports only NumPy, and has no
+dataclasses: those look up their module by a name that such a module lacks. Shapes: N texts, P pairs, R resamples.
 """
 
 from __future__ import annotations
@@ -16,29 +16,34 @@ import numpy as np
 Text = Sequence[Hashable]
 
 BLEU_ORDER = 4
+"""The longest n-grams that BLEU compares."""
 MOST_PAIRS = 1000
+"""The most pairs of texts that self-BLEU compares."""
 SHORTEST_REPEAT = 3
+"""The least number of tokens that count as a repetition."""
 RESAMPLES = 1000
+"""Bootstrap resamples for the error of self-BLEU."""
 SEED = 20251
+"""Seed of the pairs and of the resamples."""
 
 
 class Varied(NamedTuple):
-    """A number over a set of texts and its standard error over the choice of texts; None where there is no saying."""
+    """A number over a set of texts, and its standard error over the choice of texts; None if unknown."""
 
     value: float
     stderr: float | None
 
 
 def ngrams(text: Text, order: int) -> list[tuple[Hashable, ...]]:
-    """All runs of `order` tokens, in order; none in a shorter text."""
+    """Return all runs of `order` tokens, in order; a shorter text has none."""
     return [tuple(text[start : start + order]) for start in range(len(text) - order + 1)]
 
 
 def unigram_entropy(text: Text) -> float:
-    """Entropy of the frequencies of the text's own tokens, in nats: from 0, one token only, to log of its length.
+    """Return the entropy of the text's token frequencies, in nats: from 0 (one token only) to the log of its length.
 
     Raises:
-        ValueError: an empty text, which has none.
+        ValueError: the text is empty.
     """
     if not len(text):
         raise ValueError("an empty text has no entropy")
@@ -47,72 +52,72 @@ def unigram_entropy(text: Text) -> float:
 
 
 def repeated_ngrams(text: Text, order: int) -> float:
-    """Share of the text's n-grams that it has said before: 1 - different / all (seq-rep-n, arXiv 1908.04319).
+    """Return the share of the text's n-grams that occurred before: 1 - distinct / all (seq-rep-n, arXiv 1908.04319).
 
     Raises:
-        ValueError: a text without an n-gram.
+        ValueError: the text has no n-gram.
     """
-    found = ngrams(text, order)
-    if not found:
+    runs = ngrams(text, order)
+    if not runs:
         raise ValueError(f"expected a text of at least {order} tokens, found {len(text)}")
-    return 1 - len(set(found)) / len(found)
+    return 1 - len(set(runs)) / len(runs)
 
 
 def ends_in_repetition(text: Text, shortest: int = SHORTEST_REPEAT) -> bool:
-    """Whether the text's last n tokens, for some n of at least `shortest`, are what stands right before them too.
+    """True if, for some n >= `shortest`, the text's last n tokens equal the n tokens before them.
 
-    A loop shorter than that is found as well, through a multiple of its length.
+    Shorter loops are found too, through a multiple of their length.
     """
     text = list(text)
     return any(text[-n:] == text[-2 * n : -n] for n in range(shortest, len(text) // 2 + 1))
 
 
 def distinct(texts: Sequence[Text], order: int) -> Varied:
-    """Different n-grams of all texts over all their n-grams (distinct-n, arXiv 1510.03055), from nearly 0 to 1.
+    """Return distinct n-grams over all n-grams of all texts (distinct-n, arXiv 1510.03055), from nearly 0 to 1.
 
     It falls with the number and the length of texts, so only sets of equal size can be compared. The error is the
-    jackknife's, which errs on the large side; a bootstrap repeats texts, and would find less variety than there is.
+    jackknife's, which tends to be too large; a bootstrap repeats texts and would understate the variety.
 
     Raises:
         ValueError: no text has an n-gram.
     """
-    own = [Counter(ngrams(text, order)) for text in texts]
-    total = sum(counts.total() for counts in own)
+    counts_N = [Counter(ngrams(text, order)) for text in texts]
+    total = sum(counts.total() for counts in counts_N)
     if not total:
         raise ValueError(f"no text of at least {order} tokens among {len(texts)}")
-    holders = Counter(ngram for counts in own for ngram in counts)
+    holders = Counter(ngram for counts in counts_N for ngram in counts)
     value = len(holders) / total
-    # Without a text, the n-grams that it alone has are gone.
+    # Leaving a text out removes the n-grams that only it has.
     without = [
         (len(holders) - sum(holders[ngram] == 1 for ngram in counts)) / (total - counts.total())
-        for counts in own
+        for counts in counts_N
         if total > counts.total()
     ]
-    if len(without) < 2 or len(without) < len(own):
+    if len(without) < 2 or len(without) < len(counts_N):
         return Varied(value, None)
     N = len(without)
     return Varied(value, math.sqrt((N - 1) / N * float(((np.array(without) - np.mean(without)) ** 2).sum())))
 
 
 def bleu(hypothesis: Text, reference: Text) -> float:
-    """BLEU-4 of one text against one other, from 0 to 1.
+    """Return BLEU-4 of one text against another, from 0 to 1.
 
-    The geometric mean of clipped n-gram precisions, n = 1..4, times the brevity penalty. For n > 1 one is added to
-    matches and totals (Lin and Och 2004), so that a missing 4-gram does not make it 0. A hypothesis of fewer than four
-    tokens is compared by the orders that it has; an empty one scores 0.
+    It is the geometric mean of clipped n-gram precisions, n = 1..4, times the brevity penalty. For n > 1, one is added
+    to matches and totals (Lin and Och 2004), so that a missing 4-gram does not make it 0. A hypothesis of fewer than
+    four tokens is compared by the orders that it has; an empty one scores 0.
     """
     return _bleu(_counts(hypothesis), _counts(reference))
 
 
 def self_bleu(texts: Sequence[Text], *, seed: int = SEED, most_pairs: int = MOST_PAIRS) -> Varied:
-    """Mean BLEU-4 of texts against each other, a pair at a time: the higher, the more alike they are.
+    """Return the mean BLEU-4 over pairs of texts: the higher, the more alike they are.
 
-    Pairs are all ordered pairs of different texts, or `most_pairs` of them drawn without replacement; unlike BLEU
+    Pairs are all ordered pairs of different texts, or `most_pairs` of them drawn without replacement. Unlike BLEU
     against all others at once, the mean does not grow with the number of texts. The error is a bootstrap over texts: a
-    pair counts as often as both its texts were drawn together.
+    pair's weight is the product of its texts' counts.
 
     Raises:
-        ValueError: fewer than two texts.
+        ValueError: there are fewer than two texts.
     """
     N = len(texts)
     if N < 2:
@@ -138,14 +143,14 @@ def _counts(text: Text) -> list[Counter[tuple[Hashable, ...]]]:
 def _bleu(hypothesis: Sequence[Counter], reference: Sequence[Counter]) -> float:
     length, reference_length = hypothesis[0].total(), reference[0].total()
     log_precisions = []
-    for order, (own, other) in enumerate(zip(hypothesis, reference, strict=True), start=1):
-        if not own:
+    for order, (counts, other) in enumerate(zip(hypothesis, reference, strict=True), start=1):
+        if not counts:
             break
         added = int(order > 1)
-        matches = sum(min(count, other[ngram]) for ngram, count in own.items()) + added
+        matches = sum(min(count, other[ngram]) for ngram, count in counts.items()) + added
         if not matches:
             return 0.0
-        log_precisions.append(math.log(matches / (own.total() + added)))
+        log_precisions.append(math.log(matches / (counts.total() + added)))
     if not log_precisions:
         return 0.0
     brevity = min(0.0, 1 - reference_length / length)
@@ -158,7 +163,7 @@ def lm_count(texts: Sequence[Text]) -> float:
 
 
 def lm_empty(texts: Sequence[Text]) -> float:
-    """Share of empty texts; what they lack is measured over the others, and is 0 where there are none."""
+    """Share of empty texts. Statistics that they lack are means over the other texts, or 0 if there are none."""
     return float(np.mean([float(not len(text)) for text in texts]))
 
 
@@ -184,22 +189,22 @@ def lm_self_bleu(texts: Sequence[Text]) -> float:
 
 
 def lm_distinct_1(texts: Sequence[Text]) -> float:
-    """Different words over all words."""
+    """Distinct words over all words."""
     return _distinct(texts, 1)
 
 
 def lm_distinct_2(texts: Sequence[Text]) -> float:
-    """Different pairs of words over all pairs."""
+    """Distinct pairs of adjacent words over all pairs."""
     return _distinct(texts, 2)
 
 
 def lm_distinct_3(texts: Sequence[Text]) -> float:
-    """Different runs of three words over all of them."""
+    """Distinct runs of three words over all such runs."""
     return _distinct(texts, 3)
 
 
 def lm_distinct_4(texts: Sequence[Text]) -> float:
-    """Different runs of four words over all of them."""
+    """Distinct runs of four words over all such runs."""
     return _distinct(texts, 4)
 
 

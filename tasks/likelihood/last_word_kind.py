@@ -1,4 +1,4 @@
-"""The last word of each text given the rest: whether greedy decoding gives it, and how likely it is."""
+"""The last word of each text given the rest: accuracy of greedy decoding, and perplexity."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ltm import statistics
+from ltm.data import corpora
 from ltm.errors import UserError
 from ltm.result import Identity
 from tasks import results
@@ -31,8 +32,6 @@ class LastWord(Task):
 
     def __init__(self, entry: TaskEntry, options: EvalOptions):
         """Read the split, and cut its texts before the last word."""
-        from ltm.data import corpora
-
         super().__init__(entry, options)
         self.split = corpora.load(entry.corpus, entry.split, data_dir=options.data_dir)
         self.pairs = [cut_last_word(text) for text in self.split.iter_texts()][: options.limit_problems]
@@ -41,7 +40,7 @@ class LastWord(Task):
                 raise UserError(f"{entry.name}: document {index} of {self.split.corpus}/{self.split.split} has no word")
 
     def identity(self, model: HarnessModel) -> Identity:
-        """The texts and the draws."""
+        """Identify the result by the texts and the draws."""
         _, draws = next(iter(model.offered.values()))
         return results.identity(self.entry, self.split, model, blocks=len(self.pairs), draws=draws)
 

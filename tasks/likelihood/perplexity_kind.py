@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ltm import statistics
+from ltm.data import corpora
+from ltm.data.separated_text import SeparatedText
 from ltm.errors import UserError
 from ltm.result import Identity, Metric
 from tasks import results
@@ -37,9 +39,6 @@ class Perplexity(Task):
 
     def __init__(self, entry: TaskEntry, options: EvalOptions):
         """Read the split, or the file."""
-        from ltm.data import corpora
-        from ltm.data.separated_text import SeparatedText
-
         super().__init__(entry, options)
         if entry.path is not None:
             self.split = corpora.load_file(entry.path)
@@ -50,14 +49,14 @@ class Perplexity(Task):
         self._tokens: dict[str, int] = {}
 
     def stream_tokens(self, model: HarnessModel) -> int:
-        """Tokens of the text under the model's tokenizer; counted once for each tokenizer."""
+        """Return the number of tokens of the text under the model's tokenizer; counted once per tokenizer."""
         fingerprint = model.loaded.tokenizer.fingerprint
         if fingerprint not in self._tokens:
             self._tokens[fingerprint] = len(model.streams([self.text])[0])
         return self._tokens[fingerprint]
 
     def identity(self, model: HarnessModel) -> Identity:
-        """Blocks, tokens and likelihoods, known before anything is scored; `model.limit_blocks` is part of it."""
+        """Identify the result by blocks, tokens and likelihoods; `model.limit_blocks` limits the blocks."""
         tokens = self.stream_tokens(model)
         blocks = math.ceil(tokens / model.block_length)
         if model.limit_blocks is not None and model.limit_blocks < blocks:
@@ -78,7 +77,7 @@ class Perplexity(Task):
         """Score the text as lm-eval would, in one request.
 
         Raises:
-            UserError: a perplexity is beyond all floats.
+            UserError: a perplexity is too large for a float.
         """
         return score(model, self.entry.name, self.text, self.split)
 
@@ -87,12 +86,12 @@ def score(model: HarnessModel, task: str, text: str, split: Split) -> Measuremen
     """Score a text and compute its metrics.
 
     Args:
-        task: whose text it is; the noise depends on it.
+        task: name of the task; the noise depends on it.
         text: as the model sees it.
         split: the raw text, whose words and bytes count.
 
     Raises:
-        UserError: a perplexity is beyond all floats.
+        UserError: a perplexity is too large for a float.
     """
     from lm_eval.api.instance import Instance
 

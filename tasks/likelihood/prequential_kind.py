@@ -27,7 +27,7 @@ class PrequentialPerplexity(Perplexity):
     )
 
     def identity(self, model: HarnessModel) -> Identity:
-        """The identity of a perplexity, and the chunk length; None for an exact likelihood, the same in any chunks."""
+        """Add the chunk length to the identity of a perplexity; None if exact, since chunks then change nothing."""
         reader = self._reader(model)
         whole = super().identity(reader)
         return dataclasses.replace(whole, scoring={**whole.scoring, "chunk": reader.runner.chunk})

@@ -1,4 +1,4 @@
-"""Functions that the YAML files of likelihood tasks name: loading texts, and turning log-likelihoods into metrics.
+"""Functions for the YAML files of likelihood tasks: loading texts, and turning log-likelihoods into metrics.
 
 lm-eval loads this file by its path, so it imports only `ltm` and third-party packages.
 """
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ltm import statistics
+from ltm.data import corpora
 from ltm.data.separated_text import SeparatedText
 from ltm.errors import UserError
 
@@ -27,8 +28,6 @@ def load_text(
     `--metadata data_dir=DIR,eos_between_documents=true`; without the first, $LTM_DATA_DIR is the directory of corpora.
     """
     import datasets
-
-    from ltm.data import corpora
 
     if not isinstance(eos_between_documents, bool):
         raise UserError(f"eos_between_documents: expected true or false, found {eos_between_documents!r}")
@@ -60,7 +59,7 @@ def results(document: dict[str, Any], results: list[Any]) -> dict[str, Any]:
     A plain float knows neither its tokens nor its terms, so it gives word perplexity and bits per byte only.
 
     Raises:
-        UserError: the answer is not a finite number, or from a backend that knows no separators.
+        UserError: the answer is not a finite number, or the backend knows no separators.
     """
     (value,) = results
     if "parts" in document and not hasattr(value, "likelihoods"):
@@ -73,12 +72,12 @@ def results(document: dict[str, Any], results: list[Any]) -> dict[str, Any]:
         names += ["word_perplexity", "bits_per_byte"]
     if likelihoods := getattr(value, "likelihoods", None):
         names += ["token_perplexity"]
-        # Beyond all floats in a single block, and there is no mean.
+        # There is no mean if a single block exceeds all floats.
         if value.complete and (value.blocks.nats_N / value.blocks.tokens_N).min() > -700:
             names += ["token_perplexity_mean_of_exp"]
         if len(value.blocks.nats_N) > 1:
             names += ["token_perplexity_ci95_low", "token_perplexity_ci95_high"]
-        # An exact value has no Monte Carlo error, and one draw does not tell its own.
+        # An exact value has no Monte Carlo error, and one draw cannot estimate its own.
         if value.mc_variance is not None:
             names += ["token_perplexity_mc_se"]
         names += [f"{term.lstrip('-')}_per_token" for term in value.terms if term in ("-kl", "reconstruction")]
@@ -93,11 +92,11 @@ def results_in_chunks(document: dict[str, Any], answers: list[Any]) -> dict[str,
     """Return what `results` does, for a text that was read in chunks.
 
     Raises:
-        UserError: it was not read in chunks: a prequential task must not report an ELBO.
+        UserError: the text was not read in chunks; a prequential task must not report an ELBO.
     """
     if getattr(answers[0], "headline", None) not in ("prequential_bound", "exact"):
         raise UserError(
-            "prequential tasks want a model that reads in chunks: run ltm-eval, or lm_eval with "
+            "prequential tasks need a model that reads in chunks: run ltm-eval, or lm_eval with "
             "--model_args pretrained=NAME,prequential=16"
         )
     return results(document, answers)
@@ -115,8 +114,6 @@ def cut_last_word(text: str) -> tuple[str, str]:
 def load_last_words(corpus: str, split: str, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
     """Load a split with one row per document, detokenised, with `context` and `word`."""
     import datasets
-
-    from ltm.data import corpora
 
     texts = corpora.load(corpus, split, data_dir=Path(data_dir) if data_dir else None).iter_texts()
     rows = [dict(zip(("context", "word"), cut_last_word(text), strict=True)) for text in texts]

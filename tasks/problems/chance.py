@@ -1,4 +1,4 @@
-"""Blind guessing: what models that read nothing, or little, get on the same problems through the same extraction."""
+"""Blind guessing: the score of models that read little or nothing, on the same problems and extraction rules."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from tasks.problems.extraction import RULES, answer, gold_answer
 from tasks.problems.pass_at_k import K
 
 Rows = dict[str, dict[str, list[float]]]
-"""By chance model and extraction rule, for each problem: 1 if one of K generations is right, else 0."""
+"""By chance model and extraction rule: for each problem, 1 if one of K answers is right, else 0."""
 
 
 def chance_names() -> list[str]:
-    """Names of the chance models of all installed packages."""
+    """Return the names of the chance models of all installed packages."""
     return sorted(registry.names(registry.CHANCE))
 
 
 def chance_rows(problems: Sequence[Problem], train: Sequence[Problem], *, seed: int) -> Rows:
-    """Ask every chance model for K generations per problem, the most it can use: some give each of K answers once."""
+    """Ask every chance model for K answers per problem; some give K different ones, the best they can do."""
     import torch
 
     from ltm.rng import seed_of

@@ -1,6 +1,6 @@
-"""Problems with a number for an answer: where they come from, and the prompts that ask them.
+"""Problems with numeric answers: loading them, and writing their prompts.
 
-lm-eval loads this file by its path, so it imports `ltm` and third-party packages alone.
+lm-eval loads this file by its path, so it imports only `ltm` and third-party packages.
 """
 
 from __future__ import annotations
@@ -10,19 +10,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ltm.data import corpora
 from ltm.data.split import Split
 from ltm.errors import UserError, did_you_mean
 
-HOLDOUT, HELD_OUT_PROBLEMS = "train_holdout", 1000
+HOLDOUT = "train_holdout"
 """A split made of the last problems of train; exemplars and chance rows then come from the others."""
+HELD_OUT_PROBLEMS = 1000
+"""The number of problems in it."""
 EXEMPLAR_SEEDS = (0, 1, 2, 3, 4)
-"""Problem i is asked after the exemplars of seed i mod 5, so that no single choice of them decides a number."""
+"""Problem i gets the exemplars of seed i mod 5, so that no single choice of exemplars decides a number."""
 STYLES = ("rationale", "calculations", "answer-only")
-"""How exemplars answer: with the steps, with the steps and their <<48/2=24>>, or with the number alone."""
+"""Styles of exemplar answers: the steps, the steps with their <<48/2=24>>, or the number alone."""
 
 
 class Problem(NamedTuple):
-    """A question, its solution without the last line, and the answer as it is written there."""
+    """A question, its solution without the last line, and the answer as written there."""
 
     question: str
     steps: str
@@ -30,16 +33,16 @@ class Problem(NamedTuple):
 
 
 class Problems(NamedTuple):
-    """The problems to ask, and those to learn from: `train` is where exemplars and chance rows come from."""
+    """The problems to ask, and those that exemplars and chance rows are taken from (`train`)."""
 
     asked: Split
     train: Split
 
     def parsed(self) -> tuple[list[Problem], list[Problem]]:
-        """Both as problems; those of train that are asked word for word are left out.
+        """Parse both splits; leave out problems of train whose question is also asked, word for word.
 
         Raises:
-            UserError: a document that is no problem.
+            UserError: a document is not a problem.
         """
         asked = problems(self.asked)
         questions = {problem.question for problem in asked}
@@ -47,12 +50,11 @@ class Problems(NamedTuple):
 
 
 def find(corpus: str, split: str, *, data_dir: Path | None) -> Problems:
-    """A split of a corpus of problems, with its train split.
+    """Load a split of a corpus of problems, and its train split.
 
     Raises:
-        UserError: one of them is not there, or train is too small to hold problems out of.
+        UserError: one of them is missing, or train is too small to hold problems out.
     """
-    from ltm.data import corpora
 
     def loaded(name: str, purpose: str) -> Split:
         try:
@@ -67,7 +69,7 @@ def find(corpus: str, split: str, *, data_dir: Path | None) -> Problems:
         try:
             return Problems(loaded(split, f"the problems of {corpus}"), train)
         except UserError as error:
-            raise UserError(f"{error}. Of train, which is here, {corpus}_{HOLDOUT} asks the last problems") from error
+            raise UserError(f"{error}. Train is here: {corpus}_{HOLDOUT} asks its last problems") from error
     if len(train.documents) < 2 * HELD_OUT_PROBLEMS:
         raise UserError(
             f"{corpus}/{HOLDOUT} is the last {HELD_OUT_PROBLEMS} problems of train, which has {len(train.documents)}; "
@@ -84,14 +86,14 @@ _ENDING = re.compile(r"(?P<steps>.*?)\n?[^\S\n]*####(?P<answer>[^\n]*)", re.DOTA
 
 
 def problems(split: Split) -> list[Problem]:
-    """The documents of a split as problems: the question on the first line, below it the solution, last `#### 72`.
+    """Parse the documents of a split: the question on the first line, the solution below it, `#### 72` at the end.
 
-    `Question: ` and `Answer: ` before them are optional.
+    The labels `Question: ` and `Answer: ` are optional.
 
     Raises:
-        UserError: a document that is none.
+        UserError: a document is not a problem.
     """
-    found = []
+    parsed_problems = []
     for number, document in enumerate(split.documents, start=1):
         question, _, solution = document.partition("\n")
         parsed = _ENDING.fullmatch(solution.removeprefix("Answer:").strip())
@@ -100,26 +102,26 @@ def problems(split: Split) -> list[Problem]:
                 f"{split.corpus}/{split.split}, problem {number}: expected a question on a line of its own, then a "
                 f"solution that ends in a line like '#### 72', found {document[-80:]!r}"
             )
-        found.append(Problem(question.removeprefix("Question:").strip(), parsed["steps"].strip(), answer))
-    return found
+        parsed_problems.append(Problem(question.removeprefix("Question:").strip(), parsed["steps"].strip(), answer))
+    return parsed_problems
 
 
 def asked(problem: Problem) -> str:
-    """The question as a prompt. It ends without a space, which would split the answer's first token."""
+    """Return the question as a prompt. It ends without a space, which would split the answer's first token."""
     return f"Question: {problem.question}\nAnswer:"
 
 
 def exemplar(problem: Problem, style: str) -> str:
-    """A problem with its solution, to stand before a question."""
+    """Return a problem with its solution, to be put before a question."""
     steps = problem.steps if style == "calculations" else re.sub("<<.*?>>", "", problem.steps)
     solution = problem.answer if style == "answer-only" or not steps else f"{steps}\n#### {problem.answer}"
     return f"{asked(problem)} {solution}\n\n"
 
 
 def exemplars(train: Sequence[Problem], number: int, shots: int) -> list[Problem]:
-    """The exemplars of problem `number`: the same ones in the same order for the same seed of `EXEMPLAR_SEEDS`.
+    """Choose the exemplars of problem `number`; they depend only on its seed of `EXEMPLAR_SEEDS`.
 
-    More shots of one seed have the fewer ones last, next to the question.
+    With more shots, further exemplars are put in front, so that the last ones stay the same.
 
     Raises:
         UserError: train has fewer problems than shots.
@@ -138,7 +140,7 @@ def exemplars(train: Sequence[Problem], number: int, shots: int) -> list[Problem
 
 
 def check_style(style: str) -> None:
-    """Raise UserError unless there is such a style of exemplars."""
+    """Raise UserError if there is no such style of exemplars."""
     if style not in STYLES:
         raise did_you_mean("style of exemplars", style, STYLES)
 
@@ -146,31 +148,31 @@ def check_style(style: str) -> None:
 def load(
     corpus: str, split: str, shots: int = 0, style: str = "rationale", data_dir: str | None = None, **_: Any
 ) -> dict[str, Any]:
-    """The problems as a data set of lm-eval, each with its whole prompt.
+    """Load the problems as a data set for lm-eval, each with its whole prompt.
 
-    lm-eval passes the model's arguments and the task's metadata along, hence `**_`; `--metadata` sets `shots`,
-    `style` and `data_dir`.
+    lm-eval also passes the model's arguments and the task's metadata, hence `**_`; `--metadata` sets `shots`, `style`
+    and `data_dir`.
     """
     import datasets
 
     check_style(style)
-    found, train = find(corpus, split, data_dir=Path(data_dir) if data_dir else None).parsed()
+    asked_problems, train = find(corpus, split, data_dir=Path(data_dir) if data_dir else None).parsed()
     documents = [
         {
             "prompt": "".join(exemplar(shot, style) for shot in exemplars(train, number, shots)) + asked(problem),
             "question": problem.question,
             "gold": problem.answer,
         }
-        for number, problem in enumerate(found)
+        for number, problem in enumerate(asked_problems)
     ]
     return {split: datasets.Dataset.from_list(documents)}
 
 
 def prompt(document: Mapping[str, Any]) -> str:
-    """What is asked. A function, since a template could touch white space."""
+    """Return the prompt. A function, since a template could change white space."""
     return document["prompt"]
 
 
 def gold(document: Mapping[str, Any]) -> str:
-    """The right answer."""
+    """Return the right answer."""
     return document["gold"]

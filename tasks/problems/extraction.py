@@ -1,12 +1,12 @@
-"""The answer that a generated text gives, under four rules, compared as numbers and exactly.
+"""Extract the answer from a generated text, under four rules; answers are compared exactly, as numbers.
 
 strict     the number after the first `####` that a number follows
 flexible   the last number
 first      the first number: after a prompt that ends in `Answer:`, the first one after that
-substring  legacy, of the published scripts: the gold answer's characters anywhere, so that 30 gives a 3 too
+substring  legacy, from published scripts: the gold answer's characters anywhere, so that 30 counts as a 3 too
 
-An answer is written canonically: `1,080`, `$1080.00` and `+1080.` are all 1080. Words are no numbers.
-lm-eval loads this file by its path, so it imports the standard library alone.
+Answers are canonical: `1,080`, `$1080.00` and `+1080.` are all 1080. Words are not numbers.
+lm-eval loads this file by its path, so it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -16,42 +16,45 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 LEGACY = "substring"
+"""The rule that only tests for the right answer and extracts none."""
 NUMBERS = ("strict", "flexible", "first")
+"""The rules that extract a number."""
 RULES = (*NUMBERS, LEGACY)
+"""All rules."""
 
-# Commas group thousands; others stand between numbers.
+# A comma groups thousands; any other comma separates numbers.
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![\w.])\.[0-9]+"
-# A minus is a sign unless something is subtracted: 9-4 has 9 and 4, and so has 9 - 4; $-4 and -$4 are both -4.
+# A minus is a sign unless it subtracts: 9-4 and 9 - 4 have 9 and 4; $-4 and -$4 are both -4.
 _SIGN = r"(?<![\w)%])(?P<sign>[-+−])?[$€£]?(?P<inner>[-+−])?"
 _NUMBER = re.compile(rf"(?:{_SIGN}|(?<![0-9]))(?<![0-9]\.)(?P<digits>{_DIGITS})")
-# Half a number is no answer: not the 1 of 1/2, 1:30, 1e3 or 1.2.3.
+# Part of a number is no answer: not the 1 of 1/2, 1:30, 1e3 or 1.2.3.
 _STRICT = re.compile(
     rf"####[^\S\n]*(?P<sign>[-+−])?[$€£]?[^\S\n]*(?P<inner>[-+−])?(?P<digits>{_DIGITS})(?![0-9]|[,./:eE][0-9])"
 )
 
 
 def strict(text: str) -> str | None:
-    """The number directly after `####`, on the same line."""
-    found = _STRICT.search(text)
-    return None if found is None else _written(found)
+    """Return the number directly after `####`, on the same line."""
+    match = _STRICT.search(text)
+    return None if match is None else _canonical(match)
 
 
 def flexible(text: str) -> str | None:
-    """The last number."""
-    found = list(_NUMBER.finditer(text))
-    return _written(found[-1]) if found else None
+    """Return the last number."""
+    matches = list(_NUMBER.finditer(text))
+    return _canonical(matches[-1]) if matches else None
 
 
 def first(text: str) -> str | None:
-    """The first number."""
-    found = _NUMBER.search(text)
-    return None if found is None else _written(found)
+    """Return the first number."""
+    match = _NUMBER.search(text)
+    return None if match is None else _canonical(match)
 
 
-def _written(found: re.Match[str]) -> str:
-    # As text: a model may write more digits than Python turns into a number.
-    negative = {found["sign"], found["inner"]} & {"-", "−"}
-    whole, _, fraction = found["digits"].replace(",", "").partition(".")
+def _canonical(match: re.Match[str]) -> str:
+    # As text: a model may write more digits than Python converts to a number.
+    negative = {match["sign"], match["inner"]} & {"-", "−"}
+    whole, _, fraction = match["digits"].replace(",", "").partition(".")
     whole, fraction = whole.lstrip("0") or "0", fraction.rstrip("0")
     number = f"{whole}.{fraction}" if fraction else whole
     return f"-{number}" if negative and number != "0" else number
@@ -61,10 +64,10 @@ _EXTRACTORS: Mapping[str, Callable[[str], str | None]] = {"strict": strict, "fle
 
 
 def answer(rule: str, text: str, gold: str) -> str | None:
-    """What a text answers under a rule, None for nothing; under `substring`, which finds no answer, the gold or None.
+    """Return a text's answer under a rule, or None; under `substring`, the gold answer if the text contains it.
 
     Args:
-        gold: the right answer, as `gold_answer` gives it.
+        gold: the right answer, as `gold_answer` returns it.
     """
     if rule == LEGACY:
         return gold if gold in text else None
@@ -72,45 +75,45 @@ def answer(rule: str, text: str, gold: str) -> str | None:
 
 
 def gold_answer(solution: str) -> str:
-    """The right answer, of a solution that ends in `#### 1,080` or is a number: canonical.
+    """Return the canonical answer of a solution that ends in `#### 1,080` or is a number itself.
 
     Raises:
-        ValueError: it has none.
+        ValueError: there is none.
     """
-    found = strict(solution if "####" in solution else f"#### {solution}")
-    if found is None:
+    number = strict(solution if "####" in solution else f"#### {solution}")
+    if number is None:
         raise ValueError(f"no number after #### in {solution[-60:]!r}")
-    return found
+    return number
 
 
-# Filters of lm-eval: each takes the texts of every document and the documents, which have a `gold`.
+# Filters for lm-eval: each takes the texts of every document, and the documents, which have a `gold`.
 
 
 def strict_answers(texts: Iterable[Sequence[str]], documents: Iterable[Mapping[str, Any]]) -> list[list[str | None]]:
-    """By `strict`."""
+    """Extract answers by `strict`."""
     return _all("strict", texts, documents)
 
 
 def flexible_answers(texts: Iterable[Sequence[str]], documents: Iterable[Mapping[str, Any]]) -> list[list[str | None]]:
-    """By `flexible`."""
+    """Extract answers by `flexible`."""
     return _all("flexible", texts, documents)
 
 
 def first_answers(texts: Iterable[Sequence[str]], documents: Iterable[Mapping[str, Any]]) -> list[list[str | None]]:
-    """By `first`."""
+    """Extract answers by `first`."""
     return _all("first", texts, documents)
 
 
 def substring_answers(texts: Iterable[Sequence[str]], documents: Iterable[Mapping[str, Any]]) -> list[list[str | None]]:
-    """By the legacy rule."""
+    """Extract answers by the legacy rule."""
     return _all(LEGACY, texts, documents)
 
 
 def _all(rule: str, texts: Iterable[Sequence[str]], documents: Iterable[Mapping[str, Any]]) -> list[list[str | None]]:
-    # A right answer comes out spelled as the document spells it: what compares them next knows no numbers.
+    # Right answers are spelled as the document spells them, since lm-eval then compares strings.
     answers = []
-    for own, document in zip(texts, documents, strict=True):
+    for samples, document in zip(texts, documents, strict=True):
         gold = gold_answer(document["gold"])
-        found = [answer(rule, text, gold) for text in own]
-        answers.append([document["gold"] if said == gold else said for said in found])
+        extracted = [answer(rule, text, gold) for text in samples]
+        answers.append([document["gold"] if number == gold else number for number in extracted])
     return answers

@@ -1,4 +1,4 @@
-"""Problems with a number for an answer, such as GSM8K: pass@k and maj@k, next to blind guessing."""
+"""Problems with numeric answers, such as GSM8K: pass@k and maj@k, next to blind guessing."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Problems(Task):
         self._chance: dict[int, chance.Rows] = {}
 
     def identity(self, model: HarnessModel) -> Identity:
-        """The problems, how they are asked, and who else is asked."""
+        """Identify the result by the problems, how they are asked, and the chance models."""
         return results.identity(
             self.entry,
             self.splits.asked,
@@ -80,13 +80,13 @@ class Problems(Task):
 
     @classmethod
     def reference_rows(cls, result: Result) -> Sequence[ReferenceRow]:
-        """The chance rows."""
+        """Return the chance rows."""
         rows = problem_metrics.chance_metrics({metric.name: metric for metric in result.metrics})
         return [ReferenceRow(f"chance: {name}", {f"pass@{K}": metric}) for name, metric in rows.items()]
 
 
 def notes(metrics: Sequence[Metric], answered: solver.Answered, how: Settings) -> tuple[str, ...]:
-    """The verdict against chance, and what did not fit the window."""
+    """Return the verdict against chance, and what did not fit the block."""
     value = {metric.name: metric for metric in metrics}
     name, best = max(problem_metrics.chance_metrics(value).items(), key=lambda row: row[1].value)
     gap = value[problem_metrics.ABOVE_CHANCE].ci95

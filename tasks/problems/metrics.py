@@ -1,6 +1,6 @@
-"""Metrics of solved problems: means over problems with bootstrap intervals over problems, all resampled together.
+"""Metrics of solved problems: means and bootstrap intervals over problems.
 
-So the difference between a model and a chance row is paired.
+All metrics are resampled together, so the difference between a model and a chance row is paired.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ if TYPE_CHECKING:
     from ltm.result import Metric
     from tasks.problems.prompts import Settings
 
-CHANCE, CONTROL = "chance_", "control_"
+CHANCE = "chance_"
+"""Prefix of the metrics of chance models."""
+CONTROL = "control_"
+"""Prefix of the metrics under controls."""
 ABOVE_CHANCE = f"pass@{K}_above_best_chance"
+"""The metric that compares a model with the best chance model."""
 
 
 def metrics(answered: Answered, chance: Rows, how: Settings) -> tuple[Metric, ...]:
@@ -35,20 +39,20 @@ def metrics(answered: Answered, chance: Rows, how: Settings) -> tuple[Metric, ..
     for name, by_rule in chance.items():
         rows |= {f"{CHANCE}{name}_pass@{K}{ending(rule, how)}": by_rule[rule] for rule in (how.rule, LEGACY)}
     best = max((by_rule[how.rule] for by_rule in chance.values()), key=sum)
-    rows[ABOVE_CHANCE] = [own - guessed for own, guessed in zip(rows[f"pass@{K}"], best, strict=True)]
+    rows[ABOVE_CHANCE] = [solved - guessed for solved, guessed in zip(rows[f"pass@{K}"], best, strict=True)]
     answers = answered.answers(how.rule)
-    rows["unanswered"] = [sum(said is None for said in own) / len(own) for own in answers]
-    rows["distinct_answers"] = [float(distinct(own[:K])) for own in answers]
+    rows["unanswered"] = [samples.count(None) / len(samples) for samples in answers]
+    rows["distinct_answers"] = [float(distinct(samples[:K])) for samples in answers]
     rows["exemplars_dropped"] = [float(how.shots - problem.shots) for problem in answered.asked]
     rows["answer_shortened"] = [float(problem.new_tokens < how.tokens) for problem in answered.asked]
     rows["question_cut"] = [float(problem.cut > 0) for problem in answered.asked]
     diversity: dict[str, list[float]] = {}
     if answered.diversity:
-        # The three side by side, over the same problems.
+        # All three over the same problems, so that they can be compared.
         diversity["distinct_answers_first_problems"] = rows["distinct_answers"][:DIVERSITY_PROBLEMS]
         for source, texts in answered.diversity.items():
-            own = answered.answers(how.rule, texts)
-            diversity[f"distinct_answers_by_{source}_alone"] = [float(distinct(said)) for said in own]
+            varied = answered.answers(how.rule, texts)
+            diversity[f"distinct_answers_by_{source}_alone"] = [float(distinct(samples)) for samples in varied]
     return (*_measured(rows), *(_measured(diversity) if diversity else ()))
 
 
@@ -58,7 +62,7 @@ def ending(rule: str, how: Settings) -> str:
 
 
 def distinct(answers: Sequence[str | None]) -> int:
-    """Count different answers; no answer is not one."""
+    """Count different answers; None is not one."""
     return len(set(answers) - {None})
 
 
@@ -66,13 +70,14 @@ def _rates(answered: Answered, rule: str) -> dict[str, list[float]]:
     samples = len(answered.texts[0])
     right = answered.right(rule)
     rates = {f"pass@{k}": [pass_at_k(samples, c, k) for c in right] for k in (K, 1)}
-    if rule in NUMBERS:  # the legacy rule finds no answer that could be voted for
+    if rule in NUMBERS:  # the legacy rule extracts no answers to vote for
         pairs = zip(answered.answers(rule), answered.golds, strict=True)
-        rates[f"maj@{K}"] = [majority_at_k(own, gold, K) for own, gold in pairs]
+        rates[f"maj@{K}"] = [majority_at_k(samples, gold, K) for samples, gold in pairs]
     return rates
 
 
 _LOWER = ("unanswered", "exemplars_dropped", "answer_shortened", "question_cut")
+"""Metrics of which less is better."""
 
 
 def _measured(rows: dict[str, list[float]]) -> list[Metric]:

@@ -1,6 +1,6 @@
-"""How often problems are solved in k tries, from n samples each of which c are right: exact, without bias.
+"""Unbiased pass@k and maj@k of a problem, from n samples of which c are right.
 
-lm-eval loads this file by its path, so it imports `ltm` and the standard library alone.
+lm-eval loads this file by its path, so it imports only `ltm` and the standard library.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from typing import Any
 from ltm.errors import UserError
 
 K = 5
+"""The k of the reported pass@k and maj@k."""
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """The chance that k of the n samples, drawn without replacement, have a right one: 1 - C(n - c, k) / C(n, k).
+    """Return the probability that k of n samples, drawn without replacement, include a right one.
 
-    In whole numbers up to the last division. With k = n it is 1 when any sample is right.
+    It is 1 - C(n - c, k) / C(n, k), in whole numbers up to the last division. With k = n it is 1 if any is right.
 
     Raises:
-        UserError: fewer samples than k.
+        UserError: there are fewer samples than k.
         ValueError: c outside 0..n, or k below 1.
     """
     check_samples(n, k)
@@ -32,18 +33,19 @@ def pass_at_k(n: int, c: int, k: int) -> float:
 
 
 def check_samples(n: int, k: int = K) -> None:
-    """Raise UserError unless there are k samples to choose."""
+    """Raise UserError if there are fewer than k samples."""
     if n < k:
-        raise UserError(f"pass@{k} needs at least {k} samples a problem, found {n}; ask for more: --samples {k}")
+        raise UserError(f"pass@{k} needs at least {k} samples per problem, found {n}; ask for more: --samples {k}")
 
 
 def majority_at_k(answers: Sequence[str | None], gold: str, k: int) -> float:
-    """The chance that the majority of k answers is right, a tie broken at random; a mean over runs of k in order.
+    """Return the probability that the majority of k answers is right, with ties broken at random.
 
-    None is no answer and has no vote. Of n answers, n // k whole runs of k count: independent, so without bias.
+    It is a mean over n // k disjoint runs of k answers in order; these are independent, so it is unbiased. None means
+    no answer, and has no vote.
 
     Raises:
-        UserError: fewer answers than k.
+        UserError: there are fewer answers than k.
     """
     check_samples(len(answers), k)
     runs = [answers[start : start + k] for start in range(0, len(answers) - k + 1, k)]
@@ -57,10 +59,10 @@ def _majority(answers: Sequence[str | None], gold: str) -> float:
 
 
 def results(document: Mapping[str, Any], results: Sequence[Sequence[str | None]]) -> dict[str, float]:
-    """The metrics of one problem for lm-eval, from what a filter of extraction.py left of its samples.
+    """Compute the metrics of one problem for lm-eval, from the answers that a filter of extraction.py returned.
 
     Raises:
-        UserError: fewer samples than `K`.
+        UserError: there are fewer samples than `K`.
     """
     (answers,) = results
     gold = document["gold"]

@@ -1,6 +1,6 @@
-"""How problems are asked of a model: the prompts, what of them fits beside the answer, and controls.
+"""Prompts for problems, cut to leave room for the answer, and control conditions.
 
-A prompt that does not fit loses whole exemplars from its front; the question is kept. What was lost is in the records.
+A prompt that does not fit loses whole exemplars from its front; the question is kept. The records say what was lost.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from tasks.options import EvalOptions
 
 CONTROLS = ("shuffled-question", "wrong-answers")
-"""The exemplars before another problem's question; the question after exemplars that have each other's solutions."""
+"""Controls: another problem's question after the exemplars; exemplars with their solutions swapped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How problems are asked: what the task says, where the command line does not say otherwise.
+    """Settings for asking problems: the task's, unless the command line overrides them.
 
     Attributes:
         shots: exemplars before the question.
-        style: how they answer; see `tasks.problems.dataset.STYLES`.
-        samples: of each problem.
-        tokens: the most that an answer may have.
+        style: style of their answers, one of `tasks.problems.dataset.STYLES`.
+        samples: samples per problem.
+        tokens: the most tokens that an answer may have.
         stop: strings that end an answer, besides EOS.
-        controls: of `CONTROLS`, each as many samples again.
+        controls: names from `CONTROLS`; each takes as many samples again.
     """
 
     shots: int
@@ -46,11 +46,11 @@ class Settings:
 
     @property
     def rule(self) -> str:
-        """The rule of the headline: the last number of a rationale; the first number where only that is asked for."""
+        """The headline's rule: the last number of a rationale, or the first number if only the answer is asked for."""
         return "first" if self.style == "answer-only" else "flexible"
 
     def in_key(self) -> dict[str, Any]:
-        """The fields of a result's `scoring` that say all this."""
+        """Return these settings as fields of a result's `scoring`."""
         return {
             "shots": self.shots,
             "style": self.style,
@@ -64,10 +64,10 @@ class Settings:
 
 
 def settings(entry: TaskEntry, options: EvalOptions) -> Settings:
-    """The settings of a run.
+    """Return the settings of a run.
 
     Raises:
-        UserError: one does not fit, or not with another.
+        UserError: a setting is out of range, or does not fit another.
     """
     metadata, generation = entry.settings["metadata"], entry.settings["generation_kwargs"]
 
@@ -76,7 +76,7 @@ def settings(entry: TaskEntry, options: EvalOptions) -> Settings:
         return default if value is None else value
 
     controls = tuple(dict.fromkeys(c for c in (chosen("controls", None) or "").split(",") if c))
-    found = Settings(
+    how = Settings(
         shots=chosen("shots", metadata["shots"]),
         style=chosen("exemplars", metadata["style"]),
         samples=chosen("samples", entry.settings["repeats"]),
@@ -85,26 +85,26 @@ def settings(entry: TaskEntry, options: EvalOptions) -> Settings:
         stop=tuple(generation["until"]),
         controls=controls,
     )
-    check_style(found.style)
-    check_samples(found.samples)
+    check_style(how.style)
+    check_samples(how.samples)
     for control in controls:
         if control not in CONTROLS:
             raise did_you_mean("control", control, CONTROLS)
-    if "wrong-answers" in controls and found.shots < 2:
+    if "wrong-answers" in controls and how.shots < 2:
         raise UserError(
-            f"--controls wrong-answers swaps the exemplars' solutions: expected --shots 2 or more, found {found.shots}"
+            f"--controls wrong-answers swaps the exemplars' solutions: expected --shots 2 or more, found {how.shots}"
         )
-    return found
+    return how
 
 
 class Asked(NamedTuple):
-    """One problem as it is put to a model.
+    """The prompt of one problem.
 
     Attributes:
-        tokens: of the prompt.
-        new_tokens: room for the answer.
-        shots: exemplars left.
-        cut: tokens that the question lost at its front, which only one longer than the whole window does.
+        tokens: tokens of the prompt.
+        new_tokens: room for the answer, in tokens.
+        shots: exemplars that were kept.
+        cut: tokens cut off the front of a question that is too long for the block.
     """
 
     tokens: list[int]
@@ -114,7 +114,7 @@ class Asked(NamedTuple):
 
 
 def ask(
-    found: Sequence[Problem],
+    problems: Sequence[Problem],
     train: Sequence[Problem],
     how: Settings,
     tokenizer: Tokenizer,
@@ -122,19 +122,19 @@ def ask(
     block_length: int,
     control: str | None = None,
 ) -> list[Asked]:
-    """Each problem's prompt, under a control or none; all of `found` is asked, so its order is part of the result.
+    """Make the prompt of each problem, under a control if one is given; the order of `problems` matters.
 
     Raises:
         UserError: train has too few problems, or there is no other question to ask.
     """
     from ltm.rng import seed_of
 
-    questions = [asked(problem) for problem in found]
+    questions = [asked(problem) for problem in problems]
     if control == "shuffled-question":
-        if len(found) < 2:
+        if len(problems) < 2:
             raise UserError("--controls shuffled-question: expected at least 2 problems")
-        # Round by a number that no problem is left in place by.
-        move = 1 + seed_of("shuffled question") % (len(found) - 1)
+        # Rotate, so that no question stays in its place.
+        move = 1 + seed_of("shuffled question") % (len(problems) - 1)
         questions = questions[move:] + questions[:move]
     prompts = []
     for number, question in enumerate(questions):
@@ -147,10 +147,10 @@ def ask(
 
 
 def fit(encode: Callable[[str], Any], shots: Sequence[str], question: str, *, block_length: int, tokens: int) -> Asked:
-    """As much of a prompt as leaves room for `tokens` new ones, or in a short block for half a block of them.
+    """Cut a prompt to leave room for `tokens` new tokens, or for half a block of them if the block is short.
 
-    A question longer than that takes room from the answer, and is itself cut where less than an eighth of a block
-    would be left.
+    A question longer than that takes room from the answer, and is itself cut if less than an eighth of a block would be
+    left.
     """
     room = max(block_length - tokens, block_length // 2)
     kept = list(shots)
@@ -173,13 +173,13 @@ def prompts(
     greedy: bool = False,
     fixed_latents: bool = False,
 ) -> list[Prompt]:
-    """Every sample of every problem as a generation, problem by problem, sample by sample.
+    """Make a generation request for every sample of every problem, problem by problem.
 
-    The noise of a sample depends on its problem and its number alone; it is that of lm-eval's repeats.
+    A sample's noise depends only on its problem and its number, and is the same as for lm-eval's repeats.
 
     Args:
-        greedy: take the likeliest token, so that samples differ by their latents alone.
-        fixed_latents: all samples of a problem under the latents of the first, so that they differ by tokens alone.
+        greedy: take the most likely token, so that samples differ only by their latents.
+        fixed_latents: use the first sample's latents for all samples of a problem, so that they differ only by tokens.
     """
     from ltm.api import Sampling
     from ltm.evaluation.rows import Prompt

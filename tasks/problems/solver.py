@@ -1,4 +1,4 @@
-"""Ask a model problems: its samples of each, under each control, and those that tell a latent model's diversity."""
+"""Ask a model problems: sample answers, also under each control, and measure a latent model's diversity."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ltm.harness import HarnessModel
 
 DIVERSITY_PROBLEMS = 100
-"""The number of first problems on which the two partial diversities of a latent model are measured."""
+"""The first problems, on which a latent model's diversity by latents alone and by tokens alone is measured."""
 
 Texts = list[list[str]]
 """Texts by problem, then by sample."""
@@ -45,33 +45,33 @@ class Answered:
     seconds: float = 0.0
 
     def answers(self, rule: str, texts: Texts | None = None) -> list[list[str | None]]:
-        """The answers of all samples under a rule."""
+        """Extract the answers of all samples under a rule."""
         texts = self.texts if texts is None else texts
         golds = self.golds[: len(texts)]
-        return [[answer(rule, text, gold) for text in own] for own, gold in zip(texts, golds, strict=True)]
+        return [[answer(rule, text, gold) for text in samples] for samples, gold in zip(texts, golds, strict=True)]
 
     def right(self, rule: str, texts: Texts | None = None) -> list[int]:
-        """How many samples of each problem are right."""
-        found = self.answers(rule, texts)
-        return [sum(said == gold for said in own) for own, gold in zip(found, self.golds, strict=True)]
+        """Count the right samples of each problem."""
+        by_problem = self.answers(rule, texts)
+        return [sum(given == gold for given in answers) for answers, gold in zip(by_problem, self.golds, strict=True)]
 
     def empty(self) -> int:
-        """Generations without any text."""
-        return sum(not text.strip() for own in self.texts for text in own)
+        """Count generations without any text."""
+        return sum(not text.strip() for samples in self.texts for text in samples)
 
 
 class Solver:
-    """Asks one model under one task's name, on which its noise depends."""
+    """Asks one model the problems of one task; the noise depends on the task's name."""
 
     def __init__(self, model: HarnessModel, task: str, how: Settings):
         self.model, self.task, self.how = model, task, how
 
     def all_answers(self, problems: Sequence[Problem], train: Sequence[Problem]) -> Answered:
-        """The samples of each problem, under each control too, and what tells a latent model's diversity."""
+        """Sample answers to every problem, also under each control, and more to measure a latent model's diversity."""
         from ltm.latent.base import LatentModel
 
         how, tokenizer = self.how, self.model.loaded.tokenizer
-        found = Answered(golds=[gold_answer(problem.answer) for problem in problems])
+        answered = Answered(golds=[gold_answer(problem.answer) for problem in problems])
 
         def ask(control: str | None = None) -> list[Asked]:
             block_length = self.model.block_length
@@ -79,24 +79,24 @@ class Solver:
 
         def texts(asked: Sequence[Asked], samples: int, **options: Any) -> Texts:
             prompts = asking.prompts(asked, how, samples=samples, eos_id=tokenizer.eos_id, **options)
-            return self._texts(prompts, samples, found)
+            return self._texts(prompts, samples, answered)
 
-        found.asked = ask()
-        found.texts = texts(found.asked, how.samples)
+        answered.asked = ask()
+        answered.texts = texts(answered.asked, how.samples)
         for control in how.controls:
-            found.controls[control] = texts(ask(control), how.samples, name=control)
+            answered.controls[control] = texts(ask(control), how.samples, name=control)
         if isinstance(self.model.loaded.model, LatentModel):
-            few = found.asked[:DIVERSITY_PROBLEMS]
-            found.diversity["latents"] = texts(few, K, name="greedy", greedy=True)
-            found.diversity["tokens"] = texts(few, K, name="fixed latents", fixed_latents=True)
-        return found
+            few = answered.asked[:DIVERSITY_PROBLEMS]
+            answered.diversity["latents"] = texts(few, K, name="greedy", greedy=True)
+            answered.diversity["tokens"] = texts(few, K, name="fixed latents", fixed_latents=True)
+        return answered
 
-    def _texts(self, prompts: Sequence[Prompt], samples: int, found: Answered) -> Texts:
+    def _texts(self, prompts: Sequence[Prompt], samples: int, answered: Answered) -> Texts:
         from ltm.harness_requests import cut
 
         texts = []
         for record in self.model.runner.generations(self.task, prompts):
-            found.tokens += len(record["tokens"])
-            found.seconds += record["seconds"]
+            answered.tokens += len(record["tokens"])
+            answered.seconds += record["seconds"]
             texts.append(cut(self.model.loaded.tokenizer.decode(record["tokens"]), self.how.stop))
         return [texts[start : start + samples] for start in range(0, len(texts), samples)]

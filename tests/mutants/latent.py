@@ -36,8 +36,8 @@ def reused_noise() -> Patch:
 
 @mutant(
     "ltm",
-    "the ELBO at noises that q was fitted to, each of which it has seen once",
-    escapes="one step takes next to nothing from one noise of many",
+    "the ELBO at noises that q was fitted to, each seen once",
+    escapes="one step gains almost nothing from one noise among many",
 )
 def seen_noise() -> Patch:
     def make(sound):
@@ -77,7 +77,7 @@ def difference_of_elbos() -> Patch:
     return instead(VAE, "code_bounds", make)
 
 
-@mutant("vae", "KL dropped: the reconstruction alone")
+@mutant("vae", "KL dropped: only the reconstruction")
 def dropped_kl() -> Patch:
     return elbo_of(lambda found: found.terms["reconstruction"])
 
@@ -87,12 +87,12 @@ def halved_kl() -> Patch:
     return elbo_of(lambda found: found.terms["reconstruction"] + found.terms["-kl"] / 2)
 
 
-@mutant("ltm", "KL of the means alone: sigma costs nothing")
+@mutant("ltm", "KL of the means only: sigma costs nothing")
 def kl_of_means() -> Patch:
     return instead(Posterior, "kl", lambda sound: lambda self: 0.5 * self.mean.double().square())
 
 
-@mutant("ltm", "KL at a weight of 0.9")
+@mutant("ltm", "KL weighted by 0.9")
 def cheaper_kl() -> Patch:
     return changed(Posterior, "kl", lambda kl: 0.9 * kl)
 
@@ -102,17 +102,17 @@ def added_kl() -> Patch:
     return elbo_of(lambda found: found.terms["reconstruction"] - found.terms["-kl"])
 
 
-@mutant("vae", "KL of one latent alone")
+@mutant("vae", "KL of only one latent")
 def kl_of_one_latent() -> Patch:
     return instead(Posterior, "kl", lambda sound: lambda self: sound(self)[:, :1, :1])
 
 
-@mutant("vae", "KL only beyond two free nats a latent, in scoring too")
+@mutant("vae", "KL only beyond two free nats per latent, in scoring too")
 def kl_beyond_free_bits() -> Patch:
     return instead(Posterior, "kl", lambda sound: lambda self: (sound(self) - 2.0).clamp(min=0))
 
 
-@mutant("vae", "no KL where the ELBO alone is asked for")
+@mutant("vae", "no KL if only the ELBO is requested")
 def no_kl_alone() -> Patch:
     def make(sound):
         def bad(self, batch, *, only, **options):
@@ -128,12 +128,12 @@ def no_kl_alone() -> Patch:
     return instead(LatentModel, "gaussian_bounds", make)
 
 
-@mutant("vae-vq", "no token's nats below -5, given z")
+@mutant("vae-vq", "token nats floored at -5, given z")
 def floor_given_z() -> Patch:
     return changed(base, "token_nats", lambda nats_N: nats_N.clamp(min=-5.0))
 
 
-@mutant("vae", "log of the mean reconstruction, less the KL")
+@mutant("vae", "log of the mean reconstruction, minus the KL")
 def mean_of_probabilities_less_kl() -> Patch:
     def make(sound):
         def bad(log_likelihood, q, tokens_B, *, draws, rng):
@@ -162,7 +162,7 @@ def sum_of_weights() -> Patch:
     )
 
 
-@mutant("vae", "importance weights without the spread of q")
+@mutant("vae", "importance weights that ignore the spread of q")
 def weights_without_spread() -> Patch:
     def bad(self, noise):
         return 0.5 * (noise.double().square() - self.at(noise).double().square()).flatten(1).sum(1)
@@ -175,6 +175,6 @@ def overstated_error() -> Patch:
     return changed(bounds, "elbo", lambda e: dataclasses.replace(e, mc_var_B=e.mc_var_B * 10))
 
 
-@mutant("vae-vq", "codes that cost nothing: their prior dropped")
+@mutant("vae-vq", "codes that cost nothing: their prior is dropped")
 def codes_for_free() -> Patch:
     return changed(Codebook, "log_prior", torch.zeros_like)

@@ -152,7 +152,7 @@ def tables(sound_rows: Mapping[str, Row], mutant_rows: Mapping[str, Row]) -> str
             lines.append([mutant.description, mutant.subject, *_cells(mutant_rows[mutant.name], caught, columns)])
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
         idle = [TITLES[name] for name, count in catches.items() if not count]
-        parts.append(f"Checks of this table that caught none: {', '.join(idle) or 'there are none such'}.")
+        parts.append(f"Checks in this table that caught nothing: {', '.join(idle) or 'none'}.")
     parts.append("Too small for every check, measured like the others:")
     rows_of_escapes = [f"| {m.description} | {m.subject} | {m.escapes} |" for m in ESCAPING]
     parts.append("\n".join(["| Escapes | In | Because |", "| --- | --- | --- |", *rows_of_escapes]))

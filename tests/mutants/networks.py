@@ -33,7 +33,7 @@ def sees_the_future() -> Patch:
     return mock.patch.object(block, "causal_attention", lambda q, k, v, window: attend(q, k, v, None))
 
 
-@mutant("ar", "the first token of a block is not scored, and counted")
+@mutant("ar", "the first token of a block is counted but not scored")
 def first_token_free() -> Patch:
     return changed(ar.Autoregressive, "token_nats", lambda nats_BL: F.pad(nats_BL[:, 1:], (1, 0)))
 
@@ -47,24 +47,24 @@ def no_normalisation() -> Patch:
     return from_logits(lambda logits, targets: logits.gather(1, targets))
 
 
-@mutant("ar", "temperature 0.8 without normalising again")
+@mutant("ar", "temperature 0.8 without renormalising")
 def temperature() -> Patch:
     return from_logits(lambda logits, targets: logits.gather(1, targets) / 0.8 - logits.logsumexp(1, True))
 
 
-@mutant("ar", "softmax over the batch in place of the vocabulary")
+@mutant("ar", "softmax over the batch instead of the vocabulary")
 def softmax_over_the_batch() -> Patch:
     return from_logits(lambda logits, targets: logits.log_softmax(0).gather(1, targets))
 
 
-@mutant("ar", "the target's logit in bfloat16, the sum over all in full")
+@mutant("ar", "the target's logit in bfloat16, the normaliser in full precision")
 def rounded_targets() -> Patch:
     return from_logits(
         lambda logits, targets: logits.gather(1, targets).bfloat16().to(logits) - logits.logsumexp(1, True)
     )
 
 
-@mutant("ar", "a leak where a piece of eight tokens ends, and nowhere else")
+@mutant("ar", "a leak at every eighth token, and nowhere else")
 def leak_at_ends() -> Patch:
     def bad(nats_BL):
         return torch.where(torch.arange(nats_BL.shape[1]) % 8 == 7, 0.1 * nats_BL, nats_BL)
@@ -72,7 +72,7 @@ def leak_at_ends() -> Patch:
     return changed(ar.Autoregressive, "token_nats", bad)
 
 
-@mutant("ar", "the longest context of a batch is taken for the context of all")
+@mutant("ar", "the longest context in a batch is used for all rows")
 def longest_context() -> Patch:
     def make(sound):
         def bad(self, tokens_BL, *, context=0, **options):
@@ -87,7 +87,7 @@ def longest_context() -> Patch:
     return instead(ar.Autoregressive, "log_likelihoods", make)
 
 
-@mutant("ngram", "discounts that do not sum: more weight is passed down than was taken")
+@mutant("ngram", "discounts that do not add up: more weight is passed down than was taken")
 def too_much_passed_down() -> Patch:
     return changed(NGram, "_backed_off", lambda found: (found[0], found[1] * 1.2))
 
@@ -109,22 +109,22 @@ def no_weight() -> Patch:
     return masks_with(lambda masks: masks._replace(weight_BL=masks.masked_BL.double()))
 
 
-@mutant("mdlm", "time truncated: the quarter of most masks left out")
+@mutant("mdlm", "time truncated: the quarter with most masks left out")
 def no_late_times() -> Patch:
     return masks_with(lambda masks: masks._replace(weight_BL=0.75 * masks.weight_BL), high=0.75)
 
 
-@mutant("mdlm", "time truncated: the tenth of fewest masks left out")
+@mutant("mdlm", "time truncated: the tenth with fewest masks left out")
 def no_early_times() -> Patch:
     return masks_with(lambda masks: masks._replace(weight_BL=0.9 * masks.weight_BL), low=0.1)
 
 
-@mutant("mdlm", "the mean over easy masks for the integral over all")
+@mutant("mdlm", "the mean over easy masks instead of the full integral")
 def easy_masks_only() -> Patch:
     return masks_with(lambda masks: masks, high=0.5)
 
 
-@mutant("mdlm", "the best of the draws")
+@mutant("mdlm", "the best draw instead of the mean")
 def best_draw() -> Patch:
     def make(sound):
         def bad(nats_KB, tokens_B, ends=None):
@@ -149,12 +149,12 @@ def mean_of_exponentials() -> Patch:
     return instead(mdlm, "diffusion_bound", make)
 
 
-@mutant("mdlm", "no token's nats below -5")
+@mutant("mdlm", "token nats floored at -5")
 def floor_under_tokens() -> Patch:
     return changed(mdlm, "token_nats", lambda nats_N: nats_N.clamp(min=-5.0))
 
 
-@mutant("mdlm", "what is left of a batch beyond a multiple of 512 tokens is not scored")
+@mutant("mdlm", "tokens of a batch beyond a multiple of 512 are not scored")
 def rest_of_batch_dropped() -> Patch:
     def bad(nats_N):
         scored = len(nats_N) // 512 * 512 or len(nats_N)
@@ -168,7 +168,7 @@ def padding_is_seen() -> Patch:
     return mock.patch.object(mdlm, "visible_keys", lambda real_BL: None)
 
 
-@mutant("mdlm", "a stated variance of a tenth")
+@mutant("mdlm", "a stated variance ten times too small")
 def understated_error() -> Patch:
     return changed(masking, "variance_of_mean", lambda variance_B: None if variance_B is None else variance_B / 10)
 
@@ -186,7 +186,8 @@ def unmasked_targets() -> Patch:
 
 
 @mutant(
-    "sedd-uniform", "noise stopped at sigma 1, where the text still shows, and the prior paid at the end not reached"
+    "sedd-uniform",
+    "noise stopped at sigma 1, where the text still shows, while the prior is paid for at full sigma",
 )
 def prior_not_reached() -> Patch:
     return mock.patch.object(replacing, "SIGMA_HIGH", 1.0)
@@ -194,14 +195,14 @@ def prior_not_reached() -> Patch:
 
 @mutant(
     "sedd-uniform",
-    "the KL of the prior at the noise end left out",
-    escapes="1e-6 nats a token of 3 outputs, 1e-4 of 257: below the error of every check",
+    "the KL to the prior at the noise end left out",
+    escapes="1e-6 nats per token with 3 outputs, 1e-4 with 257: below the error of every check",
 )
 def noise_end_for_free() -> Patch:
     return mock.patch.object(score_entropy, "noise_end", lambda sigma, outputs: 0.0)
 
 
-@mutant("md4", "the data end left out", escapes="1e-4 nats a token of 3 outputs, 6e-4 of 257: the same")
+@mutant("md4", "the data end left out", escapes="1e-4 nats per token with 3 outputs, 6e-4 with 257: the same")
 def data_end_for_free() -> Patch:
     return changed(md4, "diffusion_bound", _without_ends)
 

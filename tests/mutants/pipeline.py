@@ -20,7 +20,7 @@ from tests.mutants.task_checks import GROUPS
 # From likelihoods to numbers.
 
 
-@mutant("ar", "scored BOS: one token more a block in the count")
+@mutant("ar", "scored BOS: one token too many per block in the count")
 def scored_bos() -> Patch:
     def make(sound):
         def bad(records, *, stream_tokens, headline):
@@ -46,12 +46,12 @@ def mean_of_perplexities() -> Patch:
     return instead(statistics, "nats_total", make)
 
 
-@mutant("ar", "bytes from the tokenizer: of the text that is scored, not of the raw text")
+@mutant("ar", "bytes counted from the tokens: those of the scored text, not of the raw text")
 def bytes_of_tokens() -> Patch:
     return instead(statistics.NatsTotal, "bits_per_byte", lambda sound: lambda self, _: sound(self, self.tokens))
 
 
-@mutant("ar", "text in small letters, against bytes of the text as it was")
+@mutant("ar", "text in lower case, with the bytes of the original text")
 def small_letters() -> Patch:
     return instead(Tokenizer, "encode", lambda sound: lambda self, text: sound(self, text.lower()))
 
@@ -64,12 +64,12 @@ def last_block_dropped() -> Patch:
     return instead(harness, "blocks", make)
 
 
-@mutant("ar", "answers kept without the model's name: another's are given")
+@mutant("ar", "answers cached without the model's name: another model's are returned")
 def answers_of_another_model() -> Patch:
     return changed(Runner, "circumstances", lambda kept: {"task": kept["task"]})
 
 
-@mutant("ar", "answers kept by the number of the document: another text's are given")
+@mutant("ar", "answers cached by the number of the document: another text's are returned")
 def answers_of_another_text() -> Patch:
     return mock.patch.object(harness, "digest_of", lambda *texts: "text")
 
@@ -77,17 +77,17 @@ def answers_of_another_text() -> Patch:
 # Problems and draws.
 
 
-@mutant("tasks", "exemplars from the problems that are asked")
+@mutant("tasks", "exemplars taken from the problems that are asked")
 def exemplars_of_the_test() -> Patch:
     return instead(Problems, "parsed", lambda sound: lambda self: (sound(self)[0],) * 2)
 
 
-@mutant("tasks", "problems of train that are asked too stay among the exemplars")
+@mutant("tasks", "problems of train that are also asked stay among the exemplars")
 def duplicates_kept() -> Patch:
     return mock.patch.object(Problems, "parsed", lambda self: tuple(dataset.problems(split) for split in self))
 
 
-@mutant("tasks", "substring scoring: an answer is right where its characters stand")
+@mutant("tasks", "substring scoring: an answer is right if its characters occur anywhere")
 def substring_scoring() -> Patch:
     return mock.patch.object(solver, "answer", lambda rule, text, gold: gold if gold in text else None)
 
@@ -97,7 +97,7 @@ def pass_with_replacement() -> Patch:
     return mock.patch.object(metrics, "pass_at_k", lambda n, c, k: 1 - (1 - c / n) ** k)
 
 
-@mutant("tasks", "maj@k of the whole sample, a tie won")
+@mutant("tasks", "maj@k over all samples, with ties won")
 def majority_of_all() -> Patch:
     def bad(answers, gold, k):
         return float(answers.count(gold) * 2 >= len(answers))
@@ -105,7 +105,7 @@ def majority_of_all() -> Patch:
     return mock.patch.object(metrics, "majority_at_k", bad)
 
 
-@mutant("tasks", "float32 Gumbel noise, the mask competing with the tokens at every step")
+@mutant("tasks", "float32 Gumbel noise, with the mask competing with the tokens at every step")
 def float32_gumbel() -> Patch:
     def bad(predict, canvas_BL, mask_id, rates, noise, **options):
         from tests.baselines.diffusion.test_unmasking import gumbel_counts
@@ -120,6 +120,6 @@ def float32_gumbel() -> Patch:
     return mock.patch.object(unmasking, "ancestral", bad)
 
 
-@mutant("ar", "samples drawn at temperature 0.8 without saying so")
+@mutant("ar", "samples drawn at temperature 0.8 without reporting it")
 def cooler_draws() -> Patch:
     return instead(left_to_right, "draw", lambda sound: lambda logits_BV, *rest: sound(logits_BV / 0.8, *rest))

@@ -25,7 +25,7 @@ from tasks.audit.checks.check import CheckResult
 from tests.mutants.task_checks import by_chance
 
 SIZES = {"UPDATES": 120, "FAST_STEPS": 40, "FEW_DRAWS": 16, "DRAWS": 256}
-"""Of `mass_checks`, in place of its own: a matrix of checks and mutants asks for many sums."""
+"""Sizes of `enumeration`, in place of its own: a matrix of checks and mutants asks for many sums."""
 SIZES_OF = {"vae": {"DRAWS": 512}, "ltm": {"DRAWS": 64}}
 """More where errors are small and draws are quick; fewer where they are not."""
 SETTINGS = {

@@ -75,7 +75,7 @@ def test_help_comes_at_once_and_without_heavy_imports():
         (["--model", "ltm-tiny", "--tasks", "ptb,text:file"], ["file: expected the name of a text file"]),
         (["--model", "ltm-tiny", "--tasks", "ptb,text:latin.txt"], ["latin.txt: byte 3 (0xe9) is not UTF-8"]),
         (["--model", "ltm-tiny", "--tasks", "text:blank.txt"], ["text_blank/all: no text in 2 documents"]),
-        (["--model", "ltm-tiny", "--tasks", ","], ["--tasks: expected a name"]),
+        (["--model", "ltm-tiny", "--tasks", ","], ["--tasks: expected one or more names"]),
         (["--model", "ltm-tiny", "--tasks", "ptb", "--set", "posterior.stepz=3"], ["posterior.stepz", "did you mean"]),
         (["--model", "ltm-tiny", "--tasks", "ptb", "--dtype", "float31"], ["unknown dtype", "float32"]),
         (["--model", "ltm-tiny", "--tasks", "ptb", "--draws", "0"], ["--draws=0", "at least 1"]),

@@ -1,4 +1,4 @@
-"""Checks of the pipeline that a model's numbers come from: are they of this text, of this model, and added up right?
+"""Checks of the pipeline behind a model's numbers: right text, right model, right sums.
 
 Shapes: N blocks, L tokens.
 """
@@ -14,36 +14,37 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ltm.data.split import Split
 from ltm.errors import UserError
 from ltm.evaluation.rows import padded
 from ltm.latent.base import LatentModel
 from ltm.rng import SequenceRng, seed_of
+from ltm.training.checkpoint import weights_digest
 from tasks.audit.checks.check import CheckResult
+from tasks.likelihood import perplexity_kind
 
 if TYPE_CHECKING:
     from ltm.api import LoadedModel
     from ltm.harness import HarnessModel
 
 ROUNDING = {"float64": 1e-6, "float32": 1e-3}
-"""Relative difference that the order of sums may make; 0.03 in narrower dtypes, and where a fit multiplies in one."""
-
-
+"""Relative difference that the order of sums may make, by dtype; 0.03 in narrower dtypes and for models that fit q."""
 WORD_SPLIT = " the baker 's <unk> café sold N loaves for $ N each \n"
-"""A line that models see with fewer bytes and words."""
+"""A line that detokenising makes shorter, in bytes and in words."""
 PLAIN = "All of THIS  is text:\n\n\tcafé, “naïve” …  \n"
-"""Letters, spaces and signs that tokens may not lose."""
+"""Letters, spaces and signs that tokenising must not lose."""
 
 
 def accounting(model: HarnessModel, text: str) -> list[CheckResult]:
-    """Do the numbers of a text say what they are said to say?
+    """Check the bookkeeping of a text's numbers.
 
-    Every token of the text is scored once and BOS never; no likelihood is above certainty; named parts add up to the
-    whole; perplexity and bits per byte are those of the totals and of the raw text; a block scored alone, among others
-    or in another order has one value; an exact likelihood obeys the chain rule. It shows errors of book-keeping, and
-    nothing of whether the numbers kept are likelihoods.
+    Every token is scored once and BOS never; no likelihood is above certainty; named parts add up to the whole;
+    perplexity and bits per byte follow from the totals and the raw text; a block has the same value alone, with others
+    and in another order; an exact likelihood obeys the chain rule. This says nothing about whether the numbers are
+    likelihoods.
 
     Args:
-        text: a few blocks of it, the last not full.
+        text: a few blocks of text, the last one not full.
     """
     ids = model.loaded.tokenizer.encode(text)
     rows = [ids[start : start + model.block_length] for start in range(0, len(ids), model.block_length)]
@@ -55,55 +56,53 @@ def accounting(model: HarnessModel, text: str) -> list[CheckResult]:
         CheckResult(
             name="accounting",
             likelihood=name,
-            passed=not found,
+            passed=not errors,
             value=worst.get(name, math.nan),
             limit=limit,
-            detail="; ".join(found) or f"{len(ids):,} tokens in {len(rows)} blocks, each scored once; sums agree",
+            detail="; ".join(errors) or f"{len(ids):,} tokens in {len(rows)} blocks, each scored once; sums agree",
         )
-        for name, found in faults.items()
+        for name, errors in faults.items()
     ]
 
 
 def _check_report(model: HarnessModel, text: str, faults: Mapping[str, list[str]]) -> None:
-    """The metrics that a perplexity task would report of text with other bytes than it is scored by, against totals."""
-    from ltm.data.split import Split
-    from tasks.likelihood import perplexity_kind
-
+    """Compare the metrics that a perplexity task would report with totals, on text whose raw bytes differ."""
     raw = (WORD_SPLIT, text)
     split = Split.of("audit", "text", raw, unit="document", source={"kind": "audit"}, detokenizer="ptb")
     scored = "".join(split.iter_texts())
     if model.loaded.tokenizer.decode(model.loaded.tokenizer.encode(scored + PLAIN).tolist()) != scored + PLAIN:
-        for own in faults.values():
-            own.append("tokens do not give the text back, so that less is scored than the raw text's bytes and words")
+        for errors in faults.values():
+            errors.append("tokens do not decode to the text, so less is scored than the raw text's bytes and words")
     try:
-        found = perplexity_kind.score(model, "audit text", scored, split)
+        measured = perplexity_kind.score(model, "audit text", scored, split)
     except UserError as error:
-        for own in faults.values():
-            own.append(f"refused where perplexity is measured: {error}")
+        for errors in faults.values():
+            errors.append(f"refused by the perplexity task: {error}")
         return
     tokens = len(model.loaded.tokenizer.encode(scored))
-    if found.tokens != tokens:
-        for own in faults.values():
-            own.append(f"{found.tokens} tokens scored of {tokens}")
+    if measured.tokens != tokens:
+        for errors in faults.values():
+            errors.append(f"{measured.tokens} tokens scored of {tokens}")
     words, size_of_raw = (sum(map(len, parts)) for parts in ((d.split() for d in raw), (d.encode() for d in raw)))
-    for name, own in faults.items():
-        if not all(name in record for record in found.records):
-            own.append(f"the answers have no {name}: are they of another model?")
+    for name, errors in faults.items():
+        if not all(name in record for record in measured.records):
+            errors.append(f"the answers have no {name}: do they come from another model?")
             continue
-        nats, counted = (math.fsum(record[part] for record in found.records) for part in (name, "tokens"))
+        nats, counted = (math.fsum(record[part] for record in measured.records) for part in (name, "tokens"))
         units = {"token_perplexity": counted, "word_perplexity": words, "bits_per_byte": None}
-        for metric in found.metrics:
+        for metric in measured.metrics:
             if metric.likelihood != name or metric.name not in units:
                 continue
             size = units[metric.name]
             true = -nats / math.log(2) / size_of_raw if size is None else math.exp(-nats / size)
             if not math.isclose(metric.value, true, rel_tol=1e-9):
-                own.append(f"{metric.name} is reported as {metric.value:.6g}, its totals give {true:.6g}")
+                errors.append(f"{metric.name} is reported as {metric.value:.6g}, its totals give {true:.6g}")
 
 
 def _check_rows(model: HarnessModel, rows: Sequence[Any], faults: Mapping[str, list[str]]) -> dict[str, float]:
-    """What blocks say together, in reverse and alone, and the headline of repeats that fill a batch; the largest
-    relative difference by likelihood.
+    """Score the blocks in one batch, reversed, one by one, and repeated to fill a batch (the headline only).
+
+    Returns the largest relative difference for each likelihood.
     """
     reader, seed, limit = model.runner.scorer.model, model.runner.seed, _rounding(model)
 
@@ -125,29 +124,29 @@ def _check_rows(model: HarnessModel, rows: Sequence[Any], faults: Mapping[str, l
     full_N = score([i % len(rows) for i in range(many)], headline)[headline].nats_B.double()
     worst = {}
     for name, estimate in together.items():
-        own, nats_N = faults[name], estimate.nats_B.double()
+        errors, nats_N = faults[name], estimate.nats_B.double()
         if not bool(torch.isfinite(nats_N).all()) or float(nats_N.max()) > limit:
-            own.append(f"nats of a block are {float(nats_N.max()):.6g}: above certainty, or no number")
+            errors.append(f"nats of a block are {float(nats_N.max()):.6g}: above certainty, or not a number")
         if estimate.tokens_B.tolist() != [len(row) for row in rows]:
-            own.append(f"blocks of {[len(row) for row in rows]} tokens are said to have {estimate.tokens_B.tolist()}")
+            errors.append(f"blocks of {[len(row) for row in rows]} tokens are reported as {estimate.tokens_B.tolist()}")
         if estimate.terms:
             parts_N = torch.stack([part_N.double() for part_N in estimate.terms.values()]).sum(0)
             if not torch.allclose(parts_N, nats_N, rtol=1e-6, atol=1e-6):
-                own.append("the named parts do not add up to the whole")
+                errors.append("the named parts do not add up to the whole")
         apart_N = torch.cat([one[name].nats_B.double() for one in alone])
         scale_N = nats_N.abs().clamp(min=1)
         off = torch.stack([(reverse[name].nats_B.double().flip(0) - nats_N) / scale_N, (apart_N - nats_N) / scale_N])
         worst[name] = float(off.abs().max())
         if not worst[name] <= limit:
-            own.append(f"a block's value depends on its company: relative difference {worst[name]:.2g}")
+            errors.append(f"a block's value depends on its batch: relative difference {worst[name]:.2g}")
         if name == headline:
             repeated_N = nats_N.repeat(many)[:many]
             apart = float(((full_N - repeated_N) / repeated_N.abs().clamp(min=1)).abs().max())
             worst[name] = max(worst[name], apart)
             if not apart <= limit:
-                own.append(f"asked for alone, in a batch of {many}, it is another: relative difference {apart:.2g}")
+                errors.append(f"it differs if scored alone, in a batch of {many}: relative difference {apart:.2g}")
         if estimate.kind == "exact" and (broken := _chain_rule(model, rows, nats_N)) > limit:
-            own.append(f"log p(start) + log p(rest | start) is off log p of the whole by {broken:.2g}")
+            errors.append(f"log p(start) + log p(rest | start) differs from log p of the whole by {broken:.2g}")
     return worst
 
 
@@ -173,17 +172,17 @@ def _rounding(model: HarnessModel) -> float:
 
 
 def depends_on_weights(model: HarnessModel, text: str) -> list[CheckResult]:
-    """Are the answers this model's own? Other weights must give others, and a warm cache what the model says itself.
+    """Check that answers come from this model: other weights change them, and a warm cache returns the model's own.
 
-    It shows answers that were kept without regard to the model or to the text, and scores that ignore either. That the
-    weights are the ones that were trained is for the checkpoint's digest to say.
+    This catches a cache that ignores the model or the text, and scores that ignore either. The checkpoint's digest, not
+    this check, tells whether the weights are those that were trained.
 
     Args:
-        text: at least two tokens of it.
+        text: at least two tokens of text.
     """
     first, shaken = _nats(model, text), shake(model.loaded)
     if shaken is None:
-        detail = "no weights that could be other ones"
+        detail = "the model has no weights to change"
         return [
             CheckResult(
                 name="depends_on_weights", likelihood=None, passed=None, value=math.nan, limit=math.nan, detail=detail
@@ -199,11 +198,11 @@ def depends_on_weights(model: HarnessModel, text: str) -> list[CheckResult]:
         off_half = abs(fresh_half[name] - kept_half[name]) / max(1.0, abs(fresh_half[name]))
         detail = f"other weights move it by {moved:.4g} nats, a warm cache not at all"
         if not moved:
-            detail = "other weights give the same answer: is it kept under another model's name?"
+            detail = "other weights give the same answer: is it cached under another model's name?"
         elif not (kept and off <= limit):
             detail = f"the cache says {again[name]:.6g}, the model itself {fresh[name]:.6g}"
         elif not off_half <= limit:
-            detail = f"of other text the cache says {kept_half[name]:.6g}, the model itself {fresh_half[name]:.6g}"
+            detail = f"on other text the cache says {kept_half[name]:.6g}, the model itself {fresh_half[name]:.6g}"
         results.append(
             CheckResult(
                 name="depends_on_weights",
@@ -218,9 +217,7 @@ def depends_on_weights(model: HarnessModel, text: str) -> list[CheckResult]:
 
 
 def shake(loaded: LoadedModel, *, seed: int = 0) -> LoadedModel | None:
-    """The same model under other weights, and their digest; None where there are none to change."""
-    from ltm.training.checkpoint import weights_digest
-
+    """Return the same model with perturbed weights and their digest; None if there are no weights to change."""
     model, generator, changed = copy.deepcopy(loaded.model), torch.Generator().manual_seed(seed), False
     with torch.no_grad():
         for value in model.parameters():
@@ -237,7 +234,7 @@ def shake(loaded: LoadedModel, *, seed: int = 0) -> LoadedModel | None:
 
 
 def _nats(model: HarnessModel, text: str) -> dict[str, float]:
-    """Through lm-eval's interface, and so through the cache."""
+    """Score a text through lm-eval's interface, and so through the cache."""
     from lm_eval.api.instance import Instance
 
     request = Instance(
@@ -248,16 +245,16 @@ def _nats(model: HarnessModel, text: str) -> dict[str, float]:
 
 
 def _uncached(model: HarnessModel, text: str) -> dict[str, float]:
-    """What `_nats` finds, from the model itself."""
+    """Return what `_nats` does, from the model itself."""
     ids, size = torch.from_numpy(model.loaded.tokenizer.encode(text).astype(np.int64)), model.block_length
     totals: dict[str, float] = {}
     for i, tokens_L in enumerate(ids.split(size)):
         with torch.no_grad():
-            found = model.runner.scorer.model.log_likelihoods(
+            estimates = model.runner.scorer.model.log_likelihoods(
                 tokens_L[None].to(model.device),
                 draws=model.runner.scorer.draws,
                 rng=SequenceRng(seed_of(model.runner.seed, "audit weights"), [i]),
             )
-        for name, estimate in found.items():
+        for name, estimate in estimates.items():
             totals[name] = totals.get(name, 0.0) + float(estimate.nats_B)
     return totals

@@ -1,4 +1,4 @@
-"""The outcome of a check, and an order of outcomes by how bad they are."""
+"""The result of a check, and a ranking of results by how bad they are."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from tasks.audit.checks.evidence import Evidence
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
-    """The outcome of one check of one likelihood.
+    """The result of one check of one likelihood.
 
     Attributes:
         name: name of the check.
-        likelihood: which one; None for all that a model has.
-        passed: None where there was nothing to check, as `detail` says.
-        value, limit: the value found and the most that it may be; nan where there is no number.
-        detail: one line for a reader.
-        evidence: the evidence of a known source, if the check is about one.
+        likelihood: which likelihood; None for all that a model has.
+        passed: None if there was nothing to check, as `detail` says.
+        value, limit: the value measured and the most that it may be; nan if the result is no number.
+        detail: one line for the reader.
+        evidence: the evidence from a known source, if the check uses one.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""Checks that add up probability: what calls itself a likelihood may share out no more than 1 among all that there is.
+"""Sum claimed probability over every text of a tiny model: a likelihood must not assign more than 1 in total.
 
-They are of a miniature, a network so small that every text can be scored; its settings are the model's.
-Shapes: N texts, L tokens of a text.
+The tiny model has the audited model's settings and so few tokens that every text can be scored.
+Shapes: N texts, L tokens per text.
 """
 
 from __future__ import annotations
@@ -18,61 +18,72 @@ from torch.nn import functional as F
 
 from ltm.api import LanguageModel, LikelihoodEstimate
 from ltm.latent.base import LatentConfig, LatentModel
+from ltm.latent.prequential import Prequential
 from ltm.rng import SequenceRng
 from tasks.audit.checks.check import CheckResult, beyond
 from tasks.audit.checks.mass import averages, part_of, summed
 
-TOKENS, LENGTH = 3, 4
-"""Vocabulary and length of the enumerable model; some families need a slightly greater length."""
-UPDATES, BATCH, LEARNING_RATE = 150, 32, 0.02
+TOKENS = 3
+"""Vocabulary of the enumerable model."""
+LENGTH = 4
+"""Tokens per text; some families need one more."""
+UPDATES = 150
+"""Training updates of the enumerable model."""
+BATCH = 32
+"""Texts per update."""
+LEARNING_RATE = 0.02
+"""Adam's learning rate."""
 FAST_STEPS = 200
-"""Fast steps to score with, at least: where a fit goes wrong, many steps show it."""
+"""The least number of fast steps to score with: a fit that goes wrong shows after many."""
 TRAINED_STEPS = 16
-"""Fast steps to train with, at most, to save time."""
-DRAWS, FEW_DRAWS, ROOM = 512, 32, 0.05
-"""Draws per text. The headline is scored again with `DRAWS` if the Monte Carlo error of `FEW_DRAWS` could hide an
-excess of more than `ROOM`."""
+"""The most fast steps to train with, to save time."""
+FEW_DRAWS = 32
+"""Draws per text."""
+DRAWS = 512
+"""Draws per text when the headline is scored again, because `FEW_DRAWS` left too large a Monte Carlo error."""
+ROOM = 0.05
+"""The excess over 1 that the Monte Carlo error may hide."""
 MINIATURE_KL = 0.5
 """KL weight throughout training: low enough that z carries information, high enough that a Gaussian still fits the
 posterior."""
 ENCODER_UPDATES = 60
-"""Further updates of the inference network alone at KL weight 1: tight bounds can hide little."""
+"""Further updates of the inference network alone at KL weight 1: a tight bound hides little."""
 
 
 def enumerable_model(model: LanguageModel, trained: Any = None, *, seed: int = 0) -> LanguageModel:
-    """Make a network for `TOKENS` tokens under the model's settings, briefly trained in float64; many steps to score.
+    """Train a network for `TOKENS` tokens under the model's settings, briefly and in float64; score with many steps.
 
     Its texts mostly repeat one token, so that a latent carries information and a window of two does not see it all: a
-    KL left out, a leaked token or a forgotten weight then shows as probability.
+    missing KL, a leaked token or a forgotten weight then shows as excess probability.
 
     Args:
-        trained: the config that the model was trained under, where it is scored with another.
+        trained: the config that the model was trained with, if it is scored with another.
     """
     cls, shape = type(model), {"vocab_size": TOKENS + 1, "block_length": LENGTH, "width": 16}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        found = cls(_trainable(cls.twin_config(trained or model.config, **shape))).double()
+        mini = cls(_trainable(cls.twin_config(trained or model.config, **shape))).double()
     generator = torch.Generator().manual_seed(seed)
-    batches = ((_repetitive(generator, found.block_length), update) for update in itertools.count())
+    batches = ((_repetitive(generator, mini.block_length), update) for update in itertools.count())
     if cls.learns_by_counting:
         for tokens_BL, _ in itertools.islice(batches, UPDATES):
-            found.count(tokens_BL)
-        found.finish()
-        return _scored(found, cls.twin_config(model.config, **shape))
+            mini.count(tokens_BL)
+        mini.finish()
+        return _scored(mini, cls.twin_config(model.config, **shape))
 
     def train(updates: int, parameters: Sequence[Tensor], progress: float) -> None:
         adam = torch.optim.Adam(parameters, lr=LEARNING_RATE)
         for tokens_BL, update in itertools.islice(batches, updates):
             adam.zero_grad()
             rng = SequenceRng(seed, range(update * BATCH, (update + 1) * BATCH))
-            found.training_loss(tokens_BL, rng=rng, progress=progress).value.backward()
+            mini.training_loss(tokens_BL, rng=rng, progress=progress).value.backward()
             adam.step()
 
-    train(UPDATES, list(found.parameters()), 0.0)
-    inferring = [value for name, value in found.named_parameters() if not name.startswith("decoder.")]
-    if isinstance(found, LatentModel) and inferring:
+    train(UPDATES, list(mini.parameters()), 0.0)
+    inferring = [value for name, value in mini.named_parameters() if not name.startswith("decoder.")]
+    if isinstance(mini, LatentModel) and inferring:
         train(ENCODER_UPDATES, inferring, 1.0)
-    return _scored(found, cls.twin_config(model.config, **shape))
+    return _scored(mini, cls.twin_config(model.config, **shape))
 
 
 def informative(config: Any) -> Any:
@@ -99,17 +110,17 @@ def _scored(trained: LanguageModel, config: Any) -> LanguageModel:
     if isinstance(config, LatentConfig) and config.fast_steps is not None:
         config = config.with_fast_steps(max(FAST_STEPS, config.fast_steps))
     weights = trained.state_dict()
-    found = type(trained)(config)
-    found.allocate({name: tuple(value.shape) for name, value in weights.items()})
-    found.double().load_state_dict(weights)
-    return found.eval().requires_grad_(False)
+    scored = type(trained)(config)
+    scored.allocate({name: tuple(value.shape) for name, value in weights.items()})
+    scored.double().load_state_dict(weights)
+    return scored.eval().requires_grad_(False)
 
 
 def total_mass(mini: LanguageModel, *, name: str = "total_mass") -> list[CheckResult]:
-    """The sum of exp(claim) over every text of a block, or of half of one: at most 1, and 1 if the claim is exact.
+    """Sum exp(claim) over every text of a block, and of half a block: at most 1, and 1 if the claim is exact.
 
-    It shows every error that raises the sum, whatever it is: it proves the claim of this miniature, up to the error
-    stated. It cannot show an error that longer texts, a larger vocabulary or other weights would have to bring out.
+    Any error that raises the sum shows; for this tiny model it proves the claim, up to the stated error. Errors that
+    only longer texts, a larger vocabulary or other weights bring out do not show.
     """
     texts_NL, shorter_NL = _every_text(mini.block_length), _every_text(-(-mini.block_length // 2))
     whole, padding = len(texts_NL), (0, mini.block_length - shorter_NL.shape[1])
@@ -138,12 +149,12 @@ def total_mass(mini: LanguageModel, *, name: str = "total_mass") -> list[CheckRe
 
 
 def continuation_mass(mini: LanguageModel) -> list[CheckResult]:
-    """The same of all continuations of a context, given it: at most 1 for each; the largest of all contexts is shown.
+    """Sum exp(claim) over all continuations of each context: at most 1. Returns the worst context per likelihood.
 
-    Contexts of one token and of half a block are scored in one batch, as those of a task are.
+    Contexts of one token and of half a block are scored in one batch, as a task's are.
 
-    Continuations of a context share their noise, since a proper predictive distribution has all of it for each noise;
-    not those of averages, whose errors would then add up.
+    Continuations of a context share their noise, since a proper predictive distribution sums to 1 under each noise.
+    Averages do not share it, as their errors would then add up.
     """
     texts_NL, contexts = _every_text(mini.block_length), sorted({1, mini.block_length // 2})
     averaged = averages(mini, contexts[-1])
@@ -176,21 +187,19 @@ def continuation_mass(mini: LanguageModel) -> list[CheckResult]:
 
 
 def prequential_mass(mini: LanguageModel) -> list[CheckResult]:
-    """As `total_mass`, of a latent model that reads a text in two chunks; nothing of others."""
-    from ltm.latent.prequential import Prequential
-
+    """Compute `total_mass` of a latent model that reads a text in two chunks; empty for other models."""
     if not isinstance(mini, LatentModel):
         return []
     reader, texts_NL = Prequential(mini, -(-mini.block_length // 2)), _every_text(mini.block_length)
-    found = reader.log_likelihoods(texts_NL, rng=SequenceRng(1, range(len(texts_NL))), draws=FEW_DRAWS)
-    return [summed("prequential_mass", which, estimate) for which, estimate in found.items()]
+    estimates = reader.log_likelihoods(texts_NL, rng=SequenceRng(1, range(len(texts_NL))), draws=FEW_DRAWS)
+    return [summed("prequential_mass", which, estimate) for which, estimate in estimates.items()]
 
 
 def blank_mass(mini: LanguageModel) -> list[CheckResult]:
-    """As `total_mass`, of the network with all weights zero, whose predictions are uniform and whose bounds are tight.
+    """Compute `total_mass` of the network with all weights zero: its predictions are uniform and its bounds tight.
 
-    A bound can hide an error within its own looseness. Here there is none of it, so that a piece of an integral or a
-    weight that is missing shows however small. Of what a latent says of a text it shows nothing: there is none.
+    A loose bound can hide an error. This one has no slack, so a missing piece of an integral or a missing weight shows
+    however small it is. Errors in what latents carry do not show, as they carry nothing here.
     """
     blank = copy.deepcopy(mini)
     for parameter in blank.parameters():

@@ -1,6 +1,6 @@
-"""Checks of estimators: an ELBO recomputed from q and p(x|z) alone, and Monte Carlo errors against actual spread.
+"""Checks of estimators: recompute an ELBO from q and p(x|z) alone, and compare stated errors with the actual spread.
 
-Shapes: N texts or copies, L tokens, K draws, (Y, G, D) latents of a text.
+Shapes: N texts or copies, L tokens, K draws, (Y, G, D) latents per text.
 """
 
 from __future__ import annotations
@@ -18,26 +18,32 @@ from tasks.audit.checks.check import CheckResult
 if TYPE_CHECKING:
     from ltm.harness import HarnessModel
 
-TEXTS, DRAWS, ERRORS = 4, 64, 4.0
-"""Blocks of real text, draws of z for each, and how many standard errors a claim may be above what they give."""
+TEXTS = 4
+"""Blocks of real text for which the ELBO is recomputed."""
+DRAWS = 64
+"""Draws of z per block."""
+ERRORS = 4.0
+"""Standard errors by which a claim may exceed the recomputed value."""
 SLIP = 1e-4
-"""Of a KL, and of an ELBO, for the rounding of float32."""
+"""Relative tolerance of a KL and of an ELBO for float32 rounding."""
 
-COPIES, COPY_TOKENS = 64, 16
-"""Copies of one text that are scored under independent noises, and its length."""
+COPIES = 64
+"""Copies of one text that are scored under independent noises."""
+COPY_TOKENS = 16
+"""Tokens in that text."""
 MOST = 4.0
-"""The largest ratio of stated variance to the variance over copies, and of that to the stated one."""
+"""The largest ratio of the stated variance to the variance over copies, or of the latter to the former."""
 
 
 def recomputed_elbo(model: HarnessModel, tokens: Sequence[int]) -> list[CheckResult]:
-    """An ELBO may not be above E_q[log p(x|z)] - KL(q || N(0, I)) by other noise, nor state a smaller KL than q's.
+    """Refute an ELBO above E_q[log p(x|z)] - KL(q || N(0, I)) under other noise, or one that understates q's KL.
 
-    On real text and trained weights, so that the KL is what the model has: the miniature's bound is looser than much of
-    what can be left out of one. It takes q and p(x|z) as the model gives them and shows nothing of these, nor anything
-    of models without a Gaussian q.
+    It is recomputed on real text with the trained weights, where the KL is the model's own: the tiny model's bound is
+    so loose that much could be left out of it. The check trusts the model's q and p(x|z). It returns nothing for models
+    without a Gaussian q.
 
     Args:
-        tokens: of real text, at least one.
+        tokens: tokens of real text, at least one.
     """
     reader = model.loaded.model
     if not (isinstance(reader, LatentModel) and reader.gaussian_posterior):
@@ -57,12 +63,12 @@ def recomputed_elbo(model: HarnessModel, tokens: Sequence[int]) -> list[CheckRes
     law, prior = torch.distributions.Normal(mean, sigma), torch.distributions.Normal(0.0, 1.0)
     kl_N = torch.distributions.kl_divergence(law, prior).flatten(1).sum(1)
     again, kl = float((values_KN.mean(0) - kl_N).sum()), float(kl_N.sum())
-    # The claim's own draws spread like these, whatever error it states.
+    # Assume that the claim's own draws spread like these, whatever error it states.
     limit = ERRORS * math.sqrt(2 * float(values_KN.var(0).sum()) / DRAWS) + SLIP * abs(again)
     excess, detail = float(claim.nats_B.sum()) - again, f"{count} texts, ELBO {again:.5g} nats, of it KL {kl:.4g}"
     passed = excess <= limit
     if "-kl" in claim.terms and not (short := kl + float(claim.terms["-kl"].sum())) <= SLIP * (1 + kl):
-        passed, detail = False, f"{detail}; the KL that is stated is {short:.3g} nats short"
+        passed, detail = False, f"{detail}; the stated KL is {short:.3g} nats short"
     return [
         CheckResult(
             name="recomputed_elbo", likelihood="elbo", passed=passed, value=excess, limit=limit,
@@ -72,16 +78,16 @@ def recomputed_elbo(model: HarnessModel, tokens: Sequence[int]) -> list[CheckRes
 
 
 def stated_error(model: HarnessModel, tokens: Sequence[int]) -> list[CheckResult]:
-    """Score one text under independent noises: do its values spread as the Monte Carlo error that each of them states?
+    """Score one text under independent noises and compare the spread of its values with the stated Monte Carlo error.
 
-    Averaged claims enter an e-value three standard errors lower, and a mass may exceed 1 by as much: an error stated
-    too large hides a false claim from both, and one stated too small refutes a sound one. Errors of logarithms of means
-    are approximations, too small where few draws carry the mean, and where q is fitted the fit has noise of its own,
-    of which the bound is right whatever it is: there, only an error that is too large is refuted. It shows nothing of
-    the values themselves, and of claims without such an error nothing at all.
+    Averaged claims enter an e-value three standard errors lower, and a total probability may exceed 1 by as much. So an
+    overstated error hides a false claim from both, and an understated one refutes a sound claim. Only overstatement is
+    refuted for logarithms of means, whose stated errors are approximations and too small if few draws dominate the
+    mean, and for a fitted q, since a fit has noise of its own that leaves the bound valid. The check shows nothing
+    about the values themselves, and skips claims without a stated error.
 
     Args:
-        tokens: of real text, at least one.
+        tokens: tokens of real text, at least one.
     """
     reader = model.runner.scorer.model
     inner = model.loaded.model
@@ -92,7 +98,7 @@ def stated_error(model: HarnessModel, tokens: Sequence[int]) -> list[CheckResult
         estimates = reader.log_likelihoods(
             tokens_NL, rng=SequenceRng(model.runner.seed, range(COPIES)), draws=model.runner.scorer.draws
         )
-    # The rounding of floats.
+    # Variance that float rounding alone can cause.
     floor = (1e-6 * max(float(estimate.nats_B.abs().max()) for estimate in estimates.values())) ** 2
     results = []
     for name, estimate in estimates.items():

@@ -1,13 +1,13 @@
-"""Can these numbers be log-likelihoods? Evidence against the claim, from texts whose true likelihood is known.
+"""Evidence against the claim that numbers are log-likelihoods, from texts whose true likelihood is known.
 
-Let texts x_1 .. x_N be drawn from a source r. Numbers c(x) that are logarithms of a distribution, or of less, have
-E exp(c(x) - log r(x)) = sum over x of exp(c(x)) <= 1, so that the product over texts is an e-value: it exceeds
-1 / alpha with probability at most alpha (Markov), and so does the largest of its values along the way (Ville). Beyond
-that the claim is refuted. Nothing is assumed of the model. A product that is small proves nothing: a model that is far
-from the source could claim more than it should, and stay below.
+Let texts x_1 .. x_N be drawn from a source r. If exp(c(x)) sums to at most 1, as for log-probabilities or bounds on
+them, then E exp(c(x) - log r(x)) = sum over x of exp(c(x)) <= 1, so the product over texts is an e-value: it exceeds
+1 / alpha with probability at most alpha (Markov), and so does the largest of its running values (Ville). Beyond that,
+the claim is refuted. Nothing is assumed about the model. A small product proves nothing: a model that is far from the
+source could claim more than it should, and still stay below.
 
-Where c(x) is itself random, E exp(c(x)) <= p(x) is what is needed. The logarithm of a mean of weights has it. A mean of
-logarithms is below log p(x) on average only, so it enters three standard errors lower; `slack` says by how much.
+If c(x) is itself random, E exp(c(x)) <= p(x) is needed. The logarithm of a mean of weights satisfies it. A mean of
+logarithms is below log p(x) only on average, so it enters three standard errors lower; `slack` is that amount.
 Shapes: N texts.
 """
 
@@ -26,10 +26,11 @@ Floats = NDArray[np.float64]
 ALPHA = 0.01
 """How often a sound claim may be refuted."""
 STANDARD_ERRORS = 3.0
+"""Standard errors that are taken off a claim with Monte Carlo error."""
 
 
 def threshold(alpha: float = ALPHA) -> float:
-    """log(1 / alpha), nats.
+    """Return log(1 / alpha), in nats.
 
     Raises:
         ValueError: not 0 < alpha < 1.
@@ -41,13 +42,13 @@ def threshold(alpha: float = ALPHA) -> float:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """What texts of a known source say against a claim.
+    """The evidence against a claim from the texts of a known source.
 
     Attributes:
-        log_e_value: total claimed less total true nats, less the slack. inf where more than certainty is claimed.
-        threshold: log(1 / alpha); beyond it the claim is refuted.
-        texts: N.
-        slack: nats that the Monte Carlo error of averaged claims takes off the total; 0 for others.
+        log_e_value: total claimed minus total true nats, minus the slack; inf if a claim is beyond certainty.
+        threshold: log(1 / alpha); beyond it, the claim is refuted.
+        texts: number of texts, N.
+        slack: nats taken off the total for the Monte Carlo error of averaged claims; 0 for others.
         curve_N: the log e-value after 1, 2 .. N texts.
     """
 
@@ -59,30 +60,30 @@ class Evidence:
 
     @property
     def refuted(self) -> bool:
-        """Whether no likelihood can be like this, but for a chance of alpha."""
+        """True if the claim is refuted; a sound one is refuted with probability at most alpha."""
         return self.log_e_value > self.threshold
 
     @property
     def blind_below(self) -> float:
-        """Nats a text by which all claims could have been higher still without being refuted; below 0 where refuted."""
+        """Nats per text by which all claims could have been higher without being refuted; negative if refuted."""
         return (self.threshold - self.log_e_value) / self.texts
 
 
 def evidence(
     claims_N: Any, reference_N: Any, mc_var_N: Any = None, *, averaged: bool = False, alpha: float = ALPHA
 ) -> Evidence:
-    """Weigh claimed log-likelihoods of texts against their true ones.
+    """Compare claimed log-likelihoods of texts with their true ones.
 
     Args:
-        claims_N: nats of whole texts; -inf is a sound claim, and a useless one.
+        claims_N: nats of whole texts; -inf is a sound claim, if a useless one.
         reference_N: log r of the same texts, which were drawn from r.
-        mc_var_N: Monte Carlo variances of the claims, with independent noise; None when unknown.
-        averaged: the claims are below log p(x) on average, not their exponentials: see above. An error that is stated
-            larger than the spread over texts, of which it is a part, counts as that spread.
+        mc_var_N: Monte Carlo variances of the claims, with independent noise; None if unknown.
+        averaged: the claims are below log p(x) on average, but their exponentials need not be: see above. A stated
+            error larger than the spread over texts, of which it is a part, is replaced by that spread.
         alpha: how often a sound claim may be refuted.
 
     Raises:
-        ValueError: no texts, other texts, a claim that is not a number, or a text that the source cannot have drawn.
+        ValueError: no texts, shapes differ, a claim is not a number, or the source cannot have drawn a text.
     """
     claims_N, reference_N = np.asarray(claims_N, np.float64), np.asarray(reference_N, np.float64)
     if claims_N.shape != reference_N.shape or claims_N.ndim != 1 or not len(claims_N):
@@ -96,7 +97,7 @@ def evidence(
     line, infinite_N = threshold(alpha), claims_N == np.inf
     excess_N = np.where(infinite_N, 0.0, claims_N) - reference_N
     slack_N = _slack(excess_N, mc_var_N) if averaged else np.zeros_like(excess_N)
-    # More than certainty of one text cannot be made good by others.
+    # Other texts cannot compensate for a claim beyond certainty.
     curve_N = np.where(np.maximum.accumulate(infinite_N), np.inf, np.cumsum(excess_N) - slack_N)
     return Evidence(
         log_e_value=float(curve_N[-1]),
@@ -108,7 +109,7 @@ def evidence(
 
 
 def _slack(excess_N: Floats, mc_var_N: Any) -> Floats:
-    """Three standard errors of the total of the first n texts, for each n."""
+    """Return three standard errors of the total over the first n texts, for each n."""
     count_N, finite = np.arange(1, len(excess_N) + 1), excess_N[np.isfinite(excess_N)]
     spread = float(finite.var(ddof=1)) if len(finite) > 1 else math.inf
     variance_N = spread * count_N
@@ -120,17 +121,17 @@ def _slack(excess_N: Floats, mc_var_N: Any) -> Floats:
 
 
 def mean_lower_bound(log_values_N: Any, alpha: float = ALPHA) -> float:
-    """Log of a lower confidence bound on the mean of values >= 0, from N independent ones; holds for any N and law.
+    """Return the log of a lower confidence bound on the mean of non-negative values, valid for any N and distribution.
 
-    Were the mean m, each product over n of 1 + b (value / m - 1), 0 <= b <= 1, would be an e-value, and so is their
-    average over a few b, which falls as m grows. The bound is the m at which it is 1 / alpha. -inf: nothing is known.
+    If the mean is m, each product over n of 1 + b (value / m - 1), 0 <= b <= 1, is an e-value, and so is their average
+    over a few b, which falls as m grows. The bound is the m at which it equals 1 / alpha; -inf if nothing is known.
 
     Raises:
-        ValueError: no values, or one that is not a number.
+        ValueError: there are no values, or one is not a number.
     """
     log_values_N = np.asarray(log_values_N, np.float64)
     if not len(log_values_N) or np.isnan(log_values_N).any():
-        raise ValueError("expected values, all of them numbers")
+        raise ValueError("expected at least one value, all of them numbers")
     line, bets = threshold(alpha), np.array([0.01, 0.03, 0.1, 0.3, 0.6, 0.9, 1.0])
     largest = float(log_values_N.max())
     if not math.isfinite(largest):
@@ -142,7 +143,7 @@ def mean_lower_bound(log_values_N: Any, alpha: float = ALPHA) -> float:
         each_BN = np.logaddexp(stay_B[:, None], np.log(bets)[:, None] + log_values_N - log_mean)
         return float(np.logaddexp.reduce(each_BN.sum(1)) - math.log(len(bets)))
 
-    # At the largest value every factor is at most 1; far below, the product is beyond any line.
+    # At the largest value every factor is at most 1; far below it the product exceeds any threshold.
     high, low = largest, largest - line - 50.0 - len(log_values_N)
     if log_e_value(low) < line:
         return -math.inf
@@ -153,11 +154,11 @@ def mean_lower_bound(log_values_N: Any, alpha: float = ALPHA) -> float:
 
 
 def texts_to_refute(excess: float, *, standard_error: float = 0.0, alpha: float = ALPHA) -> float:
-    """How many texts refute claims that are `excess` nats a text too high on average: at their mean, ceil; else inf.
+    """Return how many texts it takes, on average, to refute claims that are `excess` nats per text too high; or inf.
 
     Args:
-        excess: mean of claim less truth, nats a text; what a model lacks of the source counts against it.
-        standard_error: Monte Carlo standard error of an averaged claim, nats a text; 0 for others.
+        excess: mean of claim minus truth, nats per text; a model's shortfall against the source lowers it.
+        standard_error: Monte Carlo standard error of an averaged claim, nats per text; 0 for others.
     """
     if excess <= 0:
         return math.inf
@@ -175,12 +176,13 @@ def power_curve(
     standard_error: float = 0.0,
     alpha: float = ALPHA,
 ) -> list[tuple[float, float]]:
-    """(share, texts needed) when claims are inflated by that share of the source's entropy.
+    """Return pairs of a share and the number of texts needed if claims are inflated by that share of the entropy.
 
     Args:
-        entropy: of a text, nats.
-        gap: what the sound claim lies below the source on average, nats a text: all that is inflated within it is
-            hidden, since some better model might claim as much.
+        entropy: entropy of the source, nats per text.
+        gap: how far the sound claim is below the source on average, nats per text. Inflation within it is hidden, since
+            a better model might claim as much.
+        standard_error: see `texts_to_refute`.
     """
     return [
         (share, texts_to_refute(share * entropy - gap, standard_error=standard_error, alpha=alpha)) for share in shares

@@ -1,6 +1,6 @@
-"""A sum of claimed probability, and how much of it there may be: 1, and what Monte Carlo error explains.
+"""Sum claimed probabilities and compare the total with 1, allowing for Monte Carlo error.
 
-Shapes: B claims of which the sum is taken.
+Shapes: B claims to sum.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from ltm.rng import SequenceRng
 from tasks.audit.checks.check import CheckResult
 from tasks.audit.checks.evidence import STANDARD_ERRORS
 
-ROUGH, AVERAGED_ERRORS, MOST_ERRORS = 0.05, 4.0, 5.0
-"""Half a variance of averaged claims beyond which exponentials say little; the standard errors that such claims may be
-beyond 1, and the worst of many contexts: weights like 1/t are skew."""
+ROUGH = 0.05
+"""Averaged claims whose half variance exceeds this are bounded by the two-noise inequality, not exponentiated."""
+AVERAGED_ERRORS = 4.0
+"""Standard errors by which the sum of such claims may exceed 1."""
+WORST_OF_MANY_ERRORS = 5.0
+"""The same where the worst of many contexts is reported; errors are skewed, since weights are like 1/t."""
 
 
 def summed(
@@ -34,18 +37,21 @@ def summed(
     what: str = "texts",
     after: str = "",
 ) -> CheckResult:
-    """The sum of exp(claim), and whether it may be that much; `whole` when no part of what there is was left out.
+    """Sum exp(claim) and check the total.
 
     The exponential of an average exceeds its probability in expectation, by half its variance where that is small and
-    by any amount where it is not. But log sum_w exp(m_w) >= sum_w pi_w (m_w - log pi_w) for every distribution pi, with
-    equality for the softmax of m, and the right-hand side is linear in m: with pi from one noise and m from another it
+    by any amount otherwise. But log sum_w exp(m_w) >= sum_w pi_w (m_w - log pi_w) for every distribution pi, with
+    equality for the softmax of m, and the right-hand side is linear in m: with pi from one noise and m from another, it
     is not too high on average.
 
     Args:
-        chosen_N: averaged claims of the same under another noise, for pi where they are rough.
-        one_of: how many sums the worst is taken of.
-        count: of how many there is a sum, where not of the claims alone.
-        what: these are.
+        chosen_N: the same averaged claims under another noise, which pi is taken from if the claims are rough.
+        one_of: number of sums of which the worst is reported.
+        whole: the claims cover everything there is, so that exact ones must sum to 1.
+        slip: relative rounding error to allow.
+        count: number of items that the sum stands for, if not the number of claims.
+        what: name of the items.
+        after: comment for the detail line.
     """
     nats_B = estimate.nats_B.double()
     variance_B = torch.zeros_like(nats_B) if estimate.mc_var_B is None else estimate.mc_var_B.double()
@@ -58,35 +64,37 @@ def summed(
         used = pi_B > 0
         mass = math.exp(float((pi_B * (nats_B - pi_B.log()))[used].sum()))
         error = float((pi_B.square() * variance_B).sum().sqrt())
-        limit = (1 + slip) * math.exp(min((AVERAGED_ERRORS if one_of == 1 else MOST_ERRORS) * error, 100.0))
+        limit = (1 + slip) * math.exp(min((AVERAGED_ERRORS if one_of == 1 else WORST_OF_MANY_ERRORS) * error, 100.0))
     two_sided = estimate.kind == "exact" and whole
     passed = mass <= limit and not (two_sided and mass < 1 - slip)
-    beside = [after] if after else []
+    comments = [after] if after else []
     if error > 0:
-        beside.append(f"standard error {error:.2g}")
+        comments.append(f"standard error {error:.2g}")
     if two_sided:
-        beside.append("exact: it must be 1")
-    of = f"{len(nats_B) if count is None else count:,} {what}"
-    detail = f"{of} share {mass:.6g}, at most {limit:.6g}{''.join(f'; {part}' for part in beside)}"
+        comments.append("exact: it must be 1")
+    items = f"{len(nats_B) if count is None else count:,} {what}"
+    detail = f"{items} share {mass:.6g}, at most {limit:.6g}{''.join(f'; {part}' for part in comments)}"
     return CheckResult(
         name=name, likelihood=likelihood, passed=passed and math.isfinite(mass), value=mass, limit=limit, detail=detail
     )
 
 
 def averages(reader: LanguageModel, context: int) -> bool:
-    """Whether continuations of so many tokens get a mean over draws, and not the logarithm of one."""
+    """True if continuations of `context` tokens get a mean of logarithms over draws, not the logarithm of a mean."""
     one = torch.zeros(1, context + 1, dtype=torch.int64, device=reader.device)
     with torch.no_grad():
-        found = reader.log_likelihoods(one, context=context, rng=SequenceRng(0, [0]), draws=2)
-    return any(estimate.averaged for estimate in found.values())
+        estimates = reader.log_likelihoods(one, context=context, rng=SequenceRng(0, [0]), draws=2)
+    return any(estimate.averaged for estimate in estimates.values())
 
 
 def part_of(estimate: LikelihoodEstimate, rows: slice) -> LikelihoodEstimate:
+    """Select rows of an estimate."""
     variance_B = None if estimate.mc_var_B is None else estimate.mc_var_B[rows]
     return dataclasses.replace(estimate, nats_B=estimate.nats_B[rows], mc_var_B=variance_B)
 
 
 def joined(before: LikelihoodEstimate | None, new: LikelihoodEstimate) -> LikelihoodEstimate:
+    """Append the rows of one estimate to those of another, if there is one."""
     if before is None:
         return new
     known = before.mc_var_B is not None and new.mc_var_B is not None

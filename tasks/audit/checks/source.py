@@ -1,4 +1,4 @@
-"""Checks against what is known exactly: a source that texts are drawn from, or an exact model that proposes them.
+"""Checks against exact likelihoods: those of a known source of texts, or of an exact model that proposes them.
 
 Shapes: N texts.
 """
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from ltm.api import Sampling
 from ltm.data import corpora
+from ltm.errors import UserError
 from ltm.rng import SequenceRng, seed_of
 from tasks.audit.checks.check import CheckResult
 from tasks.audit.checks.evidence import ALPHA, STANDARD_ERRORS, Evidence, Floats, evidence, mean_lower_bound
@@ -23,15 +25,23 @@ if TYPE_CHECKING:
     from ltm.harness import HarnessModel
     from ltm.known_sources.base import KnownSource
 
-PROPOSED, PROPOSED_TOKENS = 256, 16
-"""Texts drawn from a proposal, and their length: longer ones of two models hardly overlap."""
+PROPOSED_TEXTS = 256
+"""Texts drawn from a proposal."""
+PROPOSED_TOKENS = 16
+"""Their length: on longer texts two models hardly overlap."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """What a model says of texts whose log-likelihood is known; nats of whole texts.
+    """A model's claims about texts whose log-likelihood is known, in nats of whole texts, by likelihood.
 
-    `tokens` are the source's symbols in all texts; `averaged` has the names of claims that hold on average only.
+    Attributes:
+        kinds: kind of each likelihood.
+        claims_N: claimed log-likelihoods.
+        mc_var_N: their Monte Carlo variances; None when exact or unknown.
+        averaged: names of the likelihoods that hold only on average.
+        reference_N: the source's own log-likelihoods.
+        tokens: symbols in all texts.
     """
 
     kinds: Mapping[str, Kind]
@@ -42,7 +52,7 @@ class Claims:
     tokens: int
 
     def evidence(self, likelihood: str) -> Evidence:
-        """Against one likelihood."""
+        """Return the evidence against one likelihood."""
         return evidence(
             self.claims_N[likelihood],
             self.reference_N,
@@ -52,7 +62,7 @@ class Claims:
 
 
 def claims_on(model: HarnessModel, source: KnownSource, *, texts: int = 256) -> Claims:
-    """Score fresh texts of a source, each by itself and whole, as any text is scored.
+    """Score fresh texts of a source, each whole and by itself, as any text is scored.
 
     Raises:
         UserError: a claim is not finite; the pipeline refuses such numbers.
@@ -70,72 +80,70 @@ def claims_on(model: HarnessModel, source: KnownSource, *, texts: int = 256) -> 
         )
         for i, text in enumerate(documents)
     ]
-    found = model.loglikelihood_rolling(requests)
-    names = list(found[0].likelihoods)
-    parts = {name: [one.likelihoods[name] for one in found] for name in names}
+    answers = model.loglikelihood_rolling(requests)
+    by_name = {name: [answer.likelihoods[name] for answer in answers] for name in answers[0].likelihoods}
     return Claims(
-        kinds={name: own[0].kind for name, own in parts.items()},
-        claims_N={name: np.array([part.nats for part in own]) for name, own in parts.items()},
+        kinds={name: parts[0].kind for name, parts in by_name.items()},
+        claims_N={name: np.array([part.nats for part in parts]) for name, parts in by_name.items()},
         mc_var_N={
-            name: None if own[0].mc_var_N is None else np.array([np.asarray(part.mc_var_N).sum() for part in own])
-            for name, own in parts.items()
+            name: None if parts[0].mc_var_N is None else np.array([np.asarray(part.mc_var_N).sum() for part in parts])
+            for name, parts in by_name.items()
         },
-        averaged=frozenset(name for name, own in parts.items() if own[0].averaged),
+        averaged=frozenset(name for name, parts in by_name.items() if parts[0].averaged),
         reference_N=source.log_likelihood(source.symbols(documents)).numpy(),
         tokens=len(documents) * source.length,
     )
 
 
 def known_source(claims: Claims, *, name: str = "known_source") -> list[CheckResult]:
-    """Total claims on fresh texts of a source against its own log-likelihood, as an e-value; refuted beyond log 100.
+    """Compare total claims about fresh texts of a source with its own log-likelihood, by an e-value.
 
-    A refutation is proof, but for one chance in a hundred: no distribution gives the texts so much. That nothing is
-    refuted proves nothing where the model is far from the source: what it lacks hides as much of a false claim. How
-    much is said as `blind below`.
+    A refutation is proof, except for a chance of one in a hundred: no distribution gives the texts so much probability.
+    The absence of one proves little: a false claim as large as the model's shortfall against the source is hidden. The
+    result reports that size as `blind below`.
     """
     results = []
     for likelihood in claims.claims_N:
-        found = claims.evidence(likelihood)
-        a_token = claims.tokens / found.texts
-        slack = f" after {found.slack:,.1f} for Monte Carlo error" if found.slack else ""
-        blind = "" if found.refuted else f"; blind below {found.blind_below / a_token:.4f} nats/token"
+        against = claims.evidence(likelihood)
+        tokens_per_text = claims.tokens / against.texts
+        slack = f" after {against.slack:,.1f} for Monte Carlo error" if against.slack else ""
+        blind = "" if against.refuted else f"; blind below {against.blind_below / tokens_per_text:.4f} nats/token"
         results.append(
             CheckResult(
                 name=name,
                 likelihood=likelihood,
-                passed=not found.refuted,
-                value=found.log_e_value,
-                limit=found.threshold,
-                detail=f"log e-value {found.log_e_value:,.1f}{slack} over {found.texts} texts{blind}",
-                evidence=found,
+                passed=not against.refuted,
+                value=against.log_e_value,
+                limit=against.threshold,
+                detail=f"log e-value {against.log_e_value:,.1f}{slack} over {against.texts} texts{blind}",
+                evidence=against,
             )
         )
     return results
 
 
-def proposal_mass(model: HarnessModel, proposal: HarnessModel, *, texts: int = PROPOSED) -> list[CheckResult]:
-    """Total probability by importance sampling: x drawn from an exact model q, the mean of exp(claim - log q) is a part
-    of the sum over all texts of exp(claim), so that a lower confidence bound above 1 refutes.
+def proposal_mass(model: HarnessModel, proposal: HarnessModel, *, texts: int = PROPOSED_TEXTS) -> list[CheckResult]:
+    """Estimate total probability by importance sampling, with texts x drawn from an exact model q.
 
-    This test can only refute. Where the two models differ, the mean is carried by texts that are never drawn, and the
-    bound is near 0, whatever is claimed. It needs no known source, and works on the model and the vocabulary as they
-    are.
+    The mean of exp(claim - log q) estimates the sum of exp(claim) over the texts that q can draw, so a lower confidence
+    bound above 1 refutes. This test can only refute: if the two models differ, the mean is dominated by texts that are
+    never drawn, and the bound is near 0 whatever is claimed. It needs no known source, and uses the model and its
+    vocabulary as they are.
 
     Args:
         proposal: an exact model with the same tokenizer.
 
     Raises:
-        UserError: it is not exact, or has other tokens.
+        UserError: the proposal is not exact, or has another tokenizer.
     """
-    from ltm.api import Sampling
-    from ltm.errors import UserError
-
     name, (kind, _) = next(iter(proposal.offered.items()))
     if kind != "exact":
-        raise UserError(f"--proposal {proposal.loaded.name}: its {name} is no exact likelihood; ar and ngram have one")
+        raise UserError(
+            f"--proposal {proposal.loaded.name}: its {name} is not an exact likelihood; ar and ngram have one"
+        )
     if proposal.loaded.tokenizer.fingerprint != model.loaded.tokenizer.fingerprint:
         raise UserError(
-            f"--proposal {proposal.loaded.name} has another tokenizer than {model.loaded.name}: "
+            f"--proposal {proposal.loaded.name} has a different tokenizer from {model.loaded.name}: "
             f"{proposal.loaded.tokenizer.name} and {model.loaded.tokenizer.name}"
         )
     length = min(PROPOSED_TOKENS, model.block_length, proposal.block_length)
@@ -144,9 +152,9 @@ def proposal_mass(model: HarnessModel, proposal: HarnessModel, *, texts: int = P
         drawn = proposal.loaded.model.generate([[]] * texts, max_new_tokens=length, sampling=Sampling(), rng=noise)
         tokens_NL = torch.tensor(drawn.tokens, device=model.device)
         q_N = proposal.loaded.model.log_likelihood(tokens_NL.to(proposal.device), rng=noise).nats_B.double().cpu()
-        found = model.loaded.model.log_likelihoods(tokens_NL, rng=noise, draws=model.runner.scorer.draws)
+        estimates = model.loaded.model.log_likelihoods(tokens_NL, rng=noise, draws=model.runner.scorer.draws)
     results, drawn_from = [], f"{texts} texts of {length} tokens from {proposal.loaded.name}"
-    for which, estimate in found.items():
+    for which, estimate in estimates.items():
         log_w_N = estimate.nats_B.double().cpu() - q_N
         if estimate.averaged and estimate.mc_var_B is not None:
             log_w_N = log_w_N - STANDARD_ERRORS * estimate.mc_var_B.double().cpu().sqrt()

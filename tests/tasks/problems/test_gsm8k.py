@@ -116,7 +116,7 @@ def test_problems_held_out_of_train(place, monkeypatch):
 
 def test_without_a_train_split_or_the_split_itself(place):
     (place / "data" / "gsm8k" / "test.jsonl").unlink()
-    with pytest.raises(UserError, match=r"gsm8k/test is not here.*gsm8k_train_holdout asks the last"):
+    with pytest.raises(UserError, match=r"gsm8k/test is not here.*gsm8k_train_holdout asks its last"):
         find("gsm8k", "test", data_dir=None)
     (place / "data" / "gsm8k" / "train.jsonl").unlink()
     with pytest.raises(UserError, match=r"gsm8k needs its train split, for exemplars and for the chance rows"):
@@ -316,7 +316,7 @@ def test_the_board_and_a_second_run(place, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--samples", "3"], "pass@5 needs at least 5 samples a problem, found 3"),
+        (["--samples", "3"], "pass@5 needs at least 5 samples per problem, found 3"),
         (["--shots", "41"], "--shots 41: gsm8k/train has 40 problems"),
         (["--shots", "-1"], "--shots=-1: expected a whole number of at least 0"),
         (["--exemplars", "steps"], "unknown style of exemplars 'steps'"),

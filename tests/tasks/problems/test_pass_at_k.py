@@ -35,7 +35,7 @@ def test_pass_at_k_is_unbiased():
 
 
 def test_too_few_samples_and_impossible_counts():
-    with pytest.raises(UserError, match=r"pass@5 needs at least 5 samples a problem, found 3; .*--samples 5"):
+    with pytest.raises(UserError, match=r"pass@5 needs at least 5 samples per problem, found 3; .*--samples 5"):
         pass_at_k(3, 1, 5)
     with pytest.raises(UserError, match="needs at least 5"):
         majority_at_k(["1"] * 4, "1", 5)

@@ -18,8 +18,8 @@ def test_next_tokens_of_a_model_as_it_is(monkeypatch):
     tokens = list(b"some real text, more than a block of it")
     (found,) = next_token.next_token_mass(model, tokens)
     assert found.passed and found.value == pytest.approx(1) and "257 next tokens" in found.detail
-    monkeypatch.setattr(next_token, "FULL_VOCABULARY", 100)
-    monkeypatch.setattr(next_token, "RANDOM", 100)
+    monkeypatch.setattr(next_token, "EXHAUSTIVE_VOCABULARY", 100)
+    monkeypatch.setattr(next_token, "RANDOM_TOKENS", 100)
     (part,) = next_token.next_token_mass(model, tokens)
     assert part.passed and part.value < 1 and "it must be 1" not in part.detail
     sound = Bigram.nats_BL
@@ -41,8 +41,8 @@ def test_next_tokens_of_latents_and_of_diffusion():
 def test_a_floor_under_every_token_shows_in_a_few(monkeypatch):
     """What some random tokens of 209 get stands for all of them."""
     model = HarnessModel(pretrained=loaded(Bigram(BigramConfig()).double()), device="cpu", dtype="float64")
-    monkeypatch.setattr(next_token, "FULL_VOCABULARY", 100)
-    monkeypatch.setattr(next_token, "RANDOM", 60)
+    monkeypatch.setattr(next_token, "EXHAUSTIVE_VOCABULARY", 100)
+    monkeypatch.setattr(next_token, "RANDOM_TOKENS", 60)
     sound = Bigram.nats_BL
     monkeypatch.setattr(Bigram, "nats_BL", lambda self, tokens_BL: sound(self, tokens_BL).clamp(min=-4.0))
     (found,) = next_token.next_token_mass(model, list(b"some real text, more than a block of it"))

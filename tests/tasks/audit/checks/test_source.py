@@ -132,9 +132,9 @@ def test_a_lower_bound_on_the_mass_stays_below_it():
 
 
 def test_a_proposal_must_be_exact_and_have_the_same_tokens():
-    with pytest.raises(UserError, match="no exact likelihood"):
+    with pytest.raises(UserError, match="not an exact likelihood"):
         source.proposal_mass(harness(), harness(NoisyBigram))
     other = harness()
     other.loaded.tokenizer.__dict__["fingerprint"] = "another"
-    with pytest.raises(UserError, match="another tokenizer"):
+    with pytest.raises(UserError, match="a different tokenizer"):
         source.proposal_mass(harness(), other)
