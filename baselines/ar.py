@@ -12,12 +12,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ltm.api import Cost, Loss, Preset, Rng
+from ltm.api import Cost, Loss, Preset, Rng, published_recipe, tiny_recipe
 from ltm.nn.flops import StackFlops, paper_train_flops
 from ltm.nn.left_to_right import ExactModel
 from ltm.nn.output_head import mean_nll, token_nats
 from ltm.nn.transformer import Transformer, TransformerConfig
-from ltm.recipes import published_recipe, tiny_recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,10 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ltm.api import Cost, Loss, Preset, Rng
+from ltm.api import Cost, Loss, Preset, Rng, published_recipe, tiny_recipe
 from ltm.nn.left_to_right import ExactModel
 from ltm.nn.spans import check_ids
-from ltm.recipes import published_recipe, tiny_recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,14 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from baselines.vq import Codebook, VQConfig
-from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng
+from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng, published_recipe, tiny_recipe
 from ltm.latent.base import DRAWS, LatentConfig, LatentModel, ScoringBatch
 from ltm.latent.posterior import Posterior
 from ltm.nn.block import Linear
 from ltm.nn.flops import StackFlops
 from ltm.nn.output_head import mean_nll
 from ltm.nn.transformer import Stack, TransformerConfig
-from ltm.recipes import published_recipe, tiny_recipe
 from ltm.rng import SequenceRng
 
 

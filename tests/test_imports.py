@@ -37,7 +37,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("known_sources", "nn"),
         ("api", "registry", "result", "result_schema"),
         ("tokenizer", "files", "config", "devices", "statistics"),
-        ("rng", "hub", "progress", "errors", "recipes"),
+        ("rng", "hub", "progress", "errors"),
     ),
     "baselines": (
         (

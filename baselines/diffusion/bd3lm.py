@@ -29,13 +29,12 @@ from torch.nn import functional as F
 
 from baselines.diffusion.block_sampling import continue_in_blocks
 from baselines.diffusion.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks
-from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling
+from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling, published_recipe, tiny_recipe
 from ltm.nn.block import KeysValues
 from ltm.nn.flops import StackFlops, paper_train_flops
 from ltm.nn.output_head import token_nats, weighted_nll
 from ltm.nn.spans import prepare_batch
 from ltm.nn.transformer import Transformer, TransformerConfig
-from ltm.recipes import published_recipe, tiny_recipe
 from ltm.rng import SequenceRng
 
 

@@ -30,13 +30,12 @@ from baselines.diffusion.schedules import OFFSET, MaskSchedule, grid
 from baselines.diffusion.stepping import Move, take_steps
 from baselines.diffusion.time_embedding import TimeEmbedding, conditioning_flops
 from baselines.diffusion.unmasking import CanvasModel, check_settings, unmask
-from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng, Sampling
+from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng, Sampling, published_recipe, tiny_recipe
 from ltm.nn.flops import StackFlops, paper_train_flops
 from ltm.nn.output_head import over_vocabulary, token_nats, weighted_nll
 from ltm.nn.sampling import probabilities
 from ltm.nn.spans import prepare_batch
 from ltm.nn.transformer import Transformer, TransformerConfig
-from ltm.recipes import published_recipe, tiny_recipe
 from ltm.rng import SequenceRng, Stream
 
 

@@ -18,12 +18,11 @@ from torch import Tensor
 
 from baselines.diffusion.masking import DRAWS, diffusion_bound, draw_masks, visible_keys
 from baselines.diffusion.unmasking import CanvasModel, check_settings, unmask
-from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng, Sampling
+from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng, Sampling, published_recipe, tiny_recipe
 from ltm.nn.flops import StackFlops, paper_train_flops
 from ltm.nn.output_head import token_nats, weighted_nll
 from ltm.nn.spans import prepare_batch
 from ltm.nn.transformer import Transformer, TransformerConfig
-from ltm.recipes import published_recipe, tiny_recipe
 from ltm.rng import SequenceRng, Stream
 
 

@@ -30,12 +30,11 @@ from baselines.diffusion.schedules import SIGMA_HIGH, SIGMA_LOW, Noise, normalis
 from baselines.diffusion.stepping import Move, take_steps
 from baselines.diffusion.time_embedding import TimeEmbedding, conditioning_flops
 from baselines.diffusion.unmasking import CanvasModel, check_settings
-from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng, Sampling
+from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng, Sampling, published_recipe, tiny_recipe
 from ltm.nn.flops import StackFlops, paper_train_flops
 from ltm.nn.output_head import over_vocabulary
 from ltm.nn.spans import prepare_batch
 from ltm.nn.transformer import Transformer, TransformerConfig
-from ltm.recipes import published_recipe, tiny_recipe
 from ltm.rng import SequenceRng, Stream
 
 

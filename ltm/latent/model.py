@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng
+from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng, published_recipe, tiny_recipe
 from ltm.latent import bounds, langevin
 from ltm.latent.base import DRAWS, LatentConfig, LatentModel, ScoringBatch
 from ltm.latent.langevin import LangevinConfig
@@ -22,7 +22,6 @@ from ltm.latent.posterior import LikelihoodGradient, Posterior, PosteriorConfig,
 from ltm.nn.flops import StackFlops
 from ltm.nn.output_head import mean_nll, nll_gradient, weighted_nll
 from ltm.nn.transformer import TransformerConfig
-from ltm.recipes import published_recipe, tiny_recipe
 from ltm.rng import SequenceRng
 
 
