@@ -132,7 +132,10 @@ class Preset:
 
 
 def tiny_recipe() -> dict[str, Any]:
-    """A recipe for a laptop CPU that all families share, so that comparisons are at equal tokens and tuning: minutes. On so few tokens many small updates learn more than few large ones."""
+    """A recipe that all families share, for comparisons at equal tokens and tuning, in minutes on a laptop CPU.
+
+    On so few tokens many small updates learn more than a few large ones.
+    """
     return {"budget": "tokens=400k", "batch": 4, "lr": 2e-3, "warmup": 0.1, "ema": 0.99}
 
 
