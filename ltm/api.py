@@ -45,6 +45,10 @@ class LikelihoodEstimate:
         terms: named float64 parts (B,) that add up to `nats_B`, such as reconstruction and -kl.
         averaged: True for a mean over draws that is below log p(x) on average only, so that its exponential may
             exceed p(x) in expectation; False where E exp(nats) <= p(x), as for exact values and logs of mean weights.
+        q: the Gaussian q(z|x) that a bound was taken at, with `mean` and `log_variance` (B, Y, G, D): what the audit
+            recomputes the bound from. None where there is none, or where it is what `infer` returns.
+        prior: the Gaussian prior of z, with `mean` and `log_variance` that broadcast to those of q and are the same for
+            all texts; None for N(0, I).
     """
 
     nats_B: Tensor
@@ -54,6 +58,8 @@ class LikelihoodEstimate:
     mc_var_B: Tensor | None = None
     terms: Mapping[str, Tensor] = field(default_factory=dict)
     averaged: bool = False
+    q: Any = None
+    prior: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from lm_eval.api.model import LM
 from ltm import harness_requests as asked
 from ltm import model_store
 from ltm.config import whole_number
-from ltm.data.separated_text import SeparatedText, streams
+from ltm.data.separated_text import SeparatedText, check_round_trip, streams
 from ltm.devices import check_dtype, choose_device
 from ltm.errors import UserError, did_you_mean
 from ltm.evaluation.likelihoods import LikelihoodFloat, gather
@@ -145,7 +145,7 @@ class HarnessModel(LM):
 
     def like(self, loaded: LoadedModel | None = None, **changes: Any) -> HarnessModel:
         """Return another model, or this one, under the arguments of this one, except for `changes`."""
-        return HarnessModel(pretrained=loaded or self.loaded, **{**self._arguments, **changes})
+        return type(self)(pretrained=loaded or self.loaded, **{**self._arguments, **changes})
 
     def _check_exact(self) -> None:
         name, (kind, _) = next(iter(self.offered.items()))
@@ -193,6 +193,8 @@ class HarnessModel(LM):
         for task, numbers in asked.by_task(requests).items():
             texts = [requests[n].args[0] for n in numbers]
             streams = self.streams(texts)
+            for ids, text in zip(streams, texts, strict=True):
+                check_round_trip(self.loaded.tokenizer, text, ids)
             rows = [
                 self._blocks(ids, requests[n].doc_id or 0, text)
                 for n, ids, text in zip(numbers, streams, texts, strict=True)

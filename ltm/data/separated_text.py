@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ltm.errors import UserError
 from ltm.tokenizer import Tokenizer
 
 
@@ -45,3 +46,21 @@ def streams(texts: Sequence[str], tokenizer: Tokenizer) -> list[np.ndarray]:
         ids = [piece for _ in documents for piece in (eos, next(encoded))][1:]
         joined.append(np.concatenate(ids) if ids else np.empty(0, np.int32))
     return joined
+
+
+def check_round_trip(tokenizer: Tokenizer, text: str, ids: np.ndarray) -> None:
+    """Refuse to score a text that its tokens do not give back: less would be scored than its bytes and words.
+
+    Raises:
+        UserError: says where the tokens first give something else.
+    """
+    if isinstance(text, SeparatedText):
+        ids = ids[ids != tokenizer.eos_id]
+    decoded = tokenizer.decode(ids.tolist())
+    if decoded == str(text):
+        return
+    at = next((n for n, (a, b) in enumerate(zip(text, decoded, strict=False)) if a != b), min(len(text), len(decoded)))
+    raise UserError(
+        f"the tokenizer {tokenizer.name} does not give the text back: at character {at} expected "
+        f"{text[at : at + 20]!r}, found {decoded[at : at + 20]!r}; a perplexity would leave out what it drops"
+    )

@@ -44,6 +44,7 @@ class Runner:
         self.seed = seed
         self.dtype = dtype
         self.chunk = chunk
+        self.cache_at: Path | None = None
         reader = loaded.model if chunk is None else Prequential(loaded.model, chunk)
         self.scorer = BatchScorer(reader, draws=draws, batch_size=batch_size)
 
@@ -110,8 +111,8 @@ class Runner:
 
     @property
     def cache_directory(self) -> Path:
-        """The directory of cached answers."""
-        return home() / "cache"
+        """The directory of cached answers: `cache_at`, or the one in $LTM_HOME."""
+        return self.cache_at or home() / "cache"
 
     def circumstances(self, task: str) -> dict[str, Any]:
         """Everything that can change an answer, besides the request itself: the key of the cache."""

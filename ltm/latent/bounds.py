@@ -5,6 +5,7 @@ Everything here takes a function from z to log p(x|z), so it serves any latent-v
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -46,6 +47,7 @@ def elbo(
         mc_var_B=values_KB.var(0) / draws if draws > 1 else None,
         terms={"reconstruction": reconstruction_B, "-kl": -kl_B},
         averaged=True,
+        q=q,
     )
 
 
@@ -57,7 +59,7 @@ def importance_bound(
     def log_weight(noise: Tensor) -> Tensor:
         return log_likelihood(q.at(noise)) + q.log_ratio(noise)
 
-    return log_mean_exp(_draw(log_weight, q, draws, rng, "importance_bound"), tokens_B)
+    return dataclasses.replace(log_mean_exp(_draw(log_weight, q, draws, rng, "importance_bound"), tokens_B), q=q)
 
 
 def predictive_bound(

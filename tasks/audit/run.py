@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.audit import twins
-from tasks.audit.checks import bookkeeping, enumeration, estimator, next_token
+from tasks.audit.checks import blank, bookkeeping, enumeration, estimator, next_token
 from tasks.audit.checks import source as source_checks
 from tasks.audit.checks.check import CheckResult
 from tasks.audit.checks.source import Claims
@@ -117,9 +117,10 @@ def audit(
 
     piece = _blocks_of(model, text, 3.5)
     tokens = reader.tokenizer.encode(piece).tolist()
+    run("blank_text", lambda: blank.blank_text(model))
     run("next_token_mass", lambda: next_token.next_token_mass(model, tokens))
     run("decoder_mass", lambda: next_token.decoder_mass(model, tokens))
-    run("recomputed_elbo", lambda: estimator.recomputed_elbo(model, tokens))
+    run("recomputed_bounds", lambda: estimator.recomputed_bounds(model, tokens))
     run("stated_error", lambda: estimator.stated_error(model, tokens))
     run("accounting", lambda: bookkeeping.accounting(model, piece))
     run("depends_on_weights", lambda: bookkeeping.depends_on_weights(model, _blocks_of(model, text, 1.5)))

@@ -58,13 +58,14 @@ def summed(
     p_B = nats_B.exp()
     mass, error = float(p_B.sum()), float((p_B.square() * variance_B).sum().sqrt())
     bias = float((p_B * variance_B).sum()) / 2 if estimate.averaged else 0.0
-    limit = 1 + slip + STANDARD_ERRORS * error + bias
+    many = WORST_OF_MANY_ERRORS if one_of > 1 else AVERAGED_ERRORS
+    limit = 1 + slip + (many if estimate.averaged else STANDARD_ERRORS) * error + bias
     if chosen_N is not None and bias > ROUGH * mass:
         pi_B = chosen_N.double().softmax(0)
         used = pi_B > 0
         mass = math.exp(float((pi_B * (nats_B - pi_B.log()))[used].sum()))
         error = float((pi_B.square() * variance_B).sum().sqrt())
-        limit = (1 + slip) * math.exp(min((AVERAGED_ERRORS if one_of == 1 else WORST_OF_MANY_ERRORS) * error, 100.0))
+        limit = (1 + slip) * math.exp(min(many * error, 100.0))
     two_sided = estimate.kind == "exact" and whole
     passed = mass <= limit and not (two_sided and mass < 1 - slip)
     comments = [after] if after else []

@@ -33,7 +33,9 @@ RANDOM_TOKENS = 1536
 PLACES = 32
 """Context lengths, spread over a block, at which a few next tokens are scored."""
 TOKENS_PER_PLACE = 4
-"""Next tokens scored at each of these places."""
+"""Next tokens scored at each of these places: the true one and random ones."""
+FREQUENT_PER_PLACE = 12
+"""The most frequent tokens scored there too: what a small model copies if it can see what it predicts."""
 NOISES = 5
 """Noises under which an averaged claim is scored."""
 MORE_NOISES = 64
@@ -51,8 +53,9 @@ def next_token_mass(model: HarnessModel, tokens: Sequence[int]) -> list[CheckRes
     tokens, and for bounds, only the true next token, the most frequent ones of this text and some random ones are
     scored. The random ones stand for all the others by their geometric mean, which is below their mean, less three
     standard errors. So a floor under every token shows, but mass on a few of the others is missed. At places all over a
-    block a few tokens are scored: a predictor that has seen what it predicts gives nearly 1 to each of them. The check
-    shows nothing about how claims about many tokens are combined.
+    block a few tokens are scored: a predictor that has seen what it predicts gives nearly 1 to each of them. After one
+    token of context all outputs are scored for bounds too, so that a token which costs nothing shows. The check shows
+    nothing about how claims about many tokens are combined.
 
     Args:
         tokens: tokens of real text, at least one.
@@ -62,12 +65,16 @@ def next_token_mass(model: HarnessModel, tokens: Sequence[int]) -> list[CheckRes
     outputs = reader.vocab_size - 1
     everything = exact and outputs <= EXHAUSTIVE_VOCABULARY
     most = min(len(tokens), reader.block_length) - 1
-    queries = {length: _few(tokens, length, outputs) for length in _places(most)}
+    fitted = isinstance(reader, LatentModel)
+    frequent = [] if fitted else _frequent(tokens, outputs)[:FREQUENT_PER_PLACE]
+    queries = {length: _few(tokens, length, outputs, frequent) for length in _places(most)}
     # A whole block before every token is expensive, and leaves too few random tokens to stand for the others.
     for length in {min(length, most) for length in (0, 1, 5, 24, *([most] if everything else []))}:
-        wanted, known = (list(range(outputs)), outputs) if everything else _some(tokens, length, outputs)
+        # Some claims about a single token are the same under any noise; a sum of many that are not says little.
+        whole = everything or (length == 1 and not fitted and _noiseless(model, tokens))
+        wanted, known = (list(range(outputs)), outputs) if whole else _some(tokens, length, outputs)
         # `decoder_mass` sees all tokens of a latent model; here each token needs a fit of its own.
-        queries[length] = (wanted[:known] if isinstance(reader, LatentModel) else wanted), known
+        queries[length] = (wanted[:known] if fitted else wanted), known
     slip = _slip(model)
     worst: dict[str, CheckResult] = {}
     for length, (wanted, known) in queries.items():
@@ -84,6 +91,15 @@ def next_token_mass(model: HarnessModel, tokens: Sequence[int]) -> list[CheckRes
             if which not in worst or beyond(result) > beyond(worst[which]):
                 worst[which] = result
     return list(worst.values())
+
+
+def _noiseless(model: HarnessModel, tokens: Sequence[int]) -> bool:
+    """True if a claim about the second token of a text is the same under two noises."""
+    pair = torch.tensor([list(tokens[:2])] * 2, device=model.device)
+    with torch.no_grad():
+        rng = SequenceRng(seed_of(model.runner.seed, "one token"), range(2))
+        estimates = model.loaded.model.log_likelihoods(pair, context=1, rng=rng, draws=2)
+    return all(bool(estimate.nats_B[0] == estimate.nats_B[1]) for estimate in estimates.values())
 
 
 def decoder_mass(model: HarnessModel, tokens: Sequence[int]) -> list[CheckResult]:
@@ -129,18 +145,22 @@ def _places(most: int) -> list[int]:
     return list(dict.fromkeys([*(end for end in sorted(ends) if end <= most), *others]))[:PLACES]
 
 
-def _few(tokens: Sequence[int], at: int, outputs: int) -> tuple[list[int], int]:
-    """Return the true next token and a few random ones, and their number."""
+def _few(tokens: Sequence[int], at: int, outputs: int, frequent: Sequence[int]) -> tuple[list[int], int]:
+    """Return the true next token, a few random ones and the frequent ones, and how many they are."""
     random = torch.randint(outputs, (TOKENS_PER_PLACE,), generator=torch.Generator().manual_seed(at)).tolist()
     few = list(dict.fromkeys([tokens[at], *random]))[:TOKENS_PER_PLACE]
+    few = list(dict.fromkeys([*few, *frequent]))
     return few, len(few)
+
+
+def _frequent(tokens: Sequence[int], outputs: int) -> list[int]:
+    counts = torch.tensor(tokens).bincount(minlength=outputs)
+    return counts.argsort(descending=True, stable=True)[:FREQUENT_TOKENS].tolist()
 
 
 def _some(tokens: Sequence[int], at: int, outputs: int) -> tuple[list[int], int]:
     """Return the true next token and frequent ones, followed by random others; and the number of those not random."""
-    counts = torch.tensor(tokens).bincount(minlength=outputs)
-    frequent = counts.argsort(descending=True, stable=True)[:FREQUENT_TOKENS].tolist()
-    known = dict.fromkeys([tokens[at], *frequent])
+    known = dict.fromkeys([tokens[at], *_frequent(tokens, outputs)])
     shuffled = torch.randperm(outputs, generator=torch.Generator().manual_seed(at)).tolist()
     others = [token for token in shuffled if token not in known]
     return [*known, *others[: RANDOM_TOKENS // (at + 1)]], len(known)

@@ -85,8 +85,8 @@ def test_each_likelihood_of_a_latent_model_has_a_verdict(place):
     ]
     assert found.more_steps is not None and found.more_steps[1] == 256
     assert {c.name for c in found.checks if c.likelihood == "elbo"} == {
-        "known_source", "known_source_256_steps", "total_mass", "blank_mass", "next_token_mass", "recomputed_elbo",
-        "stated_error", "accounting", "depends_on_weights",
+        "known_source", "known_source_256_steps", "total_mass", "blank_mass", "blank_text", "next_token_mass",
+        "recomputed_elbo", "stated_error", "accounting", "depends_on_weights",
     }  # fmt: skip
     assert {c.name for c in found.checks if c.likelihood is None} == {"decoder_mass"}
     assert {c.name for c in found.checks if c.likelihood == "predictive_bound"} == {
@@ -95,7 +95,7 @@ def test_each_likelihood_of_a_latent_model_has_a_verdict(place):
     for name in ("elbo", "importance_bound", "predictive_bound"):
         assert found.passed(name), found.refutations(name)
     said = report.write(found)
-    assert "elbo: 10 of 10 checks passed" in said and "texts, this model" in said
+    assert "elbo: 11 of 11 checks passed" in said and "texts, this model" in said
     assert found.claims.averaged == {"elbo"} and set(found.seconds) >= {"training", "known_source", "total_mass"}
 
 

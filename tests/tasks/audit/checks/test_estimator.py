@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 
 from ltm.harness import HarnessModel
 from ltm.latent import bounds
 from ltm.latent.model import LatentThoughtModel
 from ltm.latent.posterior import Posterior, PosteriorConfig
+from ltm.rng import SequenceRng
 from tasks.audit.checks import estimator
 from tests.support.harness_models import Bigram, BigramConfig, loaded
 from tests.tasks.audit.checks.test_enumeration import subject
@@ -23,35 +25,91 @@ def reading(family: str, **changes) -> HarnessModel:
 
 
 @pytest.mark.parametrize("family, changes", [("ltm", {"posterior": PosteriorConfig(steps=4)}), ("vae", {})])
-def test_sound_elbos_agree(family, changes):
-    (found,) = estimator.recomputed_elbo(reading(family, **changes), TOKENS)
-    assert found.passed and abs(found.value) <= found.limit and "3 texts" in found.detail
+def test_sound_bounds_agree(family, changes):
+    found = estimator.recomputed_bounds(reading(family, **changes), TOKENS)
+    assert [(one.name, one.likelihood) for one in found] == [
+        ("recomputed_elbo", "elbo"),
+        ("recomputed_importance", "importance_bound"),
+    ]
+    assert all(one.passed and abs(one.value) <= one.limit and "2 texts" in one.detail for one in found)
 
 
 def test_a_kl_that_costs_less_is_seen_to_the_digit(monkeypatch):
     model = reading("ltm", posterior=PosteriorConfig(steps=4))
     sound = Posterior.kl
     monkeypatch.setattr(Posterior, "kl", lambda self: 0.99 * sound(self))
-    (found,) = estimator.recomputed_elbo(model, TOKENS)
-    assert not found.passed and "the stated KL" in found.detail
+    elbo, importance = estimator.recomputed_bounds(model, TOKENS)
+    assert not elbo.passed and "the stated KL" in elbo.detail and importance.passed
 
 
 def test_what_states_no_terms_is_held_against_other_draws(monkeypatch):
     model = reading("ltm", posterior=PosteriorConfig(steps=4))
     sound = bounds.elbo
-    (before,) = estimator.recomputed_elbo(model, TOKENS)
+    before, _ = estimator.recomputed_bounds(model, TOKENS)
 
     def better(*arguments, **options):
         found = sound(*arguments, **options)
-        return dataclasses.replace(found, nats_B=found.nats_B + before.limit, terms={})
+        return dataclasses.replace(found, nats_B=found.nats_B + 3 * before.limit, terms={})
 
     monkeypatch.setattr(bounds, "elbo", better)
-    (found,) = estimator.recomputed_elbo(model, TOKENS)
+    found, _ = estimator.recomputed_bounds(model, TOKENS)
     assert not found.passed and found.value == pytest.approx(before.value + 3 * before.limit)
+
+
+def test_the_best_of_several_evaluations_is_seen_whatever_the_draws(monkeypatch):
+    model = reading("ltm", posterior=PosteriorConfig(steps=4))
+    sound = bounds.elbo
+
+    def best(log_likelihood, q, tokens_B, *, draws, rng):
+        shifted = [SequenceRng(rng.seed + n, rng.indices) for n in range(4)]
+        found = [sound(log_likelihood, q, tokens_B, draws=draws, rng=one) for one in shifted]
+        return dataclasses.replace(found[0], nats_B=torch.stack([one.nats_B for one in found]).amax(0))
+
+    monkeypatch.setattr(bounds, "elbo", best)
+    found, _ = estimator.recomputed_bounds(model, TOKENS)
+    assert not found.passed and found.value > 0
+
+
+def test_importance_weights_of_another_variance_are_seen(monkeypatch):
+    model = reading("vae")
+    sound = Posterior.log_ratio
+    monkeypatch.setattr(
+        Posterior, "log_ratio", lambda self, noise: sound(self, noise) + 0.05 * noise.square().flatten(1).sum(1)
+    )
+    elbo, importance = estimator.recomputed_bounds(model, TOKENS)
+    assert elbo.passed and not importance.passed
+
+
+def test_a_prior_of_its_own_is_taken_and_one_of_each_text_is_not(monkeypatch):
+    model = reading("ltm", posterior=PosteriorConfig(steps=4))
+    sound = bounds.elbo
+
+    def under(prior_of):
+        def elbo(log_likelihood, q, tokens_B, *, draws, rng):
+            found, prior = sound(log_likelihood, q, tokens_B, draws=draws, rng=rng), prior_of(q)
+            law, other = (
+                torch.distributions.Normal(one.mean.double(), (0.5 * one.log_variance.double()).exp())
+                for one in (q, prior)
+            )
+            kl_B = torch.distributions.kl_divergence(law, other).flatten(1).sum(1)
+            nats_B = found.terms["reconstruction"] - kl_B
+            return dataclasses.replace(found, nats_B=nats_B, terms={}, prior=prior)
+
+        return elbo
+
+    def wide(q):
+        return Posterior(mean=torch.zeros_like(q.mean), log_variance=torch.full_like(q.mean, 0.7))
+
+    monkeypatch.setattr(bounds, "elbo", under(wide))
+    elbo, _ = estimator.recomputed_bounds(model, TOKENS)
+    assert elbo.passed
+    monkeypatch.setattr(bounds, "elbo", under(lambda q: q))
+    elbo, _ = estimator.recomputed_bounds(model, TOKENS)
+    assert not elbo.passed and "the prior differs between texts" in elbo.detail
 
 
 def test_models_without_a_gaussian_q_are_not_asked():
     vq = reading("vae", bottleneck="vq")
     chains = reading("ltm", inference="langevin")
     assert isinstance(chains.loaded.model, LatentThoughtModel)
-    assert [estimator.recomputed_elbo(model, TOKENS) for model in (vq, chains, reading("ar"))] == [[], [], []]
+    assert [estimator.recomputed_bounds(model, TOKENS) for model in (vq, chains, reading("ar"))] == [[], [], []]

@@ -20,6 +20,7 @@ def test_next_tokens_of_a_model_as_it_is(monkeypatch):
     assert found.passed and found.value == pytest.approx(1) and "257 next tokens" in found.detail
     monkeypatch.setattr(next_token, "EXHAUSTIVE_VOCABULARY", 100)
     monkeypatch.setattr(next_token, "RANDOM_TOKENS", 100)
+    monkeypatch.setattr(next_token, "_noiseless", lambda *_: False)
     (part,) = next_token.next_token_mass(model, tokens)
     assert part.passed and part.value < 1 and "it must be 1" not in part.detail
     sound = Bigram.nats_BL
@@ -45,6 +46,7 @@ def test_a_floor_under_every_token_shows_in_a_few(monkeypatch):
     monkeypatch.setattr(next_token, "RANDOM_TOKENS", 60)
     sound = Bigram.nats_BL
     monkeypatch.setattr(Bigram, "nats_BL", lambda self, tokens_BL: sound(self, tokens_BL).clamp(min=-4.0))
+    monkeypatch.setattr(next_token, "_noiseless", lambda *_: False)
     (found,) = next_token.next_token_mass(model, list(b"some real text, more than a block of it"))
     assert not found.passed and "209 of them judged by" in found.detail
 
@@ -65,3 +67,21 @@ def test_given_z_next_tokens_share_one(monkeypatch, family):
 def test_models_without_latents_are_not_asked_for_them():
     model = HarnessModel(pretrained=loaded(Bigram(BigramConfig())), device="cpu")
     assert next_token.decoder_mass(model, [1, 2, 3]) == []
+
+
+def test_a_token_that_costs_nothing_shows_after_one_token(monkeypatch):
+    toy = loaded(Bigram(BigramConfig()))
+    found = HarnessModel(pretrained=dataclasses.replace(toy, model=subject("mdlm")), device="cpu")
+    cls = type(found.loaded.model)
+    sound = cls.log_likelihoods
+
+    def free(self, tokens_BL, **options):
+        claims = sound(self, tokens_BL, **options)
+        last_B = tokens_BL[:, -1] == 2
+        return {
+            name: dataclasses.replace(one, nats_B=one.nats_B.masked_fill(last_B, 0.0)) for name, one in claims.items()
+        }
+
+    monkeypatch.setattr(cls, "log_likelihoods", free)
+    (one,) = next_token.next_token_mass(found, [0, 1, 1, 1])
+    assert not one.passed and one.value > 1

@@ -1,0 +1,102 @@
+"""A check of whole blocks: random texts through the network with all weights zero, where bounds are tight.
+
+Shapes: N texts, L tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltm.evaluation.rows import padded
+from ltm.rng import SequenceRng, seed_of
+from tasks.audit.checks.check import CheckResult
+from tasks.audit.checks.evidence import evidence
+
+if TYPE_CHECKING:
+    from ltm.api import LanguageModel, LikelihoodEstimate
+    from ltm.harness import HarnessModel
+
+TEXTS = 16
+"""Random texts, half of them of a block, the others of the largest prime length below it, which no grid divides."""
+TOKENS_AT_ONCE = 4096
+"""Tokens scored in one batch."""
+
+
+def blank_text(model: HarnessModel) -> list[CheckResult]:
+    """Refute claims on uniformly random texts of a block that exceed -L log(outputs), as an e-value.
+
+    The texts come from a known source, the uniform distribution over outputs, so that a refutation is proof whatever
+    the model is (but for one chance in a hundred). With all weights zero predictions are uniform and a bound has no
+    looseness to hide an error in: weights of an integral that are wrong at some lengths, a time grid that is too
+    coarse, or tokens that are left out show at full length and with the whole vocabulary. The check shows nothing about
+    what the trained weights do.
+    """
+    blank = copy.deepcopy(model.loaded.model).requires_grad_(False)
+    for parameter in blank.parameters():
+        parameter.zero_()
+    length, outputs = blank.block_length, blank.vocab_size - 1
+    generator = torch.Generator().manual_seed(seed_of(model.runner.seed, "blank text"))
+    lengths = [length if n % 2 == 0 else _prime_up_to(length) for n in range(TEXTS)]
+    texts = [torch.randint(outputs, (size,), generator=generator) for size in lengths]
+    reference_N = np.array([-size * math.log(outputs) for size in lengths])
+    parts = list(_claims(model, blank, texts))
+    results = []
+    for name in parts[0]:
+        estimates = [part[name] for part in parts]
+        nats_N = torch.cat([estimate.nats_B.double().cpu() for estimate in estimates]).numpy()
+        if not np.isfinite(nats_N).all():
+            results.append(_not_made(name, "without weights its claims are no numbers"))
+            continue
+        variances = [estimate.mc_var_B for estimate in estimates]
+        known = [variance.double().cpu() for variance in variances if variance is not None]
+        weighed = evidence(
+            nats_N,
+            reference_N,
+            torch.cat(known).numpy() if len(known) == len(variances) else None,
+            averaged=estimates[0].averaged,
+        )
+        excess = float((nats_N - reference_N).sum()) / sum(lengths)
+        results.append(
+            CheckResult(
+                name="blank_text",
+                likelihood=name,
+                passed=not weighed.refuted,
+                value=weighed.log_e_value,
+                limit=weighed.threshold,
+                detail=f"{TEXTS} random texts of up to {length} tokens, all weights zero: log e-value "
+                f"{weighed.log_e_value:,.2f}, {excess:+.4f} nats per token against the uniform distribution",
+                evidence=weighed,
+            )
+        )
+    return results
+
+
+def _claims(model: HarnessModel, blank: LanguageModel, texts: list[Tensor]) -> Iterator[dict[str, LikelihoodEstimate]]:
+    step = max(1, TOKENS_AT_ONCE // len(texts[0]))
+    seed = seed_of(model.runner.seed, "blank claims")
+    for start in range(0, len(texts), step):
+        part = texts[start : start + step]
+        with torch.no_grad():
+            yield blank.log_likelihoods(
+                padded([text.numpy() for text in part]).to(model.device),
+                lengths=torch.tensor([len(text) for text in part], device=model.device),
+                rng=SequenceRng(seed, range(start, start + len(part))),
+                draws=model.runner.scorer.draws,
+            )
+
+
+def _prime_up_to(number: int) -> int:
+    return next((n for n in range(number, 1, -1) if all(n % k for k in range(2, math.isqrt(n) + 1))), 1)
+
+
+def _not_made(likelihood: str, detail: str) -> CheckResult:
+    return CheckResult(
+        name="blank_text", likelihood=likelihood, passed=None, value=math.nan, limit=math.nan, detail=detail
+    )
