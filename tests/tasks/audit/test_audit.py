@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import re
 
 import pytest
 
+from leaderboard.verify import verify
 from ltm.config import to_dict
 from ltm.data import corpora
 from ltm.harness import HarnessModel
@@ -16,6 +19,7 @@ from tasks.audit.checks import enumeration, next_token
 from tasks.audit.checks.evidence import evidence
 from tasks.audit.run import audit
 from tests.support.harness_models import save_small
+from tests.support.small_gpt2 import save_gpt2
 
 TEXT = "".join(f"line {n} of a text that says {n * n} things\n" for n in range(40))
 
@@ -44,7 +48,9 @@ def run(models: str, *more: str) -> int:
 def test_a_cell_has_a_verdict_and_all_that_its_evidence_is_made_of(place, capsys):
     assert run("ar-tiny", "--proposal", "ar-tiny") == 0
     printed = capsys.readouterr()
-    assert "exact: 8 of 8 checks passed" in printed.err and "passed" in printed.out
+    # A limited audit is never plainly "passed": not in the report, not in the summary.
+    assert re.search(r"exact  passed \(short\)  8 of 8 checks  blind below \d\.\d{4} nats/token\n", printed.err)
+    assert "passed (short)" in printed.out and not re.search(r"passed(?! \(short\))", printed.err + printed.out)
     assert all(len(line) <= 100 for line in printed.err.splitlines() if line.startswith("  "))
     (path,) = find_results(place / "results")
     result = read_result(path)
@@ -69,6 +75,37 @@ def test_a_cell_has_a_verdict_and_all_that_its_evidence_is_made_of(place, capsys
     assert "nothing to do" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs the transformers package")
+def test_a_model_made_elsewhere_gets_the_checks_that_need_no_twin(place, capsys):
+    directory = save_gpt2(place / "tiny-gpt2")
+    assert run(f"pretrained:{directory}") == 0
+    printed = capsys.readouterr()
+    line = "exact passed (no twin) 3 of 3 checks 5 not made (known_source, total_mass, continuation_mass, blank_mass: "
+    report = " ".join(printed.err.split())
+    assert f"{line}no twin; proposal_mass: no exact model)" in report
+    assert "no twin: no small model can be trained like a pretrained one" in report
+    assert "no figure: without a twin" in report
+    assert "passed (no twin)" in printed.out and not re.search(r"passed(?! \(no twin\))", printed.err + printed.out)
+    (path,) = find_results(place / "results")
+    result = read_result(path)
+    # No texts of a source are scored, so a limit on them leaves nothing out.
+    assert (result.status, result.scoring["twin"], result.scoring["blocks"]) == ("complete", "none", 0)
+    assert result.data["corpus"] == "pydocs" and result.provenance["tokens_per_second"] is None
+    assert {m.name for m in result.metrics} == {
+        "audit_passed", "audit_next_token_mass", "audit_accounting", "audit_depends_on_weights"
+    }  # fmt: skip
+    verdicts = {r["check"]: r["passed"] for r in read_records(path, result)}
+    assert [name for name, passed in verdicts.items() if passed is None] == [
+        "known_source", "total_mass", "continuation_mass", "blank_mass", "proposal_mass"
+    ]  # fmt: skip
+    entries, problems = verify(place / "results")
+    assert len(entries) == 1 and problems == []
+    assert not list((place / "models").glob("audit-*"))
+    # An exact model with its tokenizer proposes texts: one check more.
+    assert run(f"pretrained:{directory}", "--proposal", f"pretrained:{directory}") == 0
+    assert "exact passed (no twin) 4 of 4 checks 4 not made" in " ".join(capsys.readouterr().err.split())
+
+
 def test_each_likelihood_of_a_latent_model_has_a_verdict(place):
     from ltm.known_sources.topics import Topics
 
@@ -88,14 +125,20 @@ def test_each_likelihood_of_a_latent_model_has_a_verdict(place):
         "known_source", "known_source_256_steps", "total_mass", "blank_mass", "next_token_mass", "recomputed_elbo",
         "stated_error", "accounting", "depends_on_weights",
     }  # fmt: skip
-    assert {c.name for c in found.checks if c.likelihood is None} == {"decoder_mass"}
+    assert {c.name: c.passed for c in found.checks if c.likelihood is None} == {
+        "decoder_mass": True,
+        "proposal_mass": None,
+    }
     assert {c.name for c in found.checks if c.likelihood == "predictive_bound"} == {
         "continuation_mass", "next_token_mass"
     }  # fmt: skip
     for name in ("elbo", "importance_bound", "predictive_bound"):
         assert found.passed(name), found.refutations(name)
     said = report.write(found)
-    assert "elbo: 10 of 10 checks passed" in said and "texts, this model" in said
+    assert "elbo                   passed  10 of 10 checks  blind below" in said and "texts, this model" in said
+    missing = "1 not made (proposal_mass: no exact model)"
+    assert " ".join(said.split()).count(missing) == len(found.likelihoods)
+    assert "no exact model: name one with --proposal" in said
     assert found.claims.averaged == {"elbo"} and set(found.seconds) >= {"training", "known_source", "total_mass"}
 
 
@@ -113,7 +156,7 @@ def test_a_likelihood_fails_by_one_refutation(place, monkeypatch):
     assert found.claims.kinds == {"exact": "exact"}
     assert not found.passed("exact") and [c.name for c in found.refutations("exact")] == ["next_token_mass"]
     said = report.write(found)
-    assert "FAILED" in said and "refuted by next_token_mass: planted" in said
+    assert "exact  FAILED  6 of 7 checks  blind below" in said and "refuted by next_token_mass: planted" in said
 
 
 def test_mistakes_are_said_before_anything_is_trained(place, capsys):
