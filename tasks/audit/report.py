@@ -89,8 +89,15 @@ def _evidence(claims: Claims, likelihoods: Sequence[str]) -> list[str]:
 
 
 def _time(audit: Audit) -> list[str]:
-    seconds = ", ".join(f"{check} {seconds:.0f}" for check, seconds in audit.seconds.items())
-    return _wrapped(f"seconds: {seconds}")
+    """Say how long the audit took, with the part for the twin, and how long each check took."""
+    total, training = sum(audit.seconds.values()), audit.seconds.get("training", 0.0)
+    twin = ""
+    if audit.twin == "trained now":
+        twin = f", {training:.0f} of them for training the twin"
+    elif audit.twin is not None:
+        twin = f"; the twin was {audit.twin}"
+    checks = ", ".join(f"{name} {seconds:.0f}" for name, seconds in audit.seconds.items() if name != "training")
+    return _wrapped(f"{total:.0f} seconds in total{twin}: {checks}")
 
 
 def _wrapped(text: str) -> list[str]:

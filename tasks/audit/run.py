@@ -36,6 +36,7 @@ class Audit:
 
     Attributes:
         subject: what was compared with the source: the model itself, or its twin by name; without a twin, the model.
+        twin: where the twin comes from: `trained now` or `found in the model store`; None if there is none.
         source: the known source, with the text length that was used; None without a twin.
         entropy: entropy of the source per text; None without a twin.
         claims: claims about the source's texts under the settings that the model is scored with; None without a twin.
@@ -46,6 +47,7 @@ class Audit:
     """
 
     subject: str
+    twin: str | None
     source: KnownSource | None
     entropy: Entropy | None
     claims: Claims | None
@@ -106,7 +108,7 @@ def audit(
         started = time.perf_counter()
 
     known, subject = twins.source_for(reader, source), "the model itself"
-    claims = more_steps = None
+    twin = claims = more_steps = None
     if known is None:
         why = f"no twin: {twins.obstacle(reader)}"
         latent = isinstance(reader.model, LatentModel)
@@ -114,7 +116,8 @@ def audit(
     else:
         compared = reader
         if twins.trained_on(reader) is None:
-            compared = twins.twin(reader, known)
+            found = twins.is_trained(twins.place(reader, known))
+            compared, twin = twins.twin(reader, known), "found in the model store" if found else "trained now"
             subject = f"its twin {compared.name}"
         seconds["training"], started = time.perf_counter() - started, time.perf_counter()
 
@@ -147,6 +150,7 @@ def audit(
         run("proposal_mass", lambda: source_checks.proposal_mass(model, proposal))
     return Audit(
         subject=subject,
+        twin=twin,
         source=known,
         entropy=None if known is None else known.entropy(),
         claims=claims,

@@ -93,6 +93,11 @@ def place(loaded: LoadedModel, source: KnownSource) -> Path:
     return files.home() / "models" / f"audit-{cls.family}-{identity[:12]}"
 
 
+def is_trained(directory: Path) -> bool:
+    """True if a directory has a twin whose training is complete."""
+    return bool(checkpoint.steps(directory)) and bool(checkpoint.read_info(directory)[1]["training"]["complete"])
+
+
 def _config(loaded: LoadedModel, source: KnownSource) -> Any:
     """Return the config that the twin is trained with, before its tokenizer is known."""
     return type(loaded.model).twin_config(trained_config(loaded), vocab_size=0, block_length=source.length)

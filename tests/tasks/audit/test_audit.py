@@ -51,6 +51,7 @@ def test_a_cell_has_a_verdict_and_all_that_its_evidence_is_made_of(place, capsys
     # A limited audit is never plainly "passed": not in the report, not in the summary.
     assert re.search(r"exact  passed \(short\)  8 of 8 checks  blind below \d\.\d{4} nats/token\n", printed.err)
     assert "passed (short)" in printed.out and not re.search(r"passed(?! \(short\))", printed.err + printed.out)
+    assert re.search(r"\d+ seconds in total, \d+ of them for training the twin: known_source \d", printed.err)
     assert all(len(line) <= 100 for line in printed.err.splitlines() if line.startswith("  "))
     (path,) = find_results(place / "results")
     result = read_result(path)
@@ -84,7 +85,7 @@ def test_a_model_made_elsewhere_gets_the_checks_that_need_no_twin(place, capsys)
     report = " ".join(printed.err.split())
     assert f"{line}no twin; proposal_mass: no exact model)" in report
     assert "no twin: no small model can be trained like a pretrained one" in report
-    assert "no figure: without a twin" in report
+    assert "no figure: without a twin" in report and "training the twin" not in report
     assert "passed (no twin)" in printed.out and not re.search(r"passed(?! \(no twin\))", printed.err + printed.out)
     (path,) = find_results(place / "results")
     result = read_result(path)
@@ -157,6 +158,10 @@ def test_a_likelihood_fails_by_one_refutation(place, monkeypatch):
     assert not found.passed("exact") and [c.name for c in found.refutations("exact")] == ["next_token_mass"]
     said = report.write(found)
     assert "exact  FAILED  6 of 7 checks  blind below" in said and "refuted by next_token_mass: planted" in said
+    assert found.twin == "trained now"
+    again = audit(HarnessModel(pretrained="ar-tiny", device="cpu"), Topics(length=16), TEXT, texts=4)
+    assert again.twin == "found in the model store"
+    assert "seconds in total; the twin was found in the model store: known_source" in report.write(again)
 
 
 def test_mistakes_are_said_before_anything_is_trained(place, capsys):
