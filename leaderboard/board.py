@@ -66,8 +66,8 @@ class Board:
 
     Attributes:
         others: the results of each task that does not measure perplexity, on one text.
-        audits: the results of each audit, whatever the length of the source's texts.
-        entries: all complete results, ordered by file.
+        audits: the results of each audit, whatever the length of the source's texts; short ones too.
+        entries: all complete results and short audits, ordered by file.
         files: the number of result files.
         not_shown: the number of results that no table shows, by reason.
     """
@@ -81,14 +81,14 @@ class Board:
 
 
 def board(entries: Iterable[Entry]) -> Board:
-    """Arrange results, of which only complete ones are placed. The order of `entries` does not matter."""
+    """Arrange results, of which complete ones and short audits are placed. The order of `entries` does not matter."""
     entries = sorted(entries, key=lambda entry: entry.path)
-    not_shown: Counter[str] = Counter(entry.result.status for entry in entries if entry.result.status != "complete")
-    complete = audited([entry for entry in entries if entry.result.status == "complete"])
+    placed = audited([entry for entry in entries if _is_placed(entry.result)])
+    not_shown: Counter[str] = Counter(entry.result.status for entry in entries if not _is_placed(entry.result))
     groups: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
     others: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
     audits: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
-    for entry in complete:
+    for entry in placed:
         if entry.result.metric(PERPLEXITY):
             groups[_section_key(entry.result)].append(entry)
         else:
@@ -98,10 +98,14 @@ def board(entries: Iterable[Entry]) -> Board:
         sections=tuple(_section(key, groups[key], not_shown) for key in sorted(groups)),
         others=tuple(tuple(others[key]) for key in sorted(others)),
         audits=tuple(tuple(audits[key]) for key in sorted(audits)),
-        entries=tuple(complete),
+        entries=tuple(placed),
         files=len(entries),
         not_shown=dict(sorted(not_shown.items())),
     )
+
+
+def _is_placed(result: Result) -> bool:
+    return result.status == "complete" or (result.status == "partial" and is_audit(result))
 
 
 def track(result: Result) -> str:

@@ -55,6 +55,8 @@ def compare(board: Board, a: str, b: str, console: Console) -> None:
 def _by_key(name: str, side: Sequence[Entry], by_commit: bool) -> dict[tuple[str, ...], Entry]:
     by_key: dict[tuple[str, ...], Entry] = {}
     for entry in side:
+        if entry.result.status != "complete":  # a short audit
+            continue
         other = by_key.setdefault(_key(entry, by_commit), entry)
         if other is not entry:
             raise UserError(

@@ -10,7 +10,7 @@ from typing import Any
 
 from ltm.config import MACHINE_SETTINGS
 from ltm.errors import UserError
-from ltm.result import Result, find_results, read_result, result_path
+from ltm.result import Result, find_results, read_result, reservations, result_path
 
 PERPLEXITY = "token_perplexity"
 """The headline metric that sections compare; results without it belong to other tasks."""
@@ -27,11 +27,13 @@ class Entry:
 
     Attributes:
         audit: by likelihood, True if it passed and False if it failed; a likelihood that was not audited is missing.
+        reservations: by likelihood that passed, what follows the word `passed`: ` (no twin)`, ` (short)`, or nothing.
     """
 
     path: Path
     result: Result
     audit: Mapping[str, bool] = field(default_factory=dict)
+    reservations: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -73,26 +75,21 @@ def is_audit(result: Result) -> bool:
 
 
 def audited(entries: Sequence[Entry]) -> list[Entry]:
-    """Attach to each entry the verdicts of the audits that hold for it; one failure outweighs all passes."""
+    """Attach to each entry the verdicts of the audits that hold for it.
+
+    One failure outweighs all passes, and among passes the one with the fewest reservations counts.
+    """
     audits = [entry.result for entry in entries if is_audit(entry.result)]
+    # A quick look under a newer version does not outdate the whole audits of all other models.
     newest: dict[str, float] = {}
     for audit in audits:
-        newest[audit.task["name"]] = max(newest.get(audit.task["name"], 0.0), float(audit.task["version"]))
+        if audit.status == "complete":
+            newest[audit.task["name"]] = max(newest.get(audit.task["name"], 0.0), float(audit.task["version"]))
     by_config: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for audit in audits:
-        if float(audit.task["version"]) == newest[audit.task["name"]]:
+        if float(audit.task["version"]) >= newest.get(audit.task["name"], 0.0):
             by_config[audit.model["family"], audit.model["config_digest"]].append(audit)
-    return [_with_audit(entry, _verdicts(entry.result, by_config)) for entry in entries]
-
-
-def _verdicts(result: Result, by_config: Mapping[tuple[str, str], Sequence[Result]]) -> dict[str, bool]:
-    verdicts: dict[str, bool] = {}
-    for audit in by_config.get((result.model["family"], result.model["config_digest"]), ()):
-        if _holds_for(audit, result):
-            for metric in audit.metrics:
-                if metric.name == AUDIT and metric.likelihood is not None:
-                    verdicts[metric.likelihood] = verdicts.get(metric.likelihood, True) and metric.value == 1
-    return verdicts
+    return [_with_audit(entry, by_config) for entry in entries]
 
 
 def _holds_for(audit: Result, result: Result) -> bool:
@@ -118,9 +115,19 @@ def _training_identity(result: Result) -> dict[str, Any]:
     }
 
 
-def _with_audit(entry: Entry, verdicts: Mapping[str, bool]) -> Entry:
+def _with_audit(entry: Entry, by_config: Mapping[tuple[str, str], Sequence[Result]]) -> Entry:
+    result, verdicts, reserved = entry.result, dict[str, bool](), dict[str, str]()
+    for audit in by_config.get((result.model["family"], result.model["config_digest"]), ()):
+        if not _holds_for(audit, result):
+            continue
+        words = reservations(audit.scoring, audit.status)
+        for metric in audit.metrics:
+            if metric.name == AUDIT and (name := metric.likelihood) is not None:
+                verdicts[name] = verdicts.get(name, True) and metric.value == 1
+                reserved[name] = min(reserved.get(name, words), words, key=len)
     failed = {name for name, passed in verdicts.items() if not passed}
-    if is_audit(entry.result) or not failed & {metric.likelihood for metric in entry.result.metrics}:
-        return replace(entry, audit=verdicts)
-    metrics = [replace(m, kind="estimate") if m.likelihood in failed else m for m in entry.result.metrics]
-    return replace(entry, result=replace(entry.result, metrics=tuple(metrics)), audit=verdicts)
+    entry = replace(entry, audit=verdicts, reservations=reserved)
+    if is_audit(result) or not failed & {metric.likelihood for metric in result.metrics}:
+        return entry
+    metrics = [replace(m, kind="estimate") if m.likelihood in failed else m for m in result.metrics]
+    return replace(entry, result=replace(result, metrics=tuple(metrics)))

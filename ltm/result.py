@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 Status = Literal["complete", "partial", "invalidated"]
 
+NO_TWIN = "none"
+"""The `scoring.twin` of an audit without a known source: the model was made elsewhere, and nothing can be trained like
+it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
@@ -147,6 +151,17 @@ class Result:
             if metric.name == name and (metric.headline if likelihood is None else metric.likelihood == likelihood):
                 return metric
         return None
+
+
+def reservations(scoring: Mapping[str, Any], status: Status) -> str:
+    """Return what follows the verdict `passed` of an audit: ` (no twin)`, ` (short)`, or nothing if it was whole.
+
+    Other results, which have no `scoring.twin`, have no reservations.
+    """
+    words = ["no twin"] if scoring.get("twin") == NO_TWIN else []
+    if "twin" in scoring and status == "partial":
+        words.append("short")
+    return f" ({', '.join(words)})" if words else ""
 
 
 def result_path(results_dir: Path, *, model: str, task: str, key: str) -> Path:

@@ -54,7 +54,7 @@ class Column:
         form: format specification of the value.
         interval: show the 95% interval too.
         sign: put ≤ before a bound and ~ before an estimate.
-        words: labels to print instead of 0 and 1.
+        words: labels to print instead of 0 and 1; the reservations of an audit follow the latter.
     """
 
     metric: str

@@ -38,7 +38,7 @@ def provenance(command: str, device: str, *, seconds: float, tokens: int, matmul
         "device": device_name(device),
         **({} if matmul is None else {"matmul": matmul}),
         "wall_seconds": round(seconds, 3),
-        "tokens_per_second": round(tokens / seconds, 3) if seconds > 0 else None,
+        "tokens_per_second": round(tokens / seconds, 3) if tokens and seconds > 0 else None,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
 

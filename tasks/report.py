@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ltm.errors import UserError
-from ltm.result import read_blocks, read_records, read_result, result_path
+from ltm.result import read_blocks, read_records, read_result, reservations, result_path
 from ltm.statistics import paired_difference
 
 if TYPE_CHECKING:
@@ -61,10 +61,11 @@ def show_tables(by_kind: Mapping[type[Task], Sequence[Result]]) -> None:
             )
         # Reference rows are the same for all models of a task, so they are shown once.
         rows = {
-            (short_name(result), row.label): row.metrics for result in results for row in kind.reference_rows(result)
+            (short_name(r), row.label): (row.metrics, _reserved(r)) for r in results for row in kind.reference_rows(r)
         }
-        for (task, label), metrics in rows.items():
-            table.add_row(task, label, *(shown(metrics.get(column.metric), column) for column in kind.columns), "-")
+        for (task, label), (metrics, reserved) in rows.items():
+            values = (shown(metrics.get(column.metric), column, reserved) for column in kind.columns)
+            table.add_row(task, label, *values, "-")
         console().print(table)
     if signs:
         print("≤ is an upper bound on perplexity, ~ an estimate that bounds nothing; no sign: exact.")
@@ -93,15 +94,19 @@ def _value(result: Result, column: Column) -> str:
         names = (column.metric, f"{column.metric}[")  # gen_ppl[ar-tiny]: the name includes the scorer
         others = (m for m in result.metrics if m.likelihood is None)
         metric = next((m for m in others if m.name == names[0] or m.name.startswith(names[1])), None)
-    return shown(metric, column)
+    return shown(metric, column, _reserved(result))
 
 
-def shown(metric: Metric | None, column: Column) -> str:
-    """Format a metric as its column asks."""
+def _reserved(result: Result) -> str:
+    return reservations(result.scoring, result.status)
+
+
+def shown(metric: Metric | None, column: Column, reserved: str = "") -> str:
+    """Format a metric as its column asks; `reserved` follows the word for 1."""
     if metric is None:
         return "-"
     if column.words is not None:
-        return column.words[bool(metric.value)]
+        return column.words[bool(metric.value)] + (reserved if metric.value else "")
     form = column.form
     sign = {"lower_bound": "≤ ", "estimate": "~ "}.get(metric.kind, "") if column.sign else ""
     text = sign + format(metric.value, form)

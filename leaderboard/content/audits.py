@@ -9,7 +9,7 @@ from leaderboard.content import notation
 from leaderboard.content.document import FAILED, NOTHING, Part, Table, Value
 from leaderboard.entries import AUDIT, Entry
 from leaderboard.labels import labels
-from ltm.result import Metric, Result, read_records
+from ltm.result import NO_TWIN, Metric, Result, read_records, reservations
 
 THRESHOLD = math.log(100)
 """Nats by which a valid claim exceeds the source's own, over all texts, with a probability of at most 1%."""
@@ -56,7 +56,10 @@ def part(entries: Sequence[Entry], title: str) -> Part:
     )
     # Sorted by claim, so that a source's own row separates the claims below its entropy from the others.
     ordered = tuple(sorted([*rows, *floors], key=_order))
-    return Part(title=title, text=(words,), table=Table(header=header, rows=ordered, words=(1, 2, 3, 4)))
+    limits = [
+        f"{label}: {text}" for label, entry in zip(labels(entries), entries, strict=True) if (text := _limits(entry))
+    ]
+    return Part(title=title, text=(words, *limits), table=Table(header=header, rows=ordered, words=(1, 2, 3, 4)))
 
 
 def brief_table(entries: Sequence[Entry]) -> Table:
@@ -78,15 +81,29 @@ def _row(label: str, entry: Entry, verdict: Metric, checks: Sequence[str]) -> tu
         if record.get("passed") is False and record.get("likelihood") in (likelihood, None)
     ]
     details = "; ".join(f"{record['check']}: {record['detail']}" for record in refuted)
+    limits = _limits(entry)
     shown = Value(
-        text=notation.PASSED if verdict.value == 1 else FAILED,
-        tip=f"{notation.describe(entry, verdict)}{'; ' if details else ''}{details}",
+        text=notation.PASSED + reservations(result.scoring, result.status) if verdict.value == 1 else FAILED,
+        tip="; ".join(part for part in (notation.describe(entry, verdict), details, limits) if part),
     )
     names = ", ".join(record["check"].replace("_", " ") for record in refuted)
     values = [_number(_metric_of(result, name, likelihood)) for name in COLUMNS]
     others = [_number(_metric_of(result, name, likelihood)) for name in checks]
-    source = result.data["corpus"]
-    return label, shown, likelihood or NOTHING, names or NOTHING, source, *values, notation.number(THRESHOLD), *others
+    twin = result.scoring.get("twin") != NO_TWIN
+    source, threshold = (result.data["corpus"], notation.number(THRESHOLD)) if twin else (NOTHING, NOTHING)
+    return label, shown, likelihood or NOTHING, names or NOTHING, source, *values, threshold, *others
+
+
+def _limits(entry: Entry) -> str:
+    """Say what an audit with reservations did without; nothing of a whole one."""
+    result = entry.result
+    if not reservations(result.scoring, result.status):
+        return ""
+    if result.status == "partial":
+        return f"audited on {result.scoring['blocks']} texts only"
+    checks = [record for record in read_records(entry.path, result) or [] if record.get("part") == "check"]
+    names = dict.fromkeys(record["check"].replace("_", " ") for record in checks if record["passed"] is None)
+    return f"made elsewhere, so without a twin; checks not made: {', '.join(names)}"
 
 
 def _is_check(metric: Metric) -> bool:

@@ -82,9 +82,11 @@ def _sign(metrics: Sequence[Metric]) -> str:
 
 
 def audit(entry: Entry, likelihood: str | None) -> str:
-    """Return the audits' verdict on a likelihood: `passed`, `failed` or `not audited`."""
+    """Return the audits' verdict on a likelihood: `passed`, with its reservations, `failed` or `not audited`."""
     verdict = entry.audit.get(likelihood or "")
-    return "not audited" if verdict is None else PASSED if verdict else FAILED
+    if verdict is None:
+        return "not audited"
+    return PASSED + entry.reservations.get(likelihood or "", "") if verdict else FAILED
 
 
 def describe(entry: Entry, metric: Metric) -> str:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 def draw(audit: Audit, *, title: str, key: str, output: Path) -> str:
     """Write the figure as SVG next to the result of that key; return a sentence that says where, or why not."""
+    if audit.claims is None or audit.source is None or audit.entropy is None:
+        return "no figure: without a twin, no claims are compared with a known source"
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -28,9 +30,9 @@ def draw(audit: Audit, *, title: str, key: str, output: Path) -> str:
     if audit.more_steps is not None:
         parts.append((audit.more_steps[0], f", {audit.more_steps[1]} steps"))
     _running(running, parts)
-    _claimed(claimed, audit, parts)
+    _claimed(claimed, audit, parts, entropy=audit.entropy.nats_per_text / audit.source.length)
     shares = [10 ** (exponent / 10) for exponent in range(-35, -4)]
-    for gap, label in ((0.0, "of the source itself"), (_gap(audit), "of this headline")):
+    for gap, label in ((0.0, "of the source itself"), (_gap(audit.claims), "of this headline")):
         curve = [(100 * s, n) for s, n in power_curve(audit.entropy.nats_per_text, gap, shares=shares) if n < math.inf]
         power.loglog(*zip(*curve, strict=True) if curve else ([], []), label=label)
     power.axvline(0.5, color="0.6", linewidth=0.8, linestyle=":")
@@ -59,7 +61,7 @@ def _running(axis: Any, parts: list[tuple[Claims, str]]) -> None:
     axis.legend(fontsize=7)
 
 
-def _claimed(axis: Any, audit: Audit, parts: list[tuple[Claims, str]]) -> None:
+def _claimed(axis: Any, audit: Audit, parts: list[tuple[Claims, str]], *, entropy: float) -> None:
     rows = [
         (name + suffix, -claims_N.sum() / claims.tokens, suffix == "" and not audit.passed(name))
         for claims, suffix in parts
@@ -70,13 +72,14 @@ def _claimed(axis: Any, audit: Audit, parts: list[tuple[Claims, str]]) -> None:
     axis.set_yticks(range(len(rows)), [name for name, *_ in rows], fontsize=7)
     axis.margins(0.15)
     axis.invert_yaxis()
-    reference = -audit.claims.reference_N.sum() / audit.claims.tokens
+    claims, _ = parts[0]
+    reference = -claims.reference_N.sum() / claims.tokens
     axis.axvline(reference, color="crimson", linestyle="--", label="source, same texts")
-    axis.axvline(audit.entropy.nats_per_text / audit.source.length, color="0.4", label="source, entropy")
+    axis.axvline(entropy, color="0.4", label="source, entropy")
     axis.set(xlabel="claimed nats/token")
     axis.legend(fontsize=7, loc="lower right")
 
 
-def _gap(audit: Audit) -> float:
-    evidence = audit.claims.evidence(next(iter(audit.claims.claims_N)))
+def _gap(claims: Claims) -> float:
+    evidence = claims.evidence(next(iter(claims.claims_N)))
     return -(evidence.log_e_value + evidence.slack) / evidence.texts

@@ -8,15 +8,18 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ltm.data import corpora
-from ltm.result import Metric
+from ltm.result import NO_TWIN, Metric, reservations
 from tasks import results
 from tasks.audit import figure, report
 from tasks.kinds import Column, Measurement, ReferenceRow, Task
 from tasks.models import find_helper
 
 if TYPE_CHECKING:
+    from ltm.data.split import Split
     from ltm.harness import HarnessModel
+    from ltm.known_sources.base import KnownSource
     from ltm.result import Identity, Result
+    from tasks.audit.checks.source import Claims
     from tasks.audit.run import Audit
     from tasks.catalog import TaskEntry
     from tasks.options import EvalOptions
@@ -27,7 +30,7 @@ class AuditTask(Task):
 
     Attributes:
         source: the known source.
-        text: real text, for the checks of the model as it is.
+        split: real text, for the checks of the model as it is.
         proposal: an exact model to estimate total probability with, if one was named.
     """
 
@@ -44,35 +47,36 @@ class AuditTask(Task):
         from ltm.known_sources.base import from_settings
 
         super().__init__(entry, options)
-        split = corpora.load(entry.settings["metadata"]["text"], "validation", data_dir=options.data_dir)
         self.source = from_settings(entry.corpus)
-        self.text, self.text_fingerprint = "".join(split.iter_texts()), split.fingerprint
+        self.split = corpora.load(entry.settings["metadata"]["text"], "validation", data_dir=options.data_dir)
         self.proposal = None if options.proposal is None else find_helper("--proposal", options.proposal)
 
     def identity(self, model: HarnessModel) -> Identity:
-        """Identify the result by the source's texts, the twin's training and the proposal.
+        """Identify the result by the source's texts, the twin's training, the real text and the proposal.
 
         Raises:
-            UserError: the model can have no twin.
+            UserError: the model was trained here and can have no twin.
         """
         from ltm.evaluation.code import model_code
         from tasks.audit import twins
 
         source = twins.source_for(model.loaded, self.source)
-        texts = min(self.entry.settings["metadata"]["texts"], model.limit_blocks or 10**9)
+        texts = 0 if source is None else min(self.entry.settings["metadata"]["texts"], model.limit_blocks or 10**9)
+        length = model.block_length if source is None else source.length
+        twin: Any = NO_TWIN if source is None else {} if twins.trained_on(model.loaded) else dict(twins.RECIPE)
         proposal = {}
         if self.proposal is not None:
             proposal["proposal"] = self.proposal.model(self.options).loaded.info["weights_digest"]
         return results.identity(
             self.entry,
-            corpora.split_of(source, self.entry.split),
+            self._compared(source),
             model,
-            block_length=source.length,
+            block_length=length,
             blocks=texts,
-            tokens=texts * source.length,
+            tokens=texts * length,
             draws=next(iter(model.offered.values()))[1],
-            twin={} if twins.trained_on(model.loaded) else dict(twins.RECIPE),
-            text=self.text_fingerprint,
+            twin=twin,
+            text=self.split.fingerprint,
             code=model_code(type(model.loaded.model)),
             **proposal,
         )
@@ -83,18 +87,24 @@ class AuditTask(Task):
 
         started, texts = time.perf_counter(), identity.scoring["blocks"]
         proposal = None if self.proposal is None else self.proposal.model(self.options)
-        made = audit(model, self.source, self.text, proposal=proposal, texts=texts)
+        made = audit(model, self.source, "".join(self.split.iter_texts()), proposal=proposal, texts=texts)
+        complete = made.claims is None or texts == self.entry.settings["metadata"]["texts"]
+        passed = "passed" + reservations(identity.scoring, "complete" if complete else "partial")
         title = f"{model.loaded.name} on {self.entry.name}"
         drawn = figure.draw(made, title=title, key=identity.key, output=self.options.output)
         return Measurement(
             metrics=tuple(_metrics(made, model.loaded.model.headline())),
             records=[*_texts(made), *_checks(made)],
-            data=results.data(corpora.split_of(made.source, self.entry.split)),
+            data=results.data(self._compared(made.source)),
             seconds=time.perf_counter() - started,
-            tokens=made.claims.tokens,
-            complete=texts == self.entry.settings["metadata"]["texts"],
-            notes=(report.write(made), drawn),
+            tokens=made.claims.tokens if made.claims else 0,
+            complete=complete,
+            notes=(report.write(made, passed=passed), drawn),
         )
+
+    def _compared(self, source: KnownSource | None) -> Split:
+        """Return the texts that a result is about: the source's, or the real text if there is no source."""
+        return self.split if source is None else corpora.split_of(source, self.entry.split)
 
     @classmethod
     def reference_rows(cls, result: Result) -> Sequence[ReferenceRow]:
@@ -104,37 +114,40 @@ class AuditTask(Task):
             ReferenceRow(f"{result.model['name']}: {name}", {m.name: m for m in result.metrics if m.likelihood == name})
             for name in names
         ]
-        of_source = {m.name: m for m in result.metrics if m.likelihood is None}
-        claimed = {"audit_claimed_nats_per_token": of_source["audit_source_nats_per_token"]}
-        return [*rows, ReferenceRow(f"the source: {result.data['corpus']}", claimed)]
+        for metric in result.metrics:
+            if metric.name == "audit_source_nats_per_token":
+                claimed = {"audit_claimed_nats_per_token": metric}
+                rows.append(ReferenceRow(f"the source: {result.data['corpus']}", claimed))
+        return rows
 
 
 def _metrics(made: Audit, headline: str) -> Iterator[Metric]:
     """Yield for each likelihood its verdict, its claim and the evidence, and one metric per further check."""
-    n = len(made.claims.reference_N)
-    tokens_per_text = made.claims.tokens / n
+    n = len(made.claims.reference_N) if made.claims else 0
     for name in made.likelihoods:
         common: dict[str, Any] = {"likelihood": name, "headline": name == headline, "n": n}
         passed: dict[str, Any] = {"value": float(made.passed(name)), "kind": "exact", "direction": "higher"}
         yield Metric(name="audit_passed", unit="verdict", **passed, **common)
-        if name not in made.claims.claims_N:  # a likelihood of continuations
+        if made.claims is None or name not in made.claims.claims_N:  # a likelihood of continuations
             continue
         evidence, claimed = made.claims.evidence(name), -math.fsum(made.claims.claims_N[name])
         yield Metric(
             name="audit_claimed_nats_per_token",
             unit="token",
             value=claimed / made.claims.tokens,
-            stderr_mc=_error(made, name),
+            stderr_mc=_error(made.claims, name),
             kind=made.claims.kinds[name],
             **common,
         )
         yield Metric(name="audit_log_e_value", unit="nats", value=evidence.log_e_value, kind="exact", **common)
-        blind = evidence.blind_below / tokens_per_text
+        blind = evidence.blind_below / (made.claims.tokens / n)
         yield Metric(name="audit_blind_below_nats_per_token", unit="token", value=blind, kind="exact", **common)
     for check in made.checks:
         if check.name != "known_source" and check.likelihood is not None and math.isfinite(check.value):
             common = {"likelihood": check.likelihood, "headline": check.likelihood == headline, "n": n}
             yield Metric(name=f"audit_{check.name}", unit="check", value=check.value, kind="exact", **common)
+    if made.claims is None or made.entropy is None or made.source is None:
+        return
     of_source: dict[str, Any] = {"likelihood": None, "headline": False, "unit": "token", "kind": "exact", "n": n}
     reference = -math.fsum(made.claims.reference_N) / made.claims.tokens
     yield Metric(name="audit_source_nats_per_token", value=reference, **of_source)
@@ -147,13 +160,15 @@ def _metrics(made: Audit, headline: str) -> Iterator[Metric]:
     )
 
 
-def _error(made: Audit, name: str) -> float | None:
-    variance_N = made.claims.mc_var_N[name]
-    return None if variance_N is None else math.sqrt(math.fsum(variance_N)) / made.claims.tokens
+def _error(claims: Claims, name: str) -> float | None:
+    variance_N = claims.mc_var_N[name]
+    return None if variance_N is None else math.sqrt(math.fsum(variance_N)) / claims.tokens
 
 
 def _texts(made: Audit) -> Iterator[dict[str, Any]]:
-    """Yield one record per text, with everything that the e-value is computed from."""
+    """Yield one record per text of the source, with everything that the e-value is computed from."""
+    if made.claims is None or made.source is None:
+        return
     parts = [("", made.claims)]
     if made.more_steps is not None:
         parts.append((f"_{made.more_steps[1]}_steps", made.more_steps[0]))

@@ -8,6 +8,7 @@ source needs no twin.
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -46,12 +47,19 @@ def trained_config(loaded: LoadedModel) -> Any:
     return unsettled(from_dict(type(loaded.model).config_class, checkpoint.read_info(loaded.directory)[1]["config"]))
 
 
-def check(loaded: LoadedModel) -> None:
-    """Raise UserError if the model can have no twin, and therefore no audit."""
+def obstacle(loaded: LoadedModel) -> str | None:
+    """Return why a model that was made elsewhere can have no twin; None if it can have one.
+
+    Raises:
+        UserError: the model was trained here, so its family must say how it would be smaller.
+    """
     try:
         type(loaded.model).twin_config(loaded.model.config, vocab_size=4, block_length=4)
     except UserError as error:
+        if loaded.info["training"]["tokens"] is None:
+            return str(error)
         raise UserError(f"{loaded.name} cannot be audited: {error}") from error
+    return None
 
 
 def twin(loaded: LoadedModel, source: KnownSource) -> LoadedModel:
@@ -62,32 +70,49 @@ def twin(loaded: LoadedModel, source: KnownSource) -> LoadedModel:
     Raises:
         UserError: the family can have no twin.
     """
-    cls, shape = type(loaded.model), {"vocab_size": 0, "block_length": source.length}
-    config = cls.twin_config(trained_config(loaded), **shape)
-    identity = digest([cls.family, class_name(cls), config_digest(config), RECIPE, source.spec, code_digest(cls)])
-    name = f"audit-{cls.family}-{identity[:12]}"
+    cls, directory = type(loaded.model), place(loaded, source)
     folder = train_model(
-        name,
+        directory.name,
         cls,
-        config,
+        _config(loaded, source),
         from_dict(TrainConfig, RECIPE),
         corpus=source.spec,
         tokenizer_name=TOKENIZER,
-        output=files.home() / "models" / name,
+        output=directory,
         device=loaded.model.device.type,
     )
     trained = checkpoint.load(folder, device=loaded.model.device.type)
-    shape["vocab_size"] = trained.model.vocab_size
+    shape = {"vocab_size": trained.model.vocab_size, "block_length": source.length}
     return reconfigured(trained, cls.twin_config(loaded.model.config, **shape))
 
 
-def source_for(loaded: LoadedModel, source: KnownSource) -> KnownSource:
+def place(loaded: LoadedModel, source: KnownSource) -> Path:
+    """Return the directory of the twin in the model store, whether or not it is there."""
+    cls, config = type(loaded.model), _config(loaded, source)
+    identity = digest([cls.family, class_name(cls), config_digest(config), RECIPE, source.spec, code_digest(cls)])
+    return files.home() / "models" / f"audit-{cls.family}-{identity[:12]}"
+
+
+def is_trained(directory: Path) -> bool:
+    """True if a directory has a twin whose training is complete."""
+    return bool(checkpoint.steps(directory)) and bool(checkpoint.read_info(directory)[1]["training"]["complete"])
+
+
+def _config(loaded: LoadedModel, source: KnownSource) -> Any:
+    """Return the config that the twin is trained with, before its tokenizer is known."""
+    return type(loaded.model).twin_config(trained_config(loaded), vocab_size=0, block_length=source.length)
+
+
+def source_for(loaded: LoadedModel, source: KnownSource) -> KnownSource | None:
     """Return the source to compare a model with: the one it was trained on, or this one with texts that fill a block.
 
+    Returns None for a model that was made elsewhere and can have no twin.
+
     Raises:
-        UserError: the model can have no twin.
+        UserError: a model that was trained here can have no twin.
     """
-    check(loaded)
+    if obstacle(loaded) is not None:
+        return None
     if known := trained_on(loaded):
         return known
     cls = type(loaded.model)

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from leaderboard import cli, labels
+from leaderboard import cli, compare, labels
 from leaderboard.board import Board, board
 from leaderboard.build import files
 from leaderboard.content import audits, cost_views, page, sections, task_results
@@ -28,7 +28,8 @@ from leaderboard.csv_export import csv_table
 from leaderboard.entries import Entry, audited, load
 from leaderboard.ranking import ranked
 from leaderboard.render import svg, terminal
-from ltm.result import Metric, Result, write_result
+from leaderboard.verify import verify
+from ltm.result import NO_TWIN, Metric, Result, write_result
 from tests.support.result_factory import make_result
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "results"
@@ -165,6 +166,64 @@ def test_an_older_version_of_the_audit_says_nothing_where_there_is_a_newer_one(t
     results = [seen, audit(seen, {"elbo": True}), newer]
     entries = audited([Entry(path=Path(str(i)), result=result) for i, result in enumerate(results)])
     assert dict(entries[0].audit) == {}
+
+
+def test_a_pass_with_reservations_says_which(tmp_path: Path) -> None:
+    """Short audits are placed, since a refutation counts however short; a whole audit outweighs them if all pass."""
+    short, both, elsewhere = (make_result(name=name, family=name) for name in ("ar-tiny", "md4-tiny", "pretrained:r"))
+    audits_of = {
+        result.model["name"]: dataclasses.replace(
+            audit(result, {"exact": True}), scoring={**result.scoring, "twin": {}}
+        )
+        for result in (short, both, elsewhere)
+    }
+    quick = {
+        name: dataclasses.replace(result, status="partial", scoring={**result.scoring, "blocks": 12})
+        for name, result in audits_of.items()
+    }
+    lone = dataclasses.replace(
+        audits_of["pretrained:r"],
+        scoring={**elsewhere.scoring, "twin": NO_TWIN, "blocks": 0},
+        metrics=tuple(m for m in audits_of["pretrained:r"].metrics if m.name in ("audit_passed", "audit_total_mass")),
+    )
+    for result in (short, both, elsewhere, quick["ar-tiny"], quick["md4-tiny"], audits_of["md4-tiny"]):
+        write_result(result, tmp_path)
+    records = [
+        {"part": "check", "check": "accounting", "likelihood": "exact", "passed": True},
+        {"part": "check", "check": "total_mass", "likelihood": None, "passed": None, "detail": "no twin: why"},
+    ]
+    write_result(lone, tmp_path, records=records)
+    assert verify(tmp_path)[1] == []
+    built = board(load(tmp_path))
+    (section,) = built.sections
+    assert {row.label: sections._audit(row) for row in section.rows} == {
+        "ar-tiny": "passed (short)",
+        "md4-tiny": "passed",
+        "pretrained:r": "passed (no twin)",
+    }
+    (entries,) = built.audits
+    part = audits.part(entries, "Audit")
+    rows = [dict(zip(part.table.header, row, strict=True)) for row in part.table.rows]  # type: ignore[union-attr]
+    verdicts = sorted((str(row["Model"]), str(row["Verdict"])) for row in rows if row["Model"] != audits.LINE)
+    assert verdicts == [
+        ("ar-tiny", "passed (short)"),
+        ("md4-tiny", "passed"),
+        ("md4-tiny", "passed (short)"),
+        ("pretrained:r", "passed (no twin)"),
+    ]
+    (alone,) = (row for row in rows if row["Model"] == "pretrained:r")
+    assert {str(alone[name]) for name in ("Source", "Claimed, nats/token", "Log e-value", "Threshold")} == {"–"}
+    assert "checks not made: total mass" in alone["Verdict"].tip  # type: ignore[union-attr]
+    assert "ar-tiny: audited on 12 texts only" in part.text
+    assert "pretrained:r: made elsewhere, so without a twin; checks not made: total mass" in part.text
+    assert built.not_shown == {} and "passed (short)" in csv_table(built)
+    # A failure in a short audit is a failure.
+    refuted = [dataclasses.replace(m, value=0.0) if m.name == "audit_passed" else m for m in quick["md4-tiny"].metrics]
+    write_result(dataclasses.replace(quick["md4-tiny"], metrics=tuple(refuted)), tmp_path)
+    (section,) = board(load(tmp_path)).sections
+    assert {row.label: sections._audit(row) for row in section.rows}["md4-tiny"] == "failed"
+    # A short audit is no second result of a model to compare.
+    compare.compare(built, "md4-tiny", "ar-tiny", Console(file=io.StringIO()))
 
 
 def test_the_audit_table_has_the_line_that_no_model_can_be_below(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from ltm.rng import SequenceRng
 from ltm.training import checkpoint
 from tasks import cli
 from tests.support.miniature_runs import text
+from tests.support.small_gpt2 import save_gpt2, save_network
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None, reason="needs the transformers package"
@@ -33,31 +34,10 @@ pytestmark = pytest.mark.skipif(
 TEXTS = ["the thought of a model", "is latent and so on", "naïve 🙂\n", "<s> and <|endoftext|> are text", ""]
 
 
-def save_network(directory: Path, shape) -> None:
-    import transformers
-
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = transformers.AutoModelForCausalLM.from_config(shape)
-        # Initial weights are so small that all predictions are alike.
-        for p in network.parameters():
-            if p.ndim > 1:
-                p.data.normal_(std=0.3)
-    network.save_pretrained(directory)
-
-
 @pytest.fixture(scope="session")
 def gpt2(tmp_path_factory) -> Path:
     """Two layers, tied head, a byte-level BPE of 280 tokens with EOS last."""
-    import transformers
-
-    directory = tmp_path_factory.mktemp("models") / "tiny-gpt2"
-    shape = transformers.GPT2Config(
-        vocab_size=280, n_positions=33, n_embd=16, n_layer=2, n_head=2, bos_token_id=279, eos_token_id=279
-    )
-    save_network(directory, shape)
-    tokenizer.build("bpe-280", documents=text(400)).save(directory)
-    return directory
+    return save_gpt2(tmp_path_factory.mktemp("models") / "tiny-gpt2")
 
 
 @pytest.fixture(scope="session")

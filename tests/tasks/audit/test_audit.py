@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import re
 
 import pytest
 
+from leaderboard.verify import verify
 from ltm.config import to_dict
 from ltm.data import corpora
 from ltm.harness import HarnessModel
@@ -16,6 +19,7 @@ from tasks.audit.checks import enumeration, next_token
 from tasks.audit.checks.evidence import evidence
 from tasks.audit.run import audit
 from tests.support.harness_models import save_small
+from tests.support.small_gpt2 import save_gpt2
 
 TEXT = "".join(f"line {n} of a text that says {n * n} things\n" for n in range(40))
 
@@ -44,7 +48,10 @@ def run(models: str, *more: str) -> int:
 def test_a_cell_has_a_verdict_and_all_that_its_evidence_is_made_of(place, capsys):
     assert run("ar-tiny", "--proposal", "ar-tiny") == 0
     printed = capsys.readouterr()
-    assert "exact: 8 of 8 checks passed" in printed.err and "passed" in printed.out
+    # A limited audit is never plainly "passed": not in the report, not in the summary.
+    assert re.search(r"exact  passed \(short\)  9 of 9 checks  blind below \d\.\d{4} nats/token\n", printed.err)
+    assert "passed (short)" in printed.out and not re.search(r"passed(?! \(short\))", printed.err + printed.out)
+    assert re.search(r"\d+ seconds in total, \d+ of them for training the twin: known_source \d", printed.err)
     assert all(len(line) <= 100 for line in printed.err.splitlines() if line.startswith("  "))
     (path,) = find_results(place / "results")
     result = read_result(path)
@@ -69,6 +76,38 @@ def test_a_cell_has_a_verdict_and_all_that_its_evidence_is_made_of(place, capsys
     assert "nothing to do" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs the transformers package")
+def test_a_model_made_elsewhere_gets_the_checks_that_need_no_twin(place, capsys):
+    directory = save_gpt2(place / "tiny-gpt2")
+    assert run(f"pretrained:{directory}") == 0
+    printed = capsys.readouterr()
+    line = "exact passed (no twin) 5 of 5 checks 4 not made (known_source, total_mass, continuation_mass, blank_mass: "
+    report = " ".join(printed.err.split())
+    assert f"{line}no twin)" in report
+    assert "no twin: no small model can be trained like a pretrained one" in report
+    assert "no figure: without a twin" in report and "training the twin" not in report
+    assert "passed (no twin)" in printed.out and not re.search(r"passed(?! \(no twin\))", printed.err + printed.out)
+    (path,) = find_results(place / "results")
+    result = read_result(path)
+    # No texts of a source are scored, so a limit on them leaves nothing out.
+    assert (result.status, result.scoring["twin"], result.scoring["blocks"]) == ("complete", "none", 0)
+    assert result.data["corpus"] == "pydocs" and result.provenance["tokens_per_second"] is None
+    assert {m.name for m in result.metrics} == {
+        "audit_passed", "audit_next_token_mass", "audit_accounting", "audit_depends_on_weights",
+        "audit_blank_text", "audit_proposal_mass",
+    }  # fmt: skip
+    verdicts = {r["check"]: r["passed"] for r in read_records(path, result)}
+    assert [name for name, passed in verdicts.items() if passed is None] == [
+        "known_source", "total_mass", "continuation_mass", "blank_mass"
+    ]  # fmt: skip
+    entries, problems = verify(place / "results")
+    assert len(entries) == 1 and problems == []
+    assert not list((place / "models").glob("audit-*"))
+    # Another proposal, the same checks.
+    assert run(f"pretrained:{directory}", "--proposal", f"pretrained:{directory}") == 0
+    assert "exact passed (no twin) 5 of 5 checks 4 not made" in " ".join(capsys.readouterr().err.split())
+
+
 def test_each_likelihood_of_a_latent_model_has_a_verdict(place):
     from ltm.known_sources.topics import Topics
 
@@ -86,16 +125,19 @@ def test_each_likelihood_of_a_latent_model_has_a_verdict(place):
     assert found.more_steps is not None and found.more_steps[1] == 256
     assert {c.name for c in found.checks if c.likelihood == "elbo"} == {
         "known_source", "known_source_256_steps", "total_mass", "blank_mass", "blank_text", "next_token_mass",
-        "recomputed_elbo", "stated_error", "accounting", "depends_on_weights",
+        "recomputed_elbo", "stated_error", "accounting", "depends_on_weights", "proposal_mass",
     }  # fmt: skip
-    assert {c.name for c in found.checks if c.likelihood is None} == {"decoder_mass"}
+    assert {c.name: c.passed for c in found.checks if c.likelihood is None} == {
+        "decoder_mass": True,
+    }
     assert {c.name for c in found.checks if c.likelihood == "predictive_bound"} == {
         "continuation_mass", "next_token_mass"
     }  # fmt: skip
     for name in ("elbo", "importance_bound", "predictive_bound"):
         assert found.passed(name), found.refutations(name)
     said = report.write(found)
-    assert "elbo: 11 of 11 checks passed" in said and "texts, this model" in said
+    assert "elbo                   passed  12 of 12 checks  blind below" in said and "texts, this model" in said
+    assert "not made" not in said
     assert found.claims.averaged == {"elbo"} and set(found.seconds) >= {"training", "known_source", "total_mass"}
 
 
@@ -113,7 +155,11 @@ def test_a_likelihood_fails_by_one_refutation(place, monkeypatch):
     assert found.claims.kinds == {"exact": "exact"}
     assert not found.passed("exact") and [c.name for c in found.refutations("exact")] == ["next_token_mass"]
     said = report.write(found)
-    assert "FAILED" in said and "refuted by next_token_mass: planted" in said
+    assert "exact  FAILED  8 of 9 checks  blind below" in said and "refuted by next_token_mass: planted" in said
+    assert found.twin == "trained now"
+    again = audit(HarnessModel(pretrained="ar-tiny", device="cpu"), Topics(length=16), TEXT, texts=4)
+    assert again.twin == "found in the model store"
+    assert "seconds in total; the twin was found in the model store: known_source" in report.write(again)
 
 
 def test_mistakes_are_said_before_anything_is_trained(place, capsys):

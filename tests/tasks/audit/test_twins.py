@@ -101,8 +101,13 @@ def test_a_model_that_knows_a_source_is_held_against_that_one(tmp_path):
 
 
 def test_what_can_have_no_twin_says_why(tmp_path):
+    """It is said of a model that was made elsewhere; a family that is trained here owes a twin."""
     cls = registry.model_family("pretrained")
     loaded = checkpoint.load(save_small(tmp_path, "ar-tiny"))
     stranger = dataclasses.replace(loaded, model=cls(cls.miniature(258, 16)), name="pretrained:stranger")
-    with pytest.raises(UserError, match=r"pretrained:stranger cannot be audited: .* is not known here"):
-        twins.check(stranger)
+    with pytest.raises(UserError, match=r"pretrained:stranger cannot be audited: .* its training is unknown"):
+        twins.source_for(stranger, SOURCE)
+    info = {**stranger.info, "training": dict.fromkeys(stranger.info["training"])}
+    elsewhere = dataclasses.replace(stranger, info=info)
+    assert "its training is unknown" in str(twins.obstacle(elsewhere)) and twins.source_for(elsewhere, SOURCE) is None
+    assert twins.obstacle(loaded) is None
