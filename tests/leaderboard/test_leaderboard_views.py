@@ -188,7 +188,7 @@ def test_a_pass_with_reservations_says_which(tmp_path: Path) -> None:
     )
     for result in (short, both, elsewhere, quick["ar-tiny"], quick["md4-tiny"], audits_of["md4-tiny"]):
         write_result(result, tmp_path)
-    records = [
+    records: list[dict[str, object]] = [
         {"part": "check", "check": "accounting", "likelihood": "exact", "passed": True},
         {"part": "check", "check": "total_mass", "likelihood": None, "passed": None, "detail": "no twin: why"},
     ]
@@ -213,7 +213,7 @@ def test_a_pass_with_reservations_says_which(tmp_path: Path) -> None:
     ]
     (alone,) = (row for row in rows if row["Model"] == "pretrained:r")
     assert {str(alone[name]) for name in ("Source", "Claimed, nats/token", "Log e-value", "Threshold")} == {"–"}
-    assert "checks not made: total mass" in alone["Verdict"].tip  # type: ignore[union-attr]
+    assert "checks not made: total mass" in alone["Verdict"].tip
     assert "ar-tiny: audited on 12 texts only" in part.text
     assert "pretrained:r: made elsewhere, so without a twin; checks not made: total mass" in part.text
     assert built.not_shown == {} and "passed (short)" in csv_table(built)

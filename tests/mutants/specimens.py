@@ -131,7 +131,7 @@ CHECKS: dict[str, Callable[[Specimen], Sequence[CheckResult]]] = {
     "continuation_mass": lambda s: enumeration.continuation_mass(s.mini),
     "next_token_mass": lambda s: next_token.next_token_mass(s.model, list(TEXT.encode()[:16])),
     "decoder_mass": lambda s: next_token.decoder_mass(s.model, list(TEXT.encode()[:16])),
-    "recomputed_elbo": lambda s: estimator.recomputed_elbo(s.model, list(TEXT.encode()[:64])),
+    "recomputed_bounds": lambda s: estimator.recomputed_bounds(s.model, list(TEXT.encode()[:64])),
     "prequential_mass": lambda s: enumeration.prequential_mass(s.mini),
     "known_source": lambda s: source_checks.known_source(source_checks.claims_on(s.model, s.source, texts=TEXTS)),
     "known_source_64_steps": more_steps,
