@@ -16,7 +16,7 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 AXE := 4.14.1
 
-.PHONY: help setup demo leaderboard $(SCORED) check board readme test test-emulated axe lint clean
+.PHONY: help setup demo leaderboard $(SCORED) check board readme test test-emulated mutants axe lint clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make readme  rebuild that from the stored results"
 	@echo "make test    run all tests; those of the HTML page need Chromium, and make axe for accessibility"
 	@echo "make test-emulated  the same, as on a processor with only AVX2"
+	@echo "make mutants show every broken estimator to the audit, and every sound family (an hour or two; docs/validity.md)"
 	@echo "make lint    ruff and mypy"
 	@echo "make setup   only make .venv, with the exact versions of constraints.txt"
 	@echo "make clean   remove .venv, demo and caches"
@@ -83,6 +84,12 @@ test: $(INSTALLED)
 test-emulated: export ATEN_CPU_CAPABILITY = avx2
 test-emulated: export ONEDNN_MAX_CPU_ISA = AVX2
 test-emulated: test
+
+# JOBS at a time; what the leaderboard trained is used again, and rows from the same code are not computed again.
+mutants: export LTM_HOME = $(DEMO)/home
+mutants: export OMP_NUM_THREADS = 1
+mutants: $(INSTALLED)
+	$(BIN)/python -m tests.mutants.matrix --jobs $(JOBS)
 
 # The tests' only npm package: the accessibility checker for the HTML page.
 axe:

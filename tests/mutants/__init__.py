@@ -2,7 +2,7 @@
 
 A mutant says what it is broken in and which specimen shows it. Most are patched when trained models are scored; what
 a network has to learn to make use of, such as a leak, is patched while it is trained too. `matrix.py` shows all of them
-to all checks.
+to the audit; the tests show a sample to the same checks at the sizes of `specimens.py`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,16 @@ class Mutant:
         subject: a family of `specimens`, or `tasks` for what is no likelihood.
         description: what is wrong.
         patch: makes it so until it is left.
+        caught_by: the check that must refute it at the sizes of `specimens`; others may too. Empty if it escapes.
         while_trained: the specimen is trained under the patch.
-        escapes: why no check sees it; empty where one must.
+        escapes: why no check sees it, at any size; empty where one must.
     """
 
     name: str
     subject: str
     description: str
     patch: Callable[[], Patch]
+    caught_by: str = ""
     while_trained: bool = False
     escapes: str = ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from unittest import mock
 
@@ -12,10 +12,11 @@ import torch
 
 from baselines.vae import VAE
 from baselines.vq import Codebook
-from ltm.latent import base, bounds
+from ltm.latent import base, bounds, prequential
 from ltm.latent.base import LatentModel
 from ltm.latent.model import LatentThoughtModel
 from ltm.latent.posterior import Posterior
+from ltm.rng import SequenceRng, seed_of
 from tests.mutants import Patch, changed, instead, mutant
 
 
@@ -24,7 +25,7 @@ def elbo_of(value: Callable[[Any], torch.Tensor]) -> Patch:
     return changed(bounds, "elbo", lambda found: dataclasses.replace(found, nats_B=value(found), terms={}))
 
 
-@mutant("ltm", "reused noise: the ELBO at the noise that q was fitted to")
+@mutant("ltm", "reused noise: the ELBO at the noise that q was fitted to", caught_by="total_mass")
 def reused_noise() -> Patch:
     def change(found):
         if "reused_noise_estimate" in found:
@@ -48,7 +49,56 @@ def seen_noise() -> Patch:
     return instead(bounds, "_draw", make)
 
 
-@mutant("ltm", "a continuation scored under the q that was fitted to it")
+def best_of(tries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """For each text the try whose reported number is best."""
+    best = {}
+    for name in tries[0]:
+        each = [one[name] for one in tries]
+        nats_B, number_B = torch.stack([one.nats_B for one in each]).max(0)
+
+        def pick(values: Sequence[torch.Tensor], number_B: torch.Tensor = number_B) -> torch.Tensor:
+            return torch.stack(list(values))[number_B, torch.arange(len(number_B))]
+
+        changes: dict[str, Any] = {"nats_B": nats_B}
+        if each[0].mc_var_B is not None:
+            changes["mc_var_B"] = pick([one.mc_var_B for one in each])
+        changes["terms"] = {part: pick([one.terms[part] for one in each]) for part in each[0].terms}
+        if getattr(each[0], "q", None) is not None:
+            own = [one.q for one in each]
+            changes["q"] = Posterior(mean=pick([q.mean for q in own]), log_variance=pick([q.log_variance for q in own]))
+        best[name] = dataclasses.replace(each[0], **changes)
+    return best
+
+
+def other_noise(rng: SequenceRng, number: int) -> SequenceRng:
+    """The noise of a further try."""
+    return SequenceRng(seed_of(rng.seed, number), rng.indices)
+
+
+@mutant("ltm", "best of four refits, chosen by the number that is reported", caught_by="recomputed_elbo")
+def best_refit() -> Patch:
+    def make(sound):
+        def bad(self, batch, **options):
+            tries = [batch._replace(rng=other_noise(batch.rng, number)) for number in range(4)]
+            return best_of([sound(self, each, **options) for each in tries])
+
+        return bad
+
+    return instead(LatentModel, "gaussian_bounds", make)
+
+
+@mutant("vae", "best of four evaluations of one q", caught_by="recomputed_elbo")
+def best_evaluation() -> Patch:
+    def make(sound):
+        def bad(*given, rng, **options):
+            return best_of([{"elbo": sound(*given, rng=other_noise(rng, n), **options)} for n in range(4)])["elbo"]
+
+        return bad
+
+    return instead(bounds, "elbo", make)
+
+
+@mutant("ltm", "a continuation scored under the q that was fitted to it", caught_by="continuation_mass")
 def q_sees_the_answer() -> Patch:
     def make(sound):
         def bad(self, batch, *, whole, **options):
@@ -59,7 +109,7 @@ def q_sees_the_answer() -> Patch:
     return instead(LatentModel, "gaussian_bounds", make)
 
 
-@mutant("vae-vq", "ELBO(x, y) - ELBO(x) as log p(y given x)")
+@mutant("vae-vq", "ELBO(x, y) - ELBO(x) as log p(y given x)", caught_by="continuation_mass")
 def difference_of_elbos() -> Patch:
     def make(sound):
         def bad(self, batch, *, whole, only):
@@ -77,42 +127,42 @@ def difference_of_elbos() -> Patch:
     return instead(VAE, "code_bounds", make)
 
 
-@mutant("vae", "KL dropped: only the reconstruction")
+@mutant("vae", "KL dropped: only the reconstruction", caught_by="total_mass")
 def dropped_kl() -> Patch:
     return elbo_of(lambda found: found.terms["reconstruction"])
 
 
-@mutant("vae", "KL halved")
+@mutant("vae", "KL halved", caught_by="total_mass")
 def halved_kl() -> Patch:
     return elbo_of(lambda found: found.terms["reconstruction"] + found.terms["-kl"] / 2)
 
 
-@mutant("ltm", "KL of the means only: sigma costs nothing")
+@mutant("ltm", "KL of the means only: sigma costs nothing", caught_by="recomputed_elbo")
 def kl_of_means() -> Patch:
     return instead(Posterior, "kl", lambda sound: lambda self: 0.5 * self.mean.double().square())
 
 
-@mutant("ltm", "KL weighted by 0.9")
+@mutant("ltm", "KL weighted by 0.9", caught_by="recomputed_elbo")
 def cheaper_kl() -> Patch:
     return changed(Posterior, "kl", lambda kl: 0.9 * kl)
 
 
-@mutant("vae", "KL with the wrong sign")
+@mutant("vae", "KL with the wrong sign", caught_by="recomputed_elbo")
 def added_kl() -> Patch:
     return elbo_of(lambda found: found.terms["reconstruction"] - found.terms["-kl"])
 
 
-@mutant("vae", "KL of only one latent")
+@mutant("vae", "KL of only one latent", caught_by="total_mass")
 def kl_of_one_latent() -> Patch:
     return instead(Posterior, "kl", lambda sound: lambda self: sound(self)[:, :1, :1])
 
 
-@mutant("vae", "KL only beyond two free nats per latent, in scoring too")
+@mutant("vae", "KL only beyond two free nats per latent, in scoring too", caught_by="total_mass")
 def kl_beyond_free_bits() -> Patch:
     return instead(Posterior, "kl", lambda sound: lambda self: (sound(self) - 2.0).clamp(min=0))
 
 
-@mutant("vae", "no KL if only the ELBO is requested")
+@mutant("vae", "no KL if only the ELBO is requested", caught_by="accounting")
 def no_kl_alone() -> Patch:
     def make(sound):
         def bad(self, batch, *, only, **options):
@@ -128,12 +178,12 @@ def no_kl_alone() -> Patch:
     return instead(LatentModel, "gaussian_bounds", make)
 
 
-@mutant("vae-vq", "token nats floored at -5, given z")
+@mutant("vae-vq", "token nats floored at -5, given z", caught_by="decoder_mass")
 def floor_given_z() -> Patch:
     return changed(base, "token_nats", lambda nats_N: nats_N.clamp(min=-5.0))
 
 
-@mutant("vae", "log of the mean reconstruction, minus the KL")
+@mutant("vae", "log of the mean reconstruction, minus the KL", caught_by="recomputed_elbo")
 def mean_of_probabilities_less_kl() -> Patch:
     def make(sound):
         def bad(log_likelihood, q, tokens_B, *, draws, rng):
@@ -147,7 +197,7 @@ def mean_of_probabilities_less_kl() -> Patch:
     return instead(bounds, "elbo", make)
 
 
-@mutant("vae", "importance weights averaged over the better half of the draws")
+@mutant("vae", "importance weights averaged over the better half of the draws", caught_by="prequential_mass")
 def best_half_of_weights() -> Patch:
     def make(sound):
         return lambda log_w_KB, tokens_B: sound(log_w_KB.sort(0).values[len(log_w_KB) // 2 :], tokens_B)
@@ -155,14 +205,14 @@ def best_half_of_weights() -> Patch:
     return instead(bounds, "log_mean_exp", make)
 
 
-@mutant("vae", "importance weights summed: no 1/K")
+@mutant("vae", "importance weights summed: no 1/K", caught_by="total_mass")
 def sum_of_weights() -> Patch:
     return changed(
         bounds, "log_mean_exp", lambda e: dataclasses.replace(e, nats_B=e.nats_B + math.log(max(1, e.draws)))
     )
 
 
-@mutant("vae", "importance weights that ignore the spread of q")
+@mutant("vae", "importance weights that ignore the spread of q", caught_by="total_mass")
 def weights_without_spread() -> Patch:
     def bad(self, noise):
         return 0.5 * (noise.double().square() - self.at(noise).double().square()).flatten(1).sum(1)
@@ -170,11 +220,71 @@ def weights_without_spread() -> Patch:
     return mock.patch.object(Posterior, "log_ratio", bad)
 
 
-@mutant("vae", "a stated variance ten times too large")
+@mutant("vae", "a stated variance ten times too large", caught_by="stated_error")
 def overstated_error() -> Patch:
     return changed(bounds, "elbo", lambda e: dataclasses.replace(e, mc_var_B=e.mc_var_B * 10))
 
 
-@mutant("vae-vq", "codes that cost nothing: their prior is dropped")
+@mutant("vae-vq", "codes that cost nothing: their prior is dropped", caught_by="total_mass")
 def codes_for_free() -> Patch:
     return changed(Codebook, "log_prior", torch.zeros_like)
+
+
+def z_has_seen(more: Callable[[int], slice]) -> Patch:
+    """Before each chunk of a prequential bound, z is inferred from some tokens of the chunk too."""
+
+    def make(sound):
+        def bad(model, tokens_BL, **options):
+            infer = model.latents_after
+
+            def peeking(before_BL, rng, *, weights_BL, **state):
+                n = before_BL.shape[1]
+                seen_BL = torch.cat([before_BL, tokens_BL[:, n : n + options["chunk"]][:, more(options["chunk"])]], 1)
+                return infer(seen_BL, rng, weights_BL=torch.ones_like(seen_BL, dtype=torch.bool), **state)
+
+            with mock.patch.object(model, "latents_after", peeking):
+                return sound(model, tokens_BL, **options)
+
+        return bad
+
+    return instead(prequential, "prequential_bound", make)
+
+
+@mutant("ltm", "the prequential z has seen the first token of its chunk", caught_by="prequential_mass")
+def z_has_seen_the_first() -> Patch:
+    return z_has_seen(lambda chunk: slice(0, 1))
+
+
+@mutant("vae", "the prequential z has seen the last token of its chunk", caught_by="prequential_mass")
+def z_has_seen_the_last() -> Patch:
+    return z_has_seen(lambda chunk: slice(chunk - 1, None))
+
+
+@mutant(
+    "vae",
+    "importance weights with log q of a variance a twentieth larger than that of the draws",
+    caught_by="recomputed_importance",
+)
+def weights_of_a_wider_q() -> Patch:
+    def bad(self, noise):
+        wider = dataclasses.replace(self, log_variance=self.log_variance + math.log(1.05))
+        z, own = self.at(noise).double(), noise.double() / math.sqrt(1.05)
+        return 0.5 * (own.square() - z.square() + wider.log_variance.double()).flatten(1).sum(1)
+
+    return mock.patch.object(Posterior, "log_ratio", bad)
+
+
+@mutant("ltm", "the best importance weight is counted twice", caught_by="recomputed_importance")
+def best_weight_twice() -> Patch:
+    def make(sound):
+        def bad(*given, **options):
+            def twice(log_w_KB, tokens_B):
+                return log_mean_exp(torch.cat([log_w_KB, log_w_KB.max(0, keepdim=True).values]), tokens_B)
+
+            log_mean_exp = bounds.log_mean_exp
+            with mock.patch.object(bounds, "log_mean_exp", twice):
+                return sound(*given, **options)
+
+        return bad
+
+    return instead(bounds, "importance_bound", make)

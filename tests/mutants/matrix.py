@@ -1,104 +1,47 @@
-"""Every mutant before every check, and sound models too: `python -m tests.mutants.matrix --write` renews the tables
-of docs/validity.md.
+"""Every mutant before the whole audit, and sound models too: `make mutants` prints the tables of docs/validity.md, and
+`python -m tests.mutants.matrix --write` renews them.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
 import math
+import multiprocessing
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from unittest import mock
 
-from ltm.errors import UserError
-from tasks.audit.checks import enumeration
+from ltm.files import write_atomically
 from tasks.audit.checks.check import CheckResult
-from tests.mutants import MUTANTS, Mutant, latent, networks, pipeline, specimens, task_checks
+from tests.mutants import MUTANTS, Mutant, audited, diffusion, latent, networks, pipeline, specimens
+from tests.mutants.audited import Row, refutations
 
-assert latent and networks and pipeline  # each adds its mutants
-DOCUMENT = Path(__file__).parents[2] / "docs" / "validity.md"
+assert diffusion and latent and networks and pipeline  # each adds its mutants
+ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs" / "validity.md"
 BEGIN, END = "<!-- mutants:begin -->", "<!-- mutants:end -->"
 SOUND = "none: sound"
 NOT_CAUGHT = "·"
-NEAR = "±"
-"""A verdict so near its limit that another machine may find another."""
+NOT_RUN = "not run yet"
 CAUGHT = [mutant for mutant in MUTANTS if not mutant.escapes]
 ESCAPING = [mutant for mutant in MUTANTS if mutant.escapes]
-TITLES = {
-    **{name: name.replace("_", " ") for name in (*specimens.CHECKS, *task_checks.CHECKS)},
-    "known_source_64_steps": "the same, 64 steps",
-}
-
-Row = dict[str, list[CheckResult]]
-"""What each check said, of everything that claims to be a likelihood."""
+SUBJECTS = (*specimens.FAMILIES, "tasks")
+SIZES = "Sizes: each family's tiny preset on `pydocs`, and the audit's own."
 
 
-@contextlib.contextmanager
-def _apart(subject: str) -> Iterator[None]:
-    """Answers are kept by what the code says, and a patch does not change that: so nothing is kept between rows."""
-    with contextlib.ExitStack() as stack:
-        home = stack.enter_context(tempfile.TemporaryDirectory())
-        stack.enter_context(mock.patch.dict(os.environ, {"LTM_HOME": home}))
-        for name, value in (specimens.SIZES | specimens.SIZES_OF.get(subject, {})).items():
-            stack.enter_context(mock.patch.object(enumeration, name, value))
-        yield
+def sample() -> list[Mutant]:
+    """Two mutants for each check to catch, the quickest; the tests show these."""
+    chosen: dict[str, list[Mutant]] = {}
+    for mutant in sorted(CAUGHT, key=lambda mutant: (mutant.subject == "ltm", mutant.while_trained)):
+        chosen.setdefault(mutant.caught_by, []).append(mutant)
+    return [mutant for own in chosen.values() for mutant in own[:2]]
 
 
-def _asked(name: str, check: Callable[[], Sequence[CheckResult]]) -> list[CheckResult]:
-    try:
-        # An estimate claims nothing, and has nothing to be refuted.
-        return [found for found in check() if not (found.likelihood or "").endswith("_estimate")]
-    except (UserError, ValueError) as error:
-        said = str(error)
-        return [CheckResult(name=name, likelihood=None, passed=False, value=math.nan, limit=math.nan, detail=said)]
-
-
-def _checks(subject: str, *, train: bool = False) -> Row:
-    if subject == "tasks":
-        return {name: _asked(name, check) for name, check in task_checks.CHECKS.items()}
-    s = specimens.specimen(subject) if train else specimens.sound(subject)
-    return {name: _asked(name, functools.partial(check, s)) for name, check in specimens.CHECKS.items()}
-
-
-def mutated(mutant: Mutant) -> Row:
-    """All checks of a mutant's subject, under its patch."""
-    with _apart(mutant.subject):
-        if mutant.subject != "tasks":
-            _ = specimens.sound("ngram"), mutant.while_trained or specimens.sound(mutant.subject)
-        with mutant.patch():
-            return _checks(mutant.subject, train=mutant.while_trained)
-
-
-def sound(subject: str) -> Row:
-    """All checks of a sound subject."""
-    with _apart(subject):
-        return _checks(subject)
-
-
-def refutations(row: Row) -> dict[str, CheckResult]:
-    """The checks that refute something, each with the worst of what it found."""
-    failed = {name: [found for found in own if found.passed is False] for name, own in row.items()}
-    return {name: max(own, key=lambda found: _size(found.value)) for name, own in failed.items() if own}
-
-
-def close(row: Row, name: str) -> bool:
-    """Whether a verdict is so near the limit that another machine's rounding may turn it: within a tenth.
-
-    How far a text in the cache is from the text that was asked for is no quantity that a limit was set for, and which
-    weights a machine's training ends at moves it: there, within a factor of ten.
-    """
-    values = [(found.value, found.limit) for found in row[name] if found.passed is not None]
-    if name == "depends_on_weights":
-        return any(limit < value < 10 * limit for value, limit in values)
-    return any(limit and abs(value / limit - 1) < 0.1 and abs(value - limit) > 1e-3 for value, limit in values)
-
-
-def _size(value: float) -> float:
-    return -math.inf if math.isnan(value) else value
+def columns(rows: Iterable[Row]) -> list[str]:
+    """All checks that were made, in the order of the audit."""
+    return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def _figure(found: CheckResult) -> str:
@@ -118,40 +61,36 @@ def _figure(found: CheckResult) -> str:
     )
 
 
-def _cells(row: Row, caught: Mapping[str, CheckResult], columns: Sequence[str]) -> list[str]:
-    cells = []
-    for name in columns:
-        looked = any(found.passed is not None for found in row[name])
-        verdict = _figure(caught[name]) if name in caught else NOT_CAUGHT if looked else ""
-        cells.append(NEAR if name == "depends_on_weights" and close(row, name) else verdict)
-    return cells
+def _cells(row: Row, names: Sequence[str]) -> list[str]:
+    caught = refutations(row)
+    looked = {name: any(found.passed is not None for found in row.get(name, [])) for name in names}
+    return [_figure(caught[name]) if name in caught else NOT_CAUGHT if looked[name] else "" for name in names]
 
 
-def _alarms(rows: Mapping[str, Row], columns: Sequence[str]) -> list[str]:
+def _alarms(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
     cells = []
-    for name in columns:
-        looked = [own for own in rows.values() if any(found.passed is not None for found in own[name])]
-        cells.append(f"{sum(name in refutations(own) for own in looked)} of {len(looked)}")
+    for name in names:
+        looked = [row for row in rows if any(found.passed is not None for found in row.get(name, []))]
+        cells.append(f"{sum(name in refutations(row) for row in looked)} of {len(looked)}")
     return cells
 
 
 def tables(sound_rows: Mapping[str, Row], mutant_rows: Mapping[str, Row]) -> str:
     """The tables in Markdown: of likelihoods, of what is none, and of what escapes."""
-    parts = []
-    for of_tasks, checks in ((False, specimens.CHECKS), (True, task_checks.CHECKS)):
-        columns, own = list(checks), [m for m in CAUGHT if (m.subject == "tasks") == of_tasks]
-        rows = {name: row for name, row in sound_rows.items() if (name == "tasks") == of_tasks}
-        lines = [["Mutant", "In", *(TITLES[name] for name in columns)]]
-        lines.append(["---", "---", *["---:"] * len(columns)])
-        lines.append([f"*{SOUND}*", "" if of_tasks else f"{len(rows)} specimens", *_alarms(rows, columns)])
-        catches = dict.fromkeys(columns, 0)
+    parts = [SIZES]
+    for of_tasks in (False, True):
+        own = [m for m in CAUGHT if (m.subject == "tasks") == of_tasks]
+        rows = [row for name, row in sound_rows.items() if (name == "tasks") == of_tasks]
+        names = columns([*rows, *(mutant_rows[m.name] for m in own if m.name in mutant_rows)])
+        lines = [["Mutant", "In", *(name.replace("_", " ") for name in names)], ["---", "---", *["---:"] * len(names)]]
+        lines.append([f"*{SOUND}*", "" if of_tasks else f"{len(rows)} families", *_alarms(rows, names)])
         for mutant in own:
-            caught = refutations(mutant_rows[mutant.name])
-            for name in caught:
-                catches[name] += 1
-            lines.append([mutant.description, mutant.subject, *_cells(mutant_rows[mutant.name], caught, columns)])
+            row = mutant_rows.get(mutant.name)
+            cells = [NOT_RUN] * len(names) if row is None else _cells(row, names)
+            lines.append([mutant.description, mutant.subject, *cells])
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-        idle = [TITLES[name] for name, count in catches.items() if not count]
+        caught = {name for mutant in own for name in refutations(mutant_rows.get(mutant.name, {}))}
+        idle = [name.replace("_", " ") for name in names if name not in caught]
         parts.append(f"Checks in this table that caught nothing: {', '.join(idle) or 'none'}.")
     parts.append("Too small for every check, measured like the others:")
     rows_of_escapes = [f"| {m.description} | {m.subject} | {m.escapes} |" for m in ESCAPING]
@@ -159,57 +98,69 @@ def tables(sound_rows: Mapping[str, Row], mutant_rows: Mapping[str, Row]) -> str
     return "\n\n".join(parts)
 
 
-def verdicts(block: str) -> dict[tuple[str, str], bool | None]:
-    """Read tables: whether each check, by its title, caught each mutant, by what it says; None where that was near."""
-    found: dict[tuple[str, str], bool | None] = {}
-    header: list[str] = []
-    for line in block.splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if not line.startswith("|") or cells[0] == "---":
-            continue
-        if cells[0] in ("Mutant", "Escapes"):
-            header = cells if cells[0] == "Mutant" else []
-        elif not header:
-            continue
-        elif not cells[0].startswith("*"):
-            pairs = zip(header[2:], cells[2:], strict=True)
-            found |= {
-                (cells[0], title): None if cell == NEAR else cell not in ("", NOT_CAUGHT) for title, cell in pairs
-            }
-    return found
-
-
 def written() -> str:
     """What the document has between the marks."""
     return DOCUMENT.read_text().split(BEGIN)[1].split(END)[0].strip()
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the tables, or write them into the document."""
+def surprises(sound_rows: Mapping[str, Row], mutant_rows: Mapping[str, Row]) -> Iterator[str]:
+    """Yield a line for each sound subject that is refuted, each mutant that is not, and each that no longer escapes."""
+    for name, row in sound_rows.items():
+        for check, found in refutations(row).items():
+            yield f"{name} is sound, and refuted by {check}: {found.detail}"
+    for mutant in MUTANTS:
+        caught = refutations(mutant_rows.get(mutant.name, {}))
+        if mutant.name in mutant_rows and bool(caught) == bool(mutant.escapes):
+            yield f"{mutant.name} {'no longer escapes: ' + ', '.join(caught) if caught else 'is not refuted'}"
+
+
+def _computed(compute: Callable[[str], Row], names: Sequence[str], options: argparse.Namespace) -> dict[str, Row]:
+    """Compute rows, each in a process of its own: nothing of a patch is left for the next."""
+    rows: dict[str, Row] = {}
+    with multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=1) as pool:
+        work = functools.partial(_named, compute, folder=options.rows)
+        for name, row in pool.imap_unordered(work, names):
+            rows[name] = row
+            caught = ", ".join(refutations(row)) or "nothing refuted"
+            print(f"{len(rows)} of {len(names)}: {name}: {caught}", file=sys.stderr, flush=True)
+    return {name: rows[name] for name in names}
+
+
+def _named(compute: Callable[[str], Row], name: str, *, folder: Path) -> tuple[str, Row]:
+    return name, audited.kept(compute, name, folder)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the tables, or write them into the document; 1 if anything is refuted, or not, that should be otherwise."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="renew the tables in docs/validity.md")
     parser.add_argument("--only", default="", help="mutants whose name has this in it, with what was found")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="rows at a time; default: one per core")
+    default = ROOT / "demo" / "mutants"
+    parser.add_argument("--rows", type=Path, default=default, help="where rows are kept; default: demo/mutants")
     options = parser.parse_args(arguments)
+    chosen = [m for m in MUTANTS if options.only in m.name]
+    subjects = [name for name in SUBJECTS if not options.only or any(m.subject == name for m in chosen)]
+    # The n-grams first: they propose texts to the others. A sound subject trains what its mutants are scored with.
+    sound = _computed(audited.sound, [name for name in subjects if name == "ngram"], options)
+    sound |= _computed(audited.sound, [name for name in subjects if name != "ngram"], options)
+    rows = _computed(audited.mutated, [m.name for m in chosen], options)
     if options.only:
-        for mutant in MUTANTS:
-            if options.only in mutant.name:
-                caught = refutations(mutated(mutant))
-                print(mutant.name, *(f"  {n}: {f.likelihood or ''} {f.detail}" for n, f in caught.items()), sep="\n")
-        return
-    rows = {name: sound(name) for name in (*specimens.FAMILIES, "tasks")}
-    block = tables(rows, {mutant.name: mutated(mutant) for mutant in CAUGHT})
-    if options.write:
-        from ltm.files import write_atomically
-
+        for name, row in rows.items():
+            print(
+                name,
+                *(f"  {check}: {f.likelihood or ''} {f.detail}" for check, f in refutations(row).items()),
+                sep="\n",
+            )
+    elif options.write:
         before, rest = DOCUMENT.read_text().split(BEGIN)
-        text = f"{before}{BEGIN}\n{block}\n{END}{rest.split(END)[1]}"
-        write_atomically(DOCUMENT, text.encode())
+        write_atomically(DOCUMENT, f"{before}{BEGIN}\n{tables(sound, rows)}\n{END}{rest.split(END)[1]}".encode())
     else:
-        print(block)
+        print(tables(sound, rows))
+    unexpected = list(surprises(sound, rows))
+    print(*unexpected, sep="\n", file=sys.stderr)
+    return int(bool(unexpected))
 
 
 if __name__ == "__main__":
-    import torch
-
-    torch.set_num_threads(1)
-    main()
+    raise SystemExit(main())

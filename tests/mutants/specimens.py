@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import importlib.util
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
 from ltm import registry, tokenizer
 from ltm.api import LanguageModel, LoadedModel, Sampling
 from ltm.config import config_digest, to_dict, with_settings
+from ltm.errors import UserError
+from ltm.harness import HarnessModel
 from ltm.known_sources import base
 from ltm.known_sources.base import KnownSource
 from ltm.rng import SequenceRng
 from ltm.training.checkpoint import weights_digest
-from tasks.audit import twins
 from tasks.audit.checks import bookkeeping, enumeration, estimator, next_token
 from tasks.audit.checks import source as source_checks
 from tasks.audit.checks.check import CheckResult
+from tests.mutants import Mutant, task_checks
 from tests.mutants.task_checks import by_chance
 
 SIZES = {"UPDATES": 120, "FAST_STEPS": 40, "FEW_DRAWS": 16, "DRAWS": 256}
@@ -38,74 +46,87 @@ FAMILIES = ("ar", "ngram", "ltm", "vae", "vae-vq", "mdlm", "md4", "sedd", "sedd-
 SOURCE = "topics:length=16,words=8,topics=8,classes=2"
 UPDATES, BATCH, LEARNING_RATE = 120, 16, 0.01
 TEXT = "Latent: a café in the old town, where <unk> is read; it's 5 o'clock."
-TEXTS, MORE_STEPS_TEXTS = 24, 8
+WHOLE_TEXT = f"{TEXT}\n    if n > 1000000:\n        return n\n"
+TEXTS = 24
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Specimen:
-    """A family as the audit sees it: a miniature that all texts are enumerated of, and a model of a known source."""
+    """A model as the audit sees it: a miniature that all texts are enumerated of, and a model of a known source.
 
-    mini: LanguageModel
-    model: Any  # HarnessModel
-    source: KnownSource
+    Each is trained when it is first asked for, within seconds.
 
+    Args:
+        config: of the model; its network is made small.
+        seed: of weights, training and scoring.
+    """
 
-def specimen(name: str) -> Specimen:
-    """Train both, a few seconds; `sound` keeps them."""
-    cls, preset = registry.preset(f"{name}-tiny")
-    tokens, source = tokenizer.build("bytes"), base.from_settings(SOURCE)
-    config = with_settings(preset.config, list(SETTINGS.get(name, ())))
-    config = cls.twin_config(config, vocab_size=tokens.vocab_size, block_length=source.length, width=32, layers=1)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = cls(enumeration.informative(config))
-    source = dataclasses.replace(source, length=model.block_length)  # type: ignore[type-var]
-    ids = torch.tensor([int(tokens.encode(symbol)[0]) for symbol in source.alphabet])
-    _train(model, ids[source.sample(UPDATES * BATCH, seed=1)])
-    loaded = LoadedModel(
-        model=model.eval().requires_grad_(False),
-        tokenizer=tokens,
-        name=name,
-        directory=Path("nowhere"),
-        info={
-            "name": name,
-            "family": cls.family,
+    def __init__(self, name: str, cls: type[LanguageModel], config: Any, *, seed: int = 0):
+        self.name, self.cls, self.seed = name, cls, seed
+        self.tokens, source = tokenizer.build("bytes"), base.from_settings(SOURCE)
+        shape = {"vocab_size": self.tokens.vocab_size, "block_length": source.length, "width": 32, "layers": 1}
+        self.config = cls.twin_config(config, **shape)
+
+    @functools.cached_property
+    def untrained(self) -> LanguageModel:
+        """The model of the known source before it is trained."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return self.cls(enumeration.informative(self.config))
+
+    @functools.cached_property
+    def source(self) -> KnownSource:
+        """The source, with texts that fill the model's blocks."""
+        length = self.untrained.block_length
+        return dataclasses.replace(base.from_settings(SOURCE), length=length)  # type: ignore[type-var]
+
+    @functools.cached_property
+    def mini(self) -> LanguageModel:
+        """The miniature."""
+        return enumeration.enumerable_model(self.untrained, seed=self.seed)
+
+    @functools.cached_property
+    def model(self) -> HarnessModel:
+        """The model of the source."""
+        model, tokens = copy.deepcopy(self.untrained), self.tokens
+        ids = torch.tensor([int(tokens.encode(symbol)[0]) for symbol in self.source.alphabet])
+        _train(model, ids[self.source.sample(UPDATES * BATCH, seed=1 + self.seed)], self.seed)
+        info = {
+            "name": self.name,
+            "family": self.cls.family,
             "config": to_dict(model.config),
             "config_digest": config_digest(model.config),
             "weights_digest": weights_digest(model.state_dict()),
             "training": {},
-        },
-    )
-    return Specimen(mini=enumeration.enumerable_model(model), model=_reading(loaded), source=source)
+        }
+        model = model.eval().requires_grad_(False)
+        loaded = LoadedModel(model=model, tokenizer=tokens, name=self.name, directory=Path("nowhere"), info=info)
+        return HarnessModel(pretrained=loaded, device="cpu", draws=4, seed=self.seed)
 
 
-def _train(model: LanguageModel, texts_NL: torch.Tensor) -> None:
+def settings(family: str) -> Any:
+    """The config of a family's tiny preset, with `SETTINGS`."""
+    return with_settings(registry.preset(f"{family}-tiny")[1].config, list(SETTINGS.get(family, ())))
+
+
+def of_family(family: str) -> Specimen:
+    """A specimen of a family, with the settings of its tiny preset."""
+    return Specimen(family, registry.preset(f"{family}-tiny")[0], settings(family))
+
+
+def _train(model: LanguageModel, texts_NL: torch.Tensor, seed: int) -> None:
     if model.learns_by_counting:
         model.count(texts_NL)
         return model.finish()
     adam = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     for update, batch_BL in enumerate(texts_NL.split(BATCH)):
         adam.zero_grad()
-        rng = SequenceRng(0, range(update * BATCH, (update + 1) * BATCH))
+        rng = SequenceRng(seed, range(update * BATCH, (update + 1) * BATCH))
         model.training_loss(batch_BL, rng=rng, progress=0.0).value.backward()
         adam.step()
 
 
-def _reading(loaded: LoadedModel, **options: Any) -> Any:
-    from ltm.harness import HarnessModel
-
-    return HarnessModel(pretrained=loaded, device="cpu", **{"draws": 4} | options)
-
-
-sound = functools.cache(specimen)
-
-
-def more_steps(s: Specimen) -> list[CheckResult]:
-    """`known_source` of a model that fits q, by 64 steps."""
-    if (found := twins.with_more_steps(s.model.loaded, least=64)) is None:
-        return []
-    claims = source_checks.claims_on(_reading(found[0], draws=2), s.source, texts=MORE_STEPS_TEXTS)
-    return source_checks.known_source(claims, name="known_source_64_steps")
+sound = functools.cache(of_family)
+"""A specimen that all share, so none may change it."""
 
 
 def proposal_mass(s: Specimen) -> list[CheckResult]:
@@ -125,6 +146,15 @@ def samples_follow_the_law(s: Specimen) -> list[CheckResult]:
     return [by_chance("samples_follow_the_law", found, law)]
 
 
+def whole_text(s: Specimen) -> list[CheckResult]:
+    """A text that a tokenizer may shorten where other checks do not look: it is scored, unless it is refused."""
+    nats = bookkeeping._nats(s.model, WHOLE_TEXT)
+    return [
+        CheckResult(name="whole_text", likelihood=name, passed=True, value=math.nan, limit=math.nan, detail="scored")
+        for name in nats
+    ]
+
+
 CHECKS: dict[str, Callable[[Specimen], Sequence[CheckResult]]] = {
     "total_mass": lambda s: enumeration.total_mass(s.mini),
     "blank_mass": lambda s: enumeration.blank_mass(s.mini),
@@ -134,10 +164,54 @@ CHECKS: dict[str, Callable[[Specimen], Sequence[CheckResult]]] = {
     "recomputed_bounds": lambda s: estimator.recomputed_bounds(s.model, list(TEXT.encode()[:64])),
     "prequential_mass": lambda s: enumeration.prequential_mass(s.mini),
     "known_source": lambda s: source_checks.known_source(source_checks.claims_on(s.model, s.source, texts=TEXTS)),
-    "known_source_64_steps": more_steps,
     "proposal_mass": proposal_mass,
     "stated_error": lambda s: estimator.stated_error(s.model, list(TEXT.encode()[:16])),
     "accounting": lambda s: bookkeeping.accounting(s.model, TEXT[:56]),
     "depends_on_weights": lambda s: bookkeeping.depends_on_weights(s.model, TEXT[:24]),
     "samples_follow_the_law": samples_follow_the_law,
+    "whole_text": whole_text,
 }
+# Checks that are not in every version of the audit.
+if hasattr(estimator, "recomputed_importance"):
+    CHECKS["recomputed_importance"] = lambda s: estimator.recomputed_importance(s.model, list(TEXT.encode()[:64]))
+if importlib.util.find_spec("tasks.audit.checks.blank"):
+    CHECKS["blank_text"] = lambda s: importlib.import_module("tasks.audit.checks.blank").blank_text(s.model)
+
+NEEDS_MINI = ("total_mass", "blank_mass", "continuation_mass", "prequential_mass", "samples_follow_the_law")
+"""The checks of the miniature; the others are of the model."""
+
+
+@contextlib.contextmanager
+def apart(name: str) -> Iterator[None]:
+    """Small sizes, and a home of its own: answers are kept by what the code says, and a patch does not change that."""
+    with contextlib.ExitStack() as stack:
+        home = stack.enter_context(tempfile.TemporaryDirectory())
+        stack.enter_context(mock.patch.dict(os.environ, {"LTM_HOME": home}))
+        for size, value in (SIZES | SIZES_OF.get(name, {})).items():
+            stack.enter_context(mock.patch.object(enumeration, size, value))
+        yield
+
+
+def ask(name: str, s: Specimen) -> list[CheckResult]:
+    """What one check says of a specimen; what the pipeline refuses to score is refuted."""
+    try:
+        # An estimate claims nothing, and has nothing to be refuted.
+        return [found for found in CHECKS[name](s) if not (found.likelihood or "").endswith("_estimate")]
+    except (UserError, ValueError) as error:
+        said = str(error)
+        return [CheckResult(name=name, likelihood=None, passed=False, value=math.nan, limit=math.nan, detail=said)]
+
+
+def mutated(mutant: Mutant) -> list[CheckResult]:
+    """What the check that must catch a mutant says of it."""
+    name, subject = mutant.caught_by, mutant.subject
+    if subject == "tasks":
+        with mutant.patch():
+            return task_checks.CHECKS[name]()
+    with apart(subject):
+        s = of_family(subject) if mutant.while_trained else sound(subject)
+        # What is sound is trained before the patch.
+        _ = name == "proposal_mass" and sound("ngram").model
+        _ = mutant.while_trained or (s.mini if name in NEEDS_MINI else s.model)
+        with mutant.patch():
+            return ask(name, s)
