@@ -6,7 +6,6 @@ import contextlib
 import copy
 import dataclasses
 import functools
-import importlib.util
 import math
 import os
 import tempfile
@@ -26,7 +25,7 @@ from ltm.known_sources import base
 from ltm.known_sources.base import KnownSource
 from ltm.rng import SequenceRng
 from ltm.training.checkpoint import weights_digest
-from tasks.audit.checks import bookkeeping, enumeration, estimator, next_token
+from tasks.audit.checks import blank, bookkeeping, enumeration, estimator, next_token
 from tasks.audit.checks import source as source_checks
 from tasks.audit.checks.check import CheckResult
 from tests.mutants import Mutant, task_checks
@@ -146,6 +145,11 @@ def samples_follow_the_law(s: Specimen) -> list[CheckResult]:
     return [by_chance("samples_follow_the_law", found, law)]
 
 
+def recomputed(name: str, s: Specimen) -> list[CheckResult]:
+    """One of the bounds that are recomputed."""
+    return [found for found in estimator.recomputed_bounds(s.model, list(TEXT.encode()[:64])) if found.name == name]
+
+
 def whole_text(s: Specimen) -> list[CheckResult]:
     """A text that a tokenizer may shorten where other checks do not look: it is scored, unless it is refused."""
     nats = bookkeeping._nats(s.model, WHOLE_TEXT)
@@ -161,7 +165,9 @@ CHECKS: dict[str, Callable[[Specimen], Sequence[CheckResult]]] = {
     "continuation_mass": lambda s: enumeration.continuation_mass(s.mini),
     "next_token_mass": lambda s: next_token.next_token_mass(s.model, list(TEXT.encode()[:16])),
     "decoder_mass": lambda s: next_token.decoder_mass(s.model, list(TEXT.encode()[:16])),
-    "recomputed_bounds": lambda s: estimator.recomputed_bounds(s.model, list(TEXT.encode()[:64])),
+    "blank_text": lambda s: blank.blank_text(s.model),
+    "recomputed_elbo": lambda s: recomputed("recomputed_elbo", s),
+    "recomputed_importance": lambda s: recomputed("recomputed_importance", s),
     "prequential_mass": lambda s: enumeration.prequential_mass(s.mini),
     "known_source": lambda s: source_checks.known_source(source_checks.claims_on(s.model, s.source, texts=TEXTS)),
     "proposal_mass": proposal_mass,
@@ -171,11 +177,6 @@ CHECKS: dict[str, Callable[[Specimen], Sequence[CheckResult]]] = {
     "samples_follow_the_law": samples_follow_the_law,
     "whole_text": whole_text,
 }
-# Checks that are not in every version of the audit.
-if hasattr(estimator, "recomputed_importance"):
-    CHECKS["recomputed_importance"] = lambda s: estimator.recomputed_importance(s.model, list(TEXT.encode()[:64]))
-if importlib.util.find_spec("tasks.audit.checks.blank"):
-    CHECKS["blank_text"] = lambda s: importlib.import_module("tasks.audit.checks.blank").blank_text(s.model)
 
 NEEDS_MINI = ("total_mass", "blank_mass", "continuation_mass", "prequential_mass", "samples_follow_the_law")
 """The checks of the miniature; the others are of the model."""
