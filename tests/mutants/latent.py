@@ -262,13 +262,13 @@ def z_has_seen_the_last() -> Patch:
 
 @mutant(
     "vae",
-    "importance weights with log q of a variance a twentieth larger than that of the draws",
+    "importance weights with log q of a variance half as large again as that of the draws",
     caught_by="recomputed_importance",
 )
 def weights_of_a_wider_q() -> Patch:
     def bad(self, noise):
-        wider = dataclasses.replace(self, log_variance=self.log_variance + math.log(1.05))
-        z, own = self.at(noise).double(), noise.double() / math.sqrt(1.05)
+        wider = dataclasses.replace(self, log_variance=self.log_variance + math.log(1.5))
+        z, own = self.at(noise).double(), noise.double() / math.sqrt(1.5)
         return 0.5 * (own.square() - z.square() + wider.log_variance.double()).flatten(1).sum(1)
 
     return mock.patch.object(Posterior, "log_ratio", bad)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 TEXTS = 16
 """Random texts, half of them of a block, the others of the largest prime length below it, which no grid divides."""
+MORE_TEXTS = 96
+"""Further ones, if claims are averages that have noise even here."""
 TOKENS_AT_ONCE = 4096
 """Tokens scored in one batch."""
 
@@ -43,10 +45,14 @@ def blank_text(model: HarnessModel) -> list[CheckResult]:
         parameter.zero_()
     length, outputs = blank.block_length, blank.vocab_size - 1
     generator = torch.Generator().manual_seed(seed_of(model.runner.seed, "blank text"))
-    lengths = [length if n % 2 == 0 else _prime_up_to(length) for n in range(TEXTS)]
+    lengths = [length if n % 2 == 0 else _prime_up_to(length) for n in range(TEXTS + MORE_TEXTS)]
     texts = [torch.randint(outputs, (size,), generator=generator) for size in lengths]
+    parts = list(_claims(model, blank, texts, 0, TEXTS))
     reference_N = np.array([-size * math.log(outputs) for size in lengths])
-    parts = list(_claims(model, blank, texts))
+    if any(_noisy([part[name] for part in parts], reference_N[:TEXTS]) for name in parts[0]):
+        parts += _claims(model, blank, texts, TEXTS, len(texts))
+    else:
+        reference_N, lengths = reference_N[:TEXTS], lengths[:TEXTS]
     results = []
     for name in parts[0]:
         estimates = [part[name] for part in parts]
@@ -70,7 +76,7 @@ def blank_text(model: HarnessModel) -> list[CheckResult]:
                 passed=not weighed.refuted,
                 value=weighed.log_e_value,
                 limit=weighed.threshold,
-                detail=f"{TEXTS} random texts of up to {length} tokens, all weights zero: log e-value "
+                detail=f"{len(lengths)} random texts of up to {length} tokens, all weights zero: log e-value "
                 f"{weighed.log_e_value:,.2f}, {excess:+.4f} nats per token against the uniform distribution",
                 evidence=weighed,
             )
@@ -78,11 +84,13 @@ def blank_text(model: HarnessModel) -> list[CheckResult]:
     return results
 
 
-def _claims(model: HarnessModel, blank: LanguageModel, texts: list[Tensor]) -> Iterator[dict[str, LikelihoodEstimate]]:
+def _claims(
+    model: HarnessModel, blank: LanguageModel, texts: list[Tensor], first: int, end: int
+) -> Iterator[dict[str, LikelihoodEstimate]]:
     step = max(1, TOKENS_AT_ONCE // len(texts[0]))
     seed = seed_of(model.runner.seed, "blank claims")
-    for start in range(0, len(texts), step):
-        part = texts[start : start + step]
+    for start in range(first, end, step):
+        part = texts[start : min(start + step, end)]
         with torch.no_grad():
             yield blank.log_likelihoods(
                 padded([text.numpy() for text in part]).to(model.device),
@@ -90,6 +98,12 @@ def _claims(model: HarnessModel, blank: LanguageModel, texts: list[Tensor]) -> I
                 rng=SequenceRng(seed, range(start, start + len(part))),
                 draws=model.runner.scorer.draws,
             )
+
+
+def _noisy(estimates: Sequence[LikelihoodEstimate], reference_N: np.ndarray) -> bool:
+    """True for averages that differ between texts by more than their lengths."""
+    nats_N = torch.cat([estimate.nats_B.double().cpu() for estimate in estimates]).numpy()
+    return estimates[0].averaged and not float(np.std((nats_N - reference_N) / reference_N)) < 1e-4
 
 
 def _prime_up_to(number: int) -> int:

@@ -53,7 +53,7 @@ def test_what_states_no_terms_is_held_against_other_draws(monkeypatch):
 
     monkeypatch.setattr(bounds, "elbo", better)
     found, _ = estimator.recomputed_bounds(model, TOKENS)
-    assert not found.passed and found.value == pytest.approx(before.value + 3 * before.limit)
+    assert not found.passed and found.value == pytest.approx(3 * before.limit, rel=0.1)
 
 
 def test_the_best_of_several_evaluations_is_seen_whatever_the_draws(monkeypatch):
