@@ -63,7 +63,7 @@ def best_of(tries: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if each[0].mc_var_B is not None:
             changes["mc_var_B"] = pick([one.mc_var_B for one in each])
         changes["terms"] = {part: pick([one.terms[part] for one in each]) for part in each[0].terms}
-        if getattr(each[0], "q", None) is not None:
+        if each[0].q is not None:
             own = [one.q for one in each]
             changes["q"] = Posterior(mean=pick([q.mean for q in own]), log_variance=pick([q.log_variance for q in own]))
         best[name] = dataclasses.replace(each[0], **changes)
@@ -262,14 +262,14 @@ def z_has_seen_the_last() -> Patch:
 
 @mutant(
     "vae",
-    "importance weights with log q of a variance half as large again as that of the draws",
+    "importance weights with log q of a variance larger than that of the draws, by 3 / sqrt(dimensions)",
     caught_by="recomputed_importance",
 )
 def weights_of_a_wider_q() -> Patch:
     def bad(self, noise):
-        wider = dataclasses.replace(self, log_variance=self.log_variance + math.log(1.5))
-        z, own = self.at(noise).double(), noise.double() / math.sqrt(1.5)
-        return 0.5 * (own.square() - z.square() + wider.log_variance.double()).flatten(1).sum(1)
+        ratio = 1 + 3 / math.sqrt(self.mean[0].numel())
+        z, own = self.at(noise).double(), noise.double() / math.sqrt(ratio)
+        return 0.5 * (own.square() - z.square() + self.log_variance.double() + math.log(ratio)).flatten(1).sum(1)
 
     return mock.patch.object(Posterior, "log_ratio", bad)
 

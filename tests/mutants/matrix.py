@@ -141,9 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     chosen = [m for m in MUTANTS if options.only in m.name]
     subjects = [name for name in SUBJECTS if not options.only or any(m.subject == name for m in chosen)]
-    # The n-grams first: they propose texts to the others. A sound subject trains what its mutants are scored with.
-    sound = _computed(audited.sound, [name for name in subjects if name == "ngram"], options)
-    sound |= _computed(audited.sound, [name for name in subjects if name != "ngram"], options)
+    # First, since a sound subject trains what its mutants are scored with.
+    sound = _computed(audited.sound, subjects, options)
     rows = _computed(audited.mutated, [m.name for m in chosen], options)
     if options.only:
         for name, row in rows.items():

@@ -13,19 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from baselines.vae import VAE
-from ltm.api import LikelihoodEstimate, Loss
+from ltm.api import Loss
 from ltm.latent import bounds
 from ltm.latent.model import LatentThoughtModel
 from ltm.latent.posterior import Posterior
 from ltm.rng import SequenceRng, seed_of
-
-HANDED = {field.name for field in dataclasses.fields(LikelihoodEstimate)} & {"q", "prior"}
-"""What this version of the contract lets an estimate hand over."""
-
-
-def handing(estimate: LikelihoodEstimate, **own: Any) -> LikelihoodEstimate:
-    """The estimate with its own q, and its own prior if that is not N(0, I)."""
-    return dataclasses.replace(estimate, **{name: value for name, value in own.items() if name in HANDED})
 
 
 class _OwnPosterior(LatentThoughtModel):
@@ -43,7 +35,7 @@ class _OwnPosterior(LatentThoughtModel):
         for name, bound, count in (("elbo", bounds.elbo, 1), ("importance_bound", bounds.importance_bound, 8)):
             if only in (None, name):
                 estimate = bound(batch.log_likelihood, q, batch.tokens_B, draws=count * draws, rng=batch.rng)
-                found[name] = handing(estimate, q=q)
+                found[name] = dataclasses.replace(estimate, q=q)
         return found
 
 
@@ -120,8 +112,8 @@ class OtherPrior(VAE):
             plain = bounds.elbo(batch.log_likelihood, q, batch.tokens_B, draws=draws, rng=batch.rng)
             reconstruction_B, kl_B = plain.terms["reconstruction"], _divergence(q, prior)
             terms = {"reconstruction": reconstruction_B, "-kl": -kl_B}
-            elbo = dataclasses.replace(plain, nats_B=reconstruction_B - kl_B, terms=terms)
-            found["elbo"] = handing(elbo, q=q, prior=prior)
+            nats_B = reconstruction_B - kl_B
+            found["elbo"] = dataclasses.replace(plain, nats_B=nats_B, terms=terms, q=q, prior=prior)
         if only in (None, "importance_bound"):
 
             def log_weight(noise):
@@ -130,7 +122,7 @@ class OtherPrior(VAE):
 
             log_w_KB = bounds._draw(log_weight, q, 8 * draws, batch.rng, "importance_bound")
             bound = bounds.log_mean_exp(log_w_KB, batch.tokens_B)
-            found["importance_bound"] = handing(bound, q=q, prior=prior)
+            found["importance_bound"] = dataclasses.replace(bound, q=q, prior=prior)
         return found
 
     def latents_after(self, tokens_BL, rng, *, weights_BL, draws, before=None):

@@ -11,14 +11,20 @@ OF_FAMILIES = ("next_token_mass", "decoder_mass", "continuation_mass", "prequent
 """What latent models share with their families, whose test asks these."""
 
 
+def family(name: str) -> str:
+    return sound.SOUND[name][1] if name in sound.SOUND else "ar"
+
+
 def refuted(name: str, seed: int, checks: list[str]) -> list[tuple[str, str]]:
-    latent = name in sound.SOUND and sound.SOUND[name][1] in ("ltm", "vae")
-    asked = [c for c in checks if not (latent and c in OF_FAMILIES)]
+    asked = [c for c in checks if not (family(name) in ("ltm", "vae") and c in OF_FAMILIES)]
     return [(found.name, found.detail) for found in sound.refuted(name, seed, asked)]
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("name", [*sound.SOUND, sound.STRIDES])
+@pytest.mark.parametrize(
+    ("name", "seed"),
+    # Models that fit q take longest, and get one seed here.
+    [(name, seed) for name in (*sound.SOUND, sound.STRIDES) for seed in (1, 2) if seed == 1 or family(name) != "ltm"],
+)
 def test_a_sound_model_is_not_refuted(name, seed):
     assert not refuted(name, seed, [check for check in CHECKS if check not in NEEDS_MINI])
 
