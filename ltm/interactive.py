@@ -145,6 +145,7 @@ class Model:
         """
         from ltm.api import Sampling
         from ltm.errors import UserError
+        from ltm.evaluation.rows import decoded
         from ltm.rng import SequenceRng, seed_of
 
         tokenizer = self.loaded.tokenizer
@@ -160,8 +161,7 @@ class Model:
         except ValueError as error:
             raise UserError(f"{self.loaded.name}: {error}") from error
         new = [token for token in generated.tokens[0] if token != tokenizer.eos_id]
-        before, whole = tokenizer.decode(given), tokenizer.decode([*given, *new])
-        return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(new)
+        return decoded(tokenizer, given, new)[1]
 
 
 class _Kept(dict[str, Any]):

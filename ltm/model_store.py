@@ -74,7 +74,7 @@ def training_advice(name: str) -> str:
     if cls.learns_by_counting:
         return (
             f"{command}which costs no FLOPs to speak of, since it counts: about {duration(tokens / 3e5)} at 300,000 "
-            "tokens a second; or name weights with --checkpoint"
+            "tokens per second; or name weights with --checkpoint"
         )
     flops, paper = tokens * cost.train_flops_per_token, tokens * cost.paper_train_flops_per_token
     return (

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm.errors import UserError
-from ltm.result import Identity, Interval, Metric, Result
+from ltm.result import Identity, Interval, Metric, Result, result_path
 from tasks.kinds import Measurement
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ltm.statistics import Measured
     from tasks.catalog import TaskEntry
 
+NO_FIGURE = "no figure without matplotlib: pip install 'latent-thought-bench[plots]', then delete the result and repeat"
 SUSPICIOUS_NATS = 2.0
 """A likelihood below this many nats per GPT-2 token is too good to be true."""
 
@@ -113,3 +115,16 @@ def too_good(result: Result) -> str | None:
                 "not seen this text"
             )
     return None
+
+
+def write_figure(figure: Any, *, title: str, key: str, output: Path) -> str:
+    """Write a matplotlib figure as SVG next to the result of that key; return a sentence that says where.
+
+    Args:
+        title: `MODEL on TASK`.
+    """
+    model, _, task = title.partition(" on ")
+    path = result_path(output, model=model, task=task, key=key).with_suffix(".svg")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+    return f"figure written to {path}"

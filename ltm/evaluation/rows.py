@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ltm.api import Sampling
+from ltm.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,3 +106,9 @@ def greedy(row: Row) -> Prompt:
         sampling=Sampling(temperature=0),
         index=row.index,
     )
+
+
+def decoded(tokenizer: Tokenizer, prompt: Sequence[int], new: Sequence[int]) -> tuple[str, str]:
+    """Decode a prompt and the new text; a character that spans both goes to the new text where possible."""
+    before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *new])
+    return before, whole[len(before) :] if whole.startswith(before) else tokenizer.decode(new)

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltm.result import result_path
+from tasks import results
 from tasks.audit.checks.evidence import power_curve
 
 if TYPE_CHECKING:
@@ -21,9 +21,7 @@ def draw(audit: Audit, *, title: str, key: str, output: Path) -> str:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        return (
-            "no figure without matplotlib: pip install 'latent-thought-bench[plots]', then delete the result and repeat"
-        )
+        return results.NO_FIGURE
     figure = Figure(figsize=(12.6, 3.6), layout="constrained")
     running, claimed, power = figure.subplots(1, 3)
     parts = [(audit.claims, "")]
@@ -41,11 +39,7 @@ def draw(audit: Audit, *, title: str, key: str, output: Path) -> str:
     for axis in (running, claimed, power):
         axis.grid(alpha=0.3)
     figure.suptitle(f"{title}: {audit.subject}, {audit.source.spec}", fontsize=10)
-    model, _, task = title.partition(" on ")
-    path = result_path(output, model=model, task=task, key=key).with_suffix(".svg")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
-    return f"figure written to {path}"
+    return results.write_figure(figure, title=title, key=key, output=output)
 
 
 def _running(axis: Any, parts: list[tuple[Claims, str]]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ltm.result import result_path
+from tasks import results
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,9 +21,7 @@ def draw(curves: Mapping[str, Sequence[Point]], length: int, *, title: str, key:
         from matplotlib.figure import Figure
         from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
     except ImportError:
-        return (
-            "no figure without matplotlib: pip install 'latent-thought-bench[plots]', then delete the result and repeat"
-        )
+        return results.NO_FIGURE
     panels = [(by, by, points) for by, points in curves.items()]
     if "steps" in curves:
         panels.insert(1, ("steps", "FLOPs", curves["steps"]))
@@ -49,11 +47,7 @@ def draw(curves: Mapping[str, Sequence[Point]], length: int, *, title: str, key:
     axes[0].set_ylabel("nats per token ± SE over blocks")
     axes[0].legend()
     figure.suptitle(f"{title}: upper bounds, fresh noise")
-    model, _, task = title.partition(" on ")
-    path = result_path(output, model=model, task=task, key=key).with_suffix(".svg")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
-    return f"figure written to {path}"
+    return results.write_figure(figure, title=title, key=key, output=output)
 
 
 def _mean(nats_N: Tensor) -> float:

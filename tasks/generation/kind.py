@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from ltm.harness import HarnessModel
     from ltm.result import Identity, Metric, Result
-    from ltm.tokenizer import Tokenizer
     from tasks.catalog import TaskEntry
     from tasks.options import EvalOptions
 
@@ -119,17 +118,17 @@ class Generation(Task):
         Raises:
             UserError: the corpus has too few passages; prompt and new tokens do not fit the model.
         """
+        from ltm.evaluation.rows import decoded
+
         tokenizer, human = model.loaded.tokenizer, self._passages(model)
         alike, others = human[: self.samples], human[self.samples : 2 * self.samples]
         prompts = [row[: self.prompt_tokens].tolist() for row in alike] if self.prompt_tokens else None
         made = self._generate(model, prompts or [[]] * self.samples)
         eos = tokenizer.eos_id
         ids = [[token for token in record["tokens"] if token != eos] for record in made]
-        written = [
-            _decoded(tokenizer, prompt, new) for prompt, new in zip(prompts or [[]] * len(ids), ids, strict=True)
-        ]
+        written = [decoded(tokenizer, prompt, new) for prompt, new in zip(prompts or [[]] * len(ids), ids, strict=True)]
         gold = [(row[: self.prompt_tokens].tolist(), row[self.prompt_tokens :].tolist()) for row in alike]
-        human_written = [_decoded(tokenizer, *pair) for pair in gold]
+        human_written = [decoded(tokenizer, *pair) for pair in gold]
         metrics = generation_metrics.text_metrics(ids)
         metrics.append(generation_metrics.evaluations([record["network_evaluations"] for record in made]))
         if len(gold) > 1:
@@ -151,7 +150,7 @@ class Generation(Task):
             more, note = gen_perplexity.gen_ppl(self.entry.name, scorer, model, written, human_written, records)
             metrics, notes = metrics + more, notes + note
         if self.featuriser is not None:
-            reference = [prompt + text for prompt, text in (_decoded(tokenizer, [], row.tolist()) for row in others)]
+            reference = [prompt + text for prompt, text in (decoded(tokenizer, [], row.tolist()) for row in others)]
             metrics += mauve.compare(self.featuriser.model(self.options), written, human_written, reference)
         return Measurement(
             metrics=tuple(metrics),
@@ -266,9 +265,3 @@ def _signature(helper: HarnessModel) -> str:
         "tokenizer": info["tokenizer"]["fingerprint"],
     }
     return ", ".join([helper.loaded.name, *(f"{what} {digest[:12]}" for what, digest in digests.items())])
-
-
-def _decoded(tokenizer: Tokenizer, prompt: Sequence[int], new: Sequence[int]) -> tuple[str, str]:
-    """Decode a prompt and the new text; a character that spans both goes to the new text where possible."""
-    before, whole = tokenizer.decode(prompt), tokenizer.decode([*prompt, *new])
-    return before, whole[len(before) :] if whole.startswith(before) else tokenizer.decode(new)
