@@ -6,6 +6,7 @@ import copy
 import math
 import pickle
 import random
+import re
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ import torch
 from lm_eval.api.instance import Instance
 
 from ltm import tokenizer
-from ltm.data.separated_text import SeparatedText, streams
+from ltm.data.separated_text import SeparatedText, check_round_trip, streams
+from ltm.errors import UserError
 from ltm.harness import HarnessModel
 from tests.support.harness_models import Bigram, BigramConfig, NoisyBigram, loaded
 
@@ -84,3 +86,29 @@ def test_the_two_protocols_have_their_own_answers_and_the_same_noise():
     plain, separated, single, again = harness.loglikelihood_rolling(requests)
     assert (plain.tokens, separated.tokens) == (4, 5) and plain != separated
     assert plain == single == again
+
+
+class Lossy:
+    """A tokenizer of characters that shortens runs of spaces, or puts one before a text."""
+
+    name, eos_id = "lossy", 0
+
+    def __init__(self, before: str = "", shorten: bool = False):
+        self.before, self.shorten = before, shorten
+
+    def decode(self, ids):
+        """The text that is left."""
+        text = self.before + "".join(map(chr, ids))
+        return re.sub(" +", " ", text) if self.shorten else text
+
+
+def test_texts_that_their_tokens_do_not_give_back_are_refused():
+    ids = np.array([ord(c) for c in "a  b"], np.int32)
+    check_round_trip(Lossy(), "a  b", ids)
+    check_round_trip(Lossy(before=" "), "a  b", ids)
+    with pytest.raises(UserError, match="lossy does not give the text back: at character 2 expected ' b', found 'b'"):
+        check_round_trip(Lossy(shorten=True), "a  b", ids)
+    separated = SeparatedText(["a ", " b"])
+    check_round_trip(Lossy(), separated, np.array([97, 32, 0, 32, 98], np.int32))
+    with pytest.raises(UserError, match="does not give the text back"):
+        check_round_trip(Lossy(shorten=True), separated, np.array([97, 32, 0, 32, 98], np.int32))
