@@ -12,9 +12,8 @@ from ltm.errors import UserError
 from ltm.files import check_writable
 from ltm.progress import say
 from ltm.result import Identity, Result, read_result, result_path, write_result
-from tasks import catalog, results
+from tasks import catalog, models, results
 from tasks.kinds import Task, kind
-from tasks.models import open_model
 from tasks.options import EvalOptions
 from tasks.provenance import provenance
 
@@ -61,7 +60,7 @@ class Evaluation:
         """
         made = []
         for name, place in self.places.items():
-            model = open_model(name, place, self.options)
+            model = models.open_model(name, place, self.options)
             if model.loaded.info["training"].get("complete") is False:
                 say(f"{name}: warning: its training was not finished, as its results will say")
             made += [(task, self._evaluate(model, task, command)) for task in self.tasks]
