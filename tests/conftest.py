@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import socket
 
+import hypothesis
 import pytest
 import torch
 
 torch.set_num_threads(1)
+# The same examples every time, and none left behind; no deadline, since a busy machine is no fault.
+hypothesis.settings.register_profile("suite", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(autouse=True)

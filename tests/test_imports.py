@@ -37,6 +37,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("known_sources", "nn"),
         ("api", "registry", "result", "result_schema"),
         ("tokenizer", "files", "config", "devices", "statistics"),
+        ("untrusted",),
         ("rng", "hub", "progress", "errors"),
     ),
     "baselines": (
