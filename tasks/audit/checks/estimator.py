@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 TEXTS, TOKENS = 2, 32
 """Beginnings of real text for which bounds are recomputed, and their length."""
-NOISES = 64
+NOISES = 32
 """Independent noises under which each is fitted, scored and recomputed. What a bound adds to a text for its latents
 stands out more in many short texts than in few long ones at the same cost."""
 ERRORS = 4.0

@@ -19,7 +19,7 @@ from ltm.latent.base import LatentModel
 from ltm.rng import SequenceRng, seed_of
 from tasks.audit.checks.check import CheckResult, beyond
 from tasks.audit.checks.evidence import STANDARD_ERRORS
-from tasks.audit.checks.mass import averages, joined, summed
+from tasks.audit.checks.mass import averages, joined, part_of, summed
 
 if TYPE_CHECKING:
     from ltm.harness import HarnessModel
@@ -32,6 +32,8 @@ RANDOM_TOKENS = 1536
 """Budget for random next tokens: 1536 // (context + 1) of them per context."""
 PLACES = 32
 """Context lengths, spread over a block, at which a few next tokens are scored."""
+FITTED_PLACES = 8
+"""The same where each token needs a fit of its own; `decoder_mass` has the other places."""
 TOKENS_PER_PLACE = 4
 """Next tokens scored at each of these places: the true one and random ones."""
 FREQUENT_PER_PLACE = 12
@@ -40,6 +42,8 @@ NOISES = 5
 """Noises under which an averaged claim is scored."""
 MORE_NOISES = 64
 """Budget for further noises: 64 // (context + 1) of them, since a text of few tokens has few masks to average over."""
+ENOUGH_NOISES = 3
+"""Claims that are equal under this many are taken to involve no noise."""
 TOKENS_AT_ONCE = 16384
 """Most tokens per batch."""
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-4}
@@ -67,7 +71,8 @@ def next_token_mass(model: HarnessModel, tokens: Sequence[int]) -> list[CheckRes
     most = min(len(tokens), reader.block_length) - 1
     fitted = isinstance(reader, LatentModel)
     frequent = [] if fitted else _frequent(tokens, outputs)[:FREQUENT_PER_PLACE]
-    queries = {length: _few(tokens, length, outputs, frequent) for length in _places(most)}
+    places = _places(most)[: FITTED_PLACES if fitted else PLACES]
+    queries = {length: _few(tokens, length, outputs, frequent) for length in places}
     # A whole block before every token is expensive, and leaves too few random tokens to stand for the others.
     for length in {min(length, most) for length in (0, 1, 5, 24, *([most] if everything else []))}:
         # Some claims about a single token are the same under any noise; a sum of many that are not says little.
@@ -75,10 +80,11 @@ def next_token_mass(model: HarnessModel, tokens: Sequence[int]) -> list[CheckRes
         wanted, known = (list(range(outputs)), outputs) if whole else _some(tokens, length, outputs)
         # `decoder_mass` sees all tokens of a latent model; here each token needs a fit of its own.
         queries[length] = (wanted[:known] if fitted else wanted), known
-    slip = _slip(model)
+    slip, averaged = _slip(model), {bool(length): averages(reader, length) for length in (0, min(1, most))}
     worst: dict[str, CheckResult] = {}
     for length, (wanted, known) in queries.items():
-        for which, noises in _next(model, [[*tokens[:length], token] for token in wanted]).items():
+        rows = [[*tokens[:length], token] for token in wanted]
+        for which, noises in _next(model, rows, averaged=averaged[bool(length)]).items():
             result = _next_mass(
                 "next_token_mass",
                 which,
@@ -106,15 +112,19 @@ def decoder_mass(model: HarnessModel, tokens: Sequence[int]) -> list[CheckResult
     """Sum a latent model's p(next token | z), which all its claims are made of; it must be 1. Empty for other models.
 
     In a bound, the KL would hide a small excess. z is drawn from N(0, I); nothing is inferred. As in `next_token_mass`,
-    vocabularies of more than `EXHAUSTIVE_VOCABULARY` tokens are sampled.
+    a few tokens are scored at places all over a block, and vocabularies of more than `EXHAUSTIVE_VOCABULARY` tokens
+    are sampled.
     """
     reader = model.loaded.model
     if not isinstance(reader, LatentModel):
         return []
     outputs, most = reader.vocab_size - 1, min(len(tokens), reader.block_length) - 1
-    everything, results = outputs <= EXHAUSTIVE_VOCABULARY, []
-    for length in sorted({min(length, most) for length in (0, 5, *([most] if everything else [24]))}):
-        wanted, known = (list(range(outputs)), outputs) if everything else _some(tokens, length, outputs)
+    frequent = _frequent(tokens, outputs)[:FREQUENT_PER_PLACE]
+    queries, results = {length: _few(tokens, length, outputs, frequent) for length in _places(most)[:PLACES]}, []
+    for length in {min(length, most) for length in (0, 5, 24)}:
+        everything = outputs <= EXHAUSTIVE_VOCABULARY
+        queries[length] = (list(range(outputs)), outputs) if everything else _some(tokens, length, outputs)
+    for length, (wanted, known) in queries.items():
         rows_NL = torch.tensor([[*tokens[:length], token] for token in wanted], device=model.device)
         stream = SequenceRng(model.runner.seed, [length]).stream("decoder mass")
         z_1YGD = stream.normal(*reader.latent_shape, dtype=next(reader.parameters()).dtype, device=model.device)
@@ -142,7 +152,7 @@ def _places(most: int) -> list[int]:
     """Return context lengths: those around powers of two, where internal chunks may end, and random others."""
     ends = {2**k + off for k in range(3, most.bit_length()) for off in (-1, 0)}
     others = torch.randperm(most + 1, generator=torch.Generator().manual_seed(0)).tolist()
-    return list(dict.fromkeys([*(end for end in sorted(ends) if end <= most), *others]))[:PLACES]
+    return list(dict.fromkeys([*(end for end in sorted(ends) if end <= most), *others]))
 
 
 def _few(tokens: Sequence[int], at: int, outputs: int, frequent: Sequence[int]) -> tuple[list[int], int]:
@@ -166,35 +176,40 @@ def _some(tokens: Sequence[int], at: int, outputs: int) -> tuple[list[int], int]
     return [*known, *others[: RANDOM_TOKENS // (at + 1)]], len(known)
 
 
-def _next(model: HarnessModel, rows: Sequence[Sequence[int]]) -> dict[str, list[LikelihoodEstimate]]:
+def _next(model: HarnessModel, rows: Sequence[Sequence[int]], *, averaged: bool) -> dict[str, list[LikelihoodEstimate]]:
     """Return the claims about the last token of each row given those before; averaged claims under several noises."""
     reader, rows_NL = model.loaded.model, torch.tensor(rows, device=model.device)
-    length = rows_NL.shape[1] - 1
-    averaged = averages(reader, length)
+    count, length = len(rows_NL), rows_NL.shape[1] - 1
 
-    def claims(seed: int, only: str | None) -> dict[str, LikelihoodEstimate]:
+    def claims(only: str | None, noises: range) -> dict[str, LikelihoodEstimate]:
+        # All rows share one noise, as in one predictor; not for averages, whose errors would then add up.
+        rows_KL = rows_NL.repeat(len(noises), 1)
+        indices = [noise * count + row if averaged else length for noise in noises for row in range(count)]
         estimates: dict[str, LikelihoodEstimate] = {}
-        first = 0
-        for part_NL in rows_NL.split(max(1, TOKENS_AT_ONCE // (length + 1))):
-            # All rows share one noise, as in one predictor; not for averages, whose errors would then add up.
-            indices = range(first, first + len(part_NL)) if averaged else [length] * len(part_NL)
+        size = max(1, TOKENS_AT_ONCE // (length + 1))
+        for start in range(0, len(rows_KL), size):
+            rng = SequenceRng(model.runner.seed, indices[start : start + size])
             with torch.no_grad():
                 part = reader.log_likelihoods(
-                    part_NL, context=length, rng=SequenceRng(seed, indices), draws=2 if length else None, only=only
+                    rows_KL[start : start + size], context=length, rng=rng, draws=2 if length else None, only=only
                 )
             estimates = {which: joined(estimates.get(which), estimate) for which, estimate in part.items()}
-            first += len(part_NL)
         return estimates
 
-    noises = {which: [estimate] for which, estimate in claims(model.runner.seed, None).items()}
-    for which in [which for which, (estimate,) in noises.items() if estimate.averaged]:
-        repeats = noises[which]
-        for noise in range(1, NOISES + min(MORE_NOISES // (length + 1), 2 * TOKENS_AT_ONCE // rows_NL.numel())):
-            # A single token may involve no noise at all.
-            if len(repeats) > 2 and all(torch.equal(repeats[0].nats_B, other.nats_B) for other in repeats[1:]):
-                break
-            repeats.append(claims(seed_of(model.runner.seed, noise), which)[which])
-    return noises
+    def repeated(which: str, noises: range) -> list[LikelihoodEstimate]:
+        estimate = claims(which, noises)[which] if noises else None
+        return [part_of(estimate, slice(k * count, (k + 1) * count)) for k in range(len(noises))] if estimate else []
+
+    found = {which: [estimate] for which, estimate in claims(None, range(1)).items()}
+    for which, noises in found.items():
+        if not noises[0].averaged:
+            continue
+        noises += repeated(which, range(1, ENOUGH_NOISES))
+        # A single token may involve no noise at all.
+        if not all(torch.equal(noises[0].nats_B, other.nats_B) for other in noises[1:]):
+            most = NOISES + min(MORE_NOISES // (length + 1), 2 * TOKENS_AT_ONCE // rows_NL.numel())
+            noises += repeated(which, range(ENOUGH_NOISES, most))
+    return found
 
 
 def _next_mass(
