@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import tracemalloc
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow
@@ -44,13 +45,13 @@ def zstd(data: bytes) -> bytes:
     return bytes(pyarrow.compress(data, codec="zstd", asbytes=True))
 
 
-def parquet(**columns: list[object]) -> bytes:
+def parquet(**columns: Sequence[object]) -> bytes:
     out = io.BytesIO()
     pyarrow.parquet.write_table(pyarrow.table(columns), out)
     return out.getvalue()
 
 
-PACK = {"": bytes, ".xz": lzma.compress, ".gz": gzip.compress, ".zst": zstd}
+PACK: dict[str, Callable[[bytes], bytes]] = {"": bytes, ".xz": lzma.compress, ".gz": gzip.compress, ".zst": zstd}
 
 
 @pytest.mark.parametrize("suffix", PACK)
@@ -122,7 +123,7 @@ def test_files_of_rows_give_one_text(tmp_path: Path) -> None:
         f"id{mark}text\n" + "".join('{}{}"{}"\n'.format(n, mark, t.replace('"', '""')) for n, t in enumerate(texts))
         for mark in ",\t"
     )
-    files = {
+    files: dict[str, bytes | str] = {
         "a.jsonl": lines,
         "a.ndjson": lines,
         "a.JSON": lines,
