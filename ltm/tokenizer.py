@@ -20,6 +20,7 @@ from ltm import hub
 from ltm.config import canonical_json
 from ltm.errors import UserError, did_you_mean
 from ltm.files import data_directory, write_atomically
+from ltm.untrusted import regular_files
 
 EOS = "<|endoftext|>"
 FILE = "tokenizer.json"
@@ -246,9 +247,9 @@ def _read_gpt2(files: Sequence[Path]) -> Tokenizer:
     content = {}
     for file in files:
         try:
-            content[file.name] = file.read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read {file}, which the gpt2 tokenizer needs: {error.strerror or error}") from error
+            content[file.name] = regular_files.read_bytes(file, most=16 << 20)
+        except UserError as error:
+            raise UserError(f"{error}; the gpt2 tokenizer needs it") from error
         if (actual := hashlib.sha256(content[file.name]).hexdigest()) != _GPT2_SHA256[file.name]:
             raise UserError(
                 f"{file} is not GPT-2's: expected sha256 {_GPT2_SHA256[file.name]}, found {actual}; "

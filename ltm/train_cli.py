@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from ltm.data.reading import Reading, add_reading_options
 from ltm.errors import run_command
 from ltm.training.processes import is_lead
 from ltm.training.run import train_preset
@@ -35,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         "--data-dir",
         metavar="DIR",
         type=Path,
-        help="corpora as CORPUS/SPLIT.{txt,jsonl}[.xz|.gz|.zst]; default: $LTM_DATA_DIR",
+        help="corpora as CORPUS/SPLIT.{txt,jsonl,csv,parquet}[.xz|.gz|.zst]; default: $LTM_DATA_DIR",
     )
     p.add_argument("--tokenizer", metavar="NAME", help="gpt2, bpe-N or bytes; default: the preset's")
     p.add_argument("--output", metavar="DIR", type=Path, help="default: $LTM_HOME/models/NAME")
@@ -49,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
         help="a setting of the model (posterior.steps=32, kl_warmup=0.3) or of the recipe (training.lr=1e-3)",
     )
     p.add_argument("--fresh", action="store_true", help="delete the run that --output holds and start over")
+    add_reading_options(p)
     return p
 
 
@@ -64,6 +66,7 @@ def _main(options: argparse.Namespace) -> int:
         split=options.split,
         budget=options.budget,
         data_dir=options.data_dir,
+        reading=Reading.among(vars(options)),
         tokenizer_name=options.tokenizer,
         output=options.output,
         seed=options.seed,

@@ -11,7 +11,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from ltm import registry
-from ltm.data.local_files import stem
+from ltm.data.local_files import label
 from ltm.errors import UserError, did_you_mean
 
 DIRECTORY = Path(__file__).parent
@@ -101,11 +101,11 @@ def read(name: str) -> TaskEntry:
     """Read the task of that full name; `text:PATH` is the perplexity of a file.
 
     Raises:
-        UserError: the file is missing, or is not a text file.
+        UserError: the file is missing.
     """
     if name.startswith(FILE):
         path = Path(name.removeprefix(FILE)).expanduser()
-        full = f"text_{stem(path)}"
+        full = f"text_{label(path)}"
         return TaskEntry(name=full, version=1.0, kind="perplexity", corpus=full, split="all", path=path)
     settings = _settings(files()[name])
     data = settings.get("dataset_kwargs", {})

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ltm.data.reading import add_reading_options
 from ltm.errors import UserError, run_command
 
 EPILOG = """examples:
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
         "--tasks",
         required=True,
         metavar="T[,U]",
-        help="short names such as ptb,wikitext,pydocs, full names (ltm_ptb), or text:PATH for any .txt or .jsonl file",
+        help="short names such as ptb,wikitext,pydocs, full names (ltm_ptb), or text:PATH for a file of yours",
     )
     p.add_argument(
         "--checkpoint", metavar="DIR", help="weights of the model, if there is only one; default: $LTM_HOME/models/NAME"
@@ -65,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FIELD=VALUE",
         help="override a setting of the model, such as posterior.steps=32",
     )
+    add_reading_options(p)
     text = p.add_argument_group("perplexity")
     text.add_argument(
         "--headline-only",
@@ -148,10 +150,32 @@ def _main(parsed: argparse.Namespace, arguments: Sequence[str] | None) -> int:
 
 
 def _listed(text: str, option: str) -> list[str]:
-    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    """Cut names at commas, but not within the path of a file or directory that exists."""
+    parts = text.split(",")
+    names: dict[str, None] = {}
+    while parts:
+        ends = [end for end in range(2, len(parts) + 1) if _is_path(",".join(parts[:end]))]
+        taken = max(ends, default=1)
+        if name := ",".join(parts[:taken]).strip():
+            names[name] = None
+        if name.startswith("text:") and len(parts) > taken and not _is_path(name):
+            raise UserError(
+                f"{option}: {name.removeprefix('text:')}: no such file, nor is there one called "
+                f"{','.join(parts).removeprefix('text:')!r} (commas separate names, except in the path of a file that "
+                "is there)"
+            )
+        del parts[:taken]
     if not names:
         raise UserError(f"{option}: expected one or more names, separated by commas, found {text!r}")
-    return names
+    return list(names)
+
+
+def _is_path(name: str) -> bool:
+    place = Path(name.strip().removeprefix("text:")).expanduser()
+    try:
+        return place.exists() if name.strip().startswith("text:") else place.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def _quieten() -> None:

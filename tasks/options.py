@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ltm.config import whole_number
+from ltm.data.reading import Reading
 from ltm.devices import check_device, check_dtype
 from ltm.errors import UserError
 
@@ -39,6 +40,9 @@ class EvalOptions:
 
     output: Path = Path("results")
     data_dir: Path | None = None
+    max_bytes: int | str | None = None
+    newlines: str = "kept"
+    text_column: str | None = None
     seed: int = 0
     draws: int | None = None
     batch_size: int | str = "auto"
@@ -63,7 +67,13 @@ class EvalOptions:
     controls: str | None = None
     limit_problems: int | None = None
 
+    @property
+    def reading(self) -> Reading:
+        """How text files are read."""
+        return Reading(max_bytes=self.max_bytes, newlines=self.newlines, text_column=self.text_column)
+
     def __post_init__(self) -> None:
+        _ = self.reading  # checks its options
         check_dtype(self.dtype)
         if self.device is not None:
             check_device(self.device)

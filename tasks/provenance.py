@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ltm.devices import device_name
+from ltm.untrusted.display import printable
 
 PACKAGES = ("latent-thought-bench", "torch", "numpy", "scipy", "tokenizers", "lm-eval", "datasets")
 """Packages whose versions are recorded."""
@@ -33,7 +34,7 @@ def provenance(command: str, device: str, *, seconds: float, tokens: int, matmul
     return {
         "commit": commit,
         "dirty": dirty,
-        "command": command,
+        "command": printable(command),
         "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
         "device": device_name(device),
         **({} if matmul is None else {"matmul": matmul}),

@@ -6,6 +6,7 @@ Hugging Face hub for the corpora of `ltm.data.corpus_table`.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from collections.abc import Mapping
@@ -13,19 +14,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm import files, hub, registry
-from ltm.data import local_files
+from ltm.data import local_files, rows
 from ltm.data.corpus_table import KNOWN, HubSource, KnownCorpus
+from ltm.data.reading import AS_IT_IS, Reading
 from ltm.data.split import Split
 from ltm.errors import UserError, did_you_mean
+from ltm.untrusted.display import printable
 
 if TYPE_CHECKING:
     from ltm.known_sources.base import KnownSource
 
 
-def load(corpus: str, split: str, *, data_dir: Path | None = None) -> Split:
+def load(corpus: str, split: str, *, data_dir: Path | None = None, reading: Reading = AS_IT_IS) -> Split:
     """Load a split by name; `data_dir` is the local directory of corpora, $LTM_DATA_DIR when None.
 
-    A known source takes settings after its name: `topics:length=64,words=32` (`ltm.known_sources.base`).
+    `reading` is for local files; its column, for corpora that are not in the table. A known source takes settings after
+    its name: `topics:length=64,words=32` (`ltm.known_sources.base`).
 
     Raises:
         UserError: unknown corpus or split, or text that cannot be found or read; the message says how to fix it.
@@ -46,8 +50,11 @@ def load(corpus: str, split: str, *, data_dir: Path | None = None) -> Split:
     known = KNOWN.get(corpus, KnownCorpus())
     directory = files.data_directory(data_dir)
     if directory and (file := local_files.find(directory, corpus, split)):
-        documents, unit = local_files.read(file, known)
-        source: dict[str, Any] = {"kind": "local", "file": file.relative_to(directory).as_posix()}
+        if corpus in KNOWN:
+            reading = dataclasses.replace(reading, text_column=None)
+        found = local_files.read(file, known, reading)
+        documents, unit = found.documents, found.unit
+        source: dict[str, Any] = {"kind": "local", "file": file.relative_to(directory).as_posix(), **found.source}
     elif known.hub and split in known.hub.files:
         documents, source = _from_hub(corpus, split, known, known.hub, directory)
         unit = known.unit
@@ -56,17 +63,19 @@ def load(corpus: str, split: str, *, data_dir: Path | None = None) -> Split:
     return Split.of(corpus, split, documents, unit=unit, detokenizer=known.detokenizer, source=source)
 
 
-def load_file(file: Path) -> Split:
-    """Load a local .txt or .jsonl file, plain or compressed, as the split `all` of a corpus `text_<stem>`.
+def load_file(file: Path, *, reading: Reading = AS_IT_IS) -> Split:
+    """Load a local file as the split `all` of a corpus `text_<label>` (`ltm.data.local_files.label`).
 
-    Documents are lines of a .txt file and rows of a .jsonl file, as in a directory of corpora; nothing is detokenised.
+    Documents are the rows of a file of rows (.jsonl, .json, .csv, .tsv, .parquet) and the lines of any other; nothing
+    is detokenised. A pipe is read once, to its end.
 
     Raises:
-        UserError: no such file, another kind of file, no text in it, or text that cannot be read.
+        UserError: no such file, no text in it, or text that cannot be read.
     """
-    stem = local_files.stem(file)
-    documents, unit = local_files.read(file, KnownCorpus())
-    return Split.of(f"text_{stem}", "all", documents, unit=unit, source={"kind": "file", "file": file.name})
+    label = local_files.label(file)
+    found = local_files.read(file, KnownCorpus(), reading, named=True)
+    source = {"kind": "file", "file": printable(file.name, keep=frozenset()), **found.source}
+    return Split.of(f"text_{label}", "all", found.documents, unit=found.unit, source=source)
 
 
 def available(data_dir: Path | None = None) -> dict[str, list[str]]:
@@ -110,15 +119,10 @@ def _from_hub(
             f"the hub data set {source.repository} ({pattern}) gave nothing: {error}. "
             f"Remedy: put the file there, or run once where the hub can be reached"
         ) from error
-    import pyarrow.parquet
-
+    columns = rows.Columns(choices=(known.fields,))
     documents: list[str] = []
     for file in snapshot.files:
-        columns = pyarrow.parquet.read_schema(file).names
-        if missing := [name for name in known.fields if name not in columns]:
-            raise UserError(f"{file}: expected the fields {', '.join(missing)}, found {', '.join(columns)}")
-        rows = pyarrow.parquet.read_table(file, columns=list(known.fields)).to_pylist()
-        documents += [known.as_in_file("\n".join(row[name] for name in known.fields)) for row in rows]
+        documents += map(known.as_in_file, rows.of_parquet(file, columns, str(file), within=None))
     part = source.rows.get(split)
     return documents[slice(*part)] if part else documents, {
         "kind": "hub",

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltm.data.reading import AS_IT_IS, Reading
 from ltm.devices import check_device
 from ltm.errors import UserError
 from ltm.files import check_writable
@@ -27,6 +28,7 @@ def train_preset(
     split: str = "train",
     budget: str | None = None,
     data_dir: Path | None = None,
+    reading: Reading = AS_IT_IS,
     tokenizer_name: str | None = None,
     output: Path | None = None,
     seed: int | None = None,
@@ -52,6 +54,7 @@ def train_preset(
         corpus=corpus,
         split=split,
         data_dir=data_dir,
+        reading=reading,
         tokenizer_name=tokenizer_name or preset.tokenizer,
         output=output or home() / "models" / name,
         device=device,
@@ -70,6 +73,7 @@ def train_model(
     output: Path,
     split: str = "train",
     data_dir: Path | None = None,
+    reading: Reading = AS_IT_IS,
     device: str = "cpu",
     fresh: bool = False,
 ) -> Path:
@@ -92,7 +96,7 @@ def train_model(
     from ltm.training.counting import train_by_counting
     from ltm.training.loop import train
 
-    text = corpora.load(corpus, split, data_dir=data_dir)
+    text = corpora.load(corpus, split, data_dir=data_dir, reading=reading)
     tokenizer = tokenizers.build(tokenizer_name, documents=text.texts(), data_dir=data_dir)
     model_config = dataclasses.replace(model_config, vocab_size=tokenizer.vocab_size)
     # The weights' own generator: torch's global one is forked, seeded and put back.

@@ -22,11 +22,12 @@ _KINDS = {
 
 
 @contextmanager
-def opened(path: Path, *, most: int | None = None) -> Iterator[IO[bytes]]:
+def opened(path: Path, *, most: int | None = None, streams: bool = False) -> Iterator[IO[bytes]]:
     """Open a regular file for reading; links to one are followed.
 
     Args:
         most: its largest size in bytes.
+        streams: pipes and devices may be read too, since the user named this very path.
 
     Raises:
         UserError: there is none, it cannot be read, is something else, or is larger.
@@ -40,7 +41,11 @@ def opened(path: Path, *, most: int | None = None) -> Iterator[IO[bytes]]:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from None
     found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode):
+    if streams and (stat.S_ISFIFO(found.st_mode) or stat.S_ISCHR(found.st_mode)):
+        # A pipe into which nobody writes is at its end, and all others wait for their writer.
+        if hasattr(os, "O_NONBLOCK"):
+            os.set_blocking(descriptor, True)
+    elif not stat.S_ISREG(found.st_mode):
         os.close(descriptor)
         raise UserError(f"{name}: expected a file, found {_KINDS.get(stat.S_IFMT(found.st_mode), 'something else')}")
     with open(descriptor, "rb") as file:

@@ -48,7 +48,9 @@ class AuditTask(Task):
 
         super().__init__(entry, options)
         self.source = from_settings(entry.corpus)
-        self.split = corpora.load(entry.settings["metadata"]["text"], "validation", data_dir=options.data_dir)
+        self.split = corpora.load(
+            entry.settings["metadata"]["text"], "validation", data_dir=options.data_dir, reading=options.reading
+        )
         self.proposal = None if options.proposal is None else find_helper("--proposal", options.proposal)
 
     def identity(self, model: HarnessModel) -> Identity:

@@ -75,7 +75,7 @@ class Generation(Task):
         except ValueError as error:
             raise UserError(f"--temperature, --top-p: {error}") from error
         self.featuriser = None if options.mauve is None else _featuriser(options.mauve, self.samples)
-        self.split = corpora.load(entry.corpus, entry.split, data_dir=options.data_dir)
+        self.split = corpora.load(entry.corpus, entry.split, data_dir=options.data_dir, reading=options.reading)
         self.text = "".join(self.split.iter_texts())
         self.scorer = None if options.scorer is None else find_helper("--scorer", options.scorer)
         self._streams: dict[str, np.ndarray] = {}

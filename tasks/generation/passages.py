@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ltm.data import corpora
+from ltm.data.reading import Reading
 from ltm.errors import UserError
 from ltm.rng import seed_of
 
@@ -34,10 +35,13 @@ def passages(stream: np.ndarray, length: int) -> np.ndarray:
     return stream[: count * length].reshape(count, length)[order]
 
 
-def load(corpus: str, split: str, words: int, documents: int, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
+def load(
+    corpus: str, split: str, words: int, documents: int, data_dir: str | None = None, **others: Any
+) -> dict[str, Any]:
     """Load prompts of `words` words as a data set; they are empty if `words` is 0.
 
-    They are disjoint passages of the split, in a fixed order. lm-eval passes further arguments, hence `**_`.
+    They are disjoint passages of the split, in a fixed order. lm-eval passes further arguments, hence `**others`; the
+    options of `ltm.data.reading` may be among them.
 
     Raises:
         UserError: the split has too few words for so many prompts.
@@ -46,7 +50,8 @@ def load(corpus: str, split: str, words: int, documents: int, data_dir: str | No
 
     if not words:
         return {split: datasets.Dataset.from_list([{"prompt": ""}] * documents)}
-    text = "".join(corpora.load(corpus, split, data_dir=Path(data_dir) if data_dir else None).iter_texts())
+    directory = Path(data_dir) if data_dir else None
+    text = "".join(corpora.load(corpus, split, data_dir=directory, reading=Reading.among(others)).iter_texts())
     spans = [match.span() for match in re.finditer(r"\S+", text)]
     rows = passages(np.arange(len(spans)), words)
     if len(rows) < documents:

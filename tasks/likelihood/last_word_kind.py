@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from ltm import statistics
 from ltm.data import corpora
-from ltm.errors import UserError
 from ltm.result import Identity
 from tasks import results
 from tasks.kinds import Column, Measurement, Task
-from tasks.likelihood.yaml_functions import cut_last_word
+from tasks.likelihood.yaml_functions import last_words
 
 if TYPE_CHECKING:
     from ltm.evaluation.likelihoods import LikelihoodFloat
@@ -33,11 +32,8 @@ class LastWord(Task):
     def __init__(self, entry: TaskEntry, options: EvalOptions):
         """Read the split, and cut its texts before the last word."""
         super().__init__(entry, options)
-        self.split = corpora.load(entry.corpus, entry.split, data_dir=options.data_dir)
-        self.pairs = [cut_last_word(text) for text in self.split.iter_texts()][: options.limit_problems]
-        for index, (_, word) in enumerate(self.pairs):
-            if not word:
-                raise UserError(f"{entry.name}: document {index} of {self.split.corpus}/{self.split.split} has no word")
+        self.split = corpora.load(entry.corpus, entry.split, data_dir=options.data_dir, reading=options.reading)
+        self.pairs = last_words(self.split)[: options.limit_problems]
 
     def identity(self, model: HarnessModel) -> Identity:
         """Identify the result by the texts and the draws."""

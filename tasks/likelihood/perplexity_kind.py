@@ -41,9 +41,9 @@ class Perplexity(Task):
         """Read the split, or the file."""
         super().__init__(entry, options)
         if entry.path is not None:
-            self.split = corpora.load_file(entry.path)
+            self.split = corpora.load_file(entry.path, reading=options.reading)
         else:
-            self.split = corpora.load(entry.corpus, entry.split, data_dir=options.data_dir)
+            self.split = corpora.load(entry.corpus, entry.split, data_dir=options.data_dir, reading=options.reading)
         texts = self.split.iter_texts()
         self.text = SeparatedText(texts) if options.eos_between_documents else "".join(texts)
         self._tokens: dict[str, int] = {}

@@ -15,24 +15,28 @@ import numpy as np
 
 from ltm import statistics
 from ltm.data import corpora
+from ltm.data.reading import Reading
 from ltm.data.separated_text import SeparatedText
+from ltm.data.split import Split
 from ltm.errors import UserError
 
 
 def load_text(
-    corpus: str, split: str, data_dir: str | None = None, eos_between_documents: bool = False, **_: Any
+    corpus: str, split: str, data_dir: str | None = None, eos_between_documents: bool = False, **others: Any
 ) -> dict[str, Any]:
     """Load a split as a data set of one document: its detokenised text, with the counts of the raw text.
 
-    lm-eval passes the model's arguments along, hence `**_`. `data_dir` and `eos_between_documents` come from
-    `--metadata data_dir=DIR,eos_between_documents=true`; without the first, $LTM_DATA_DIR is the directory of corpora.
+    lm-eval passes the model's arguments along, hence `**others`. `data_dir`, `eos_between_documents` and the options of
+    `ltm.data.reading` come from `--metadata data_dir=DIR,eos_between_documents=true,newlines=universal`; without the
+    first, $LTM_DATA_DIR is the directory of corpora.
     """
     import datasets
 
     if not isinstance(eos_between_documents, bool):
         raise UserError(f"eos_between_documents: expected true or false, found {eos_between_documents!r}")
 
-    text = corpora.load(corpus, split, data_dir=Path(data_dir) if data_dir else None)
+    directory = Path(data_dir) if data_dir else None
+    text = corpora.load(corpus, split, data_dir=directory, reading=Reading.among(others))
     document = {
         "text": "".join(text.iter_texts()),
         "bytes": text.bytes,
@@ -111,12 +115,30 @@ def cut_last_word(text: str) -> tuple[str, str]:
     return ("", word) if not before else (before[0], f" {word}")
 
 
-def load_last_words(corpus: str, split: str, data_dir: str | None = None, **_: Any) -> dict[str, Any]:
+def last_words(texts: Split) -> list[tuple[str, str]]:
+    """Cut each text of a split before its last word.
+
+    Raises:
+        UserError: a text has no word. To count it as predicted would improve the perplexity, and to leave it out would
+            change what is compared.
+    """
+    pairs = [cut_last_word(text) for text in texts.iter_texts()]
+    for number, (_, word) in enumerate(pairs, start=1):
+        if not word:
+            raise UserError(
+                f"{texts.corpus}/{texts.split}: document {number} of {len(pairs)} is blank and has no last word; "
+                "remove blank lines from the file"
+            )
+    return pairs
+
+
+def load_last_words(corpus: str, split: str, data_dir: str | None = None, **others: Any) -> dict[str, Any]:
     """Load a split with one row per document, detokenised, with `context` and `word`."""
     import datasets
 
-    texts = corpora.load(corpus, split, data_dir=Path(data_dir) if data_dir else None).iter_texts()
-    rows = [dict(zip(("context", "word"), cut_last_word(text), strict=True)) for text in texts]
+    directory = Path(data_dir) if data_dir else None
+    texts = corpora.load(corpus, split, data_dir=directory, reading=Reading.among(others))
+    rows = [{"context": context, "word": word} for context, word in last_words(texts)]
     return {split: datasets.Dataset.from_list(rows)}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ltm.data import corpora
+from ltm.data.reading import AS_IT_IS, Reading
 from ltm.data.split import Split
 from ltm.errors import UserError, did_you_mean
 
@@ -49,7 +50,7 @@ class Problems(NamedTuple):
         return asked, [problem for problem in problems(self.train) if problem.question not in questions]
 
 
-def find(corpus: str, split: str, *, data_dir: Path | None) -> Problems:
+def find(corpus: str, split: str, *, data_dir: Path | None, reading: Reading = AS_IT_IS) -> Problems:
     """Load a split of a corpus of problems, and its train split.
 
     Raises:
@@ -58,7 +59,7 @@ def find(corpus: str, split: str, *, data_dir: Path | None) -> Problems:
 
     def loaded(name: str, purpose: str) -> Split:
         try:
-            return corpora.load(corpus, name, data_dir=data_dir)
+            return corpora.load(corpus, name, data_dir=data_dir, reading=reading)
         except UserError as error:
             raise UserError(f"{purpose}: {error}") from error
 
@@ -146,17 +147,18 @@ def check_style(style: str) -> None:
 
 
 def load(
-    corpus: str, split: str, shots: int = 0, style: str = "rationale", data_dir: str | None = None, **_: Any
+    corpus: str, split: str, shots: int = 0, style: str = "rationale", data_dir: str | None = None, **others: Any
 ) -> dict[str, Any]:
     """Load the problems as a data set for lm-eval, each with its whole prompt.
 
-    lm-eval also passes the model's arguments and the task's metadata, hence `**_`; `--metadata` sets `shots`, `style`
-    and `data_dir`.
+    lm-eval also passes the model's arguments and the task's metadata, hence `**others`; `--metadata` sets `shots`,
+    `style`, `data_dir` and the options of `ltm.data.reading`.
     """
     import datasets
 
     check_style(style)
-    asked_problems, train = find(corpus, split, data_dir=Path(data_dir) if data_dir else None).parsed()
+    directory = Path(data_dir) if data_dir else None
+    asked_problems, train = find(corpus, split, data_dir=directory, reading=Reading.among(others)).parsed()
     documents = [
         {
             "prompt": "".join(exemplar(shot, style) for shot in exemplars(train, number, shots)) + asked(problem),

@@ -40,7 +40,7 @@ class Problems(Task):
         """
         super().__init__(entry, options)
         self.how = prompts.settings(entry, options)
-        self.splits = find(entry.corpus, entry.split, data_dir=options.data_dir)
+        self.splits = find(entry.corpus, entry.split, data_dir=options.data_dir, reading=options.reading)
         problems, self.train = self.splits.parsed()
         self.problems = problems[: options.limit_problems]
         if self.how.shots > len(self.train):

@@ -18,6 +18,7 @@ import torch
 
 from ltm import files, model_store, registry
 from ltm.api import Preset
+from ltm.data import corpora
 from ltm.devices import check_device
 from ltm.errors import UserError
 from ltm.files import locked
@@ -334,3 +335,22 @@ def test_every_option_is_explained() -> None:
     text = parser().format_help()
     for option in ("--corpus", "--split", "--budget", "--data-dir", "--tokenizer", "--output", "--seed", "--device"):
         assert option in text
+
+
+def test_options_of_reading_reach_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data" / "mine").mkdir(parents=True)
+    (tmp_path / "data" / "mine" / "train.csv").write_bytes(b'id,body\r\n1,"a\r\nb"\r\n')
+    loaded = []
+
+    def stop(corpus: str, split: str, **options: Any) -> None:
+        loaded.append(corpora_load(corpus, split, **options))
+        raise UserError("stopped here")
+
+    corpora_load = corpora.load
+    monkeypatch.setattr(corpora, "load", stop)
+    arguments = ["ar-tiny", "--corpus", "mine", "--data-dir", str(tmp_path / "data"), "--output", str(tmp_path / "run")]
+    assert main([*arguments, "--text-column", "body", "--newlines", "universal", "--max-bytes", "1k"]) == 2
+    assert loaded[0].documents == ["a\nb"]
+    assert loaded[0].source["text_column"] == "body" and loaded[0].source["newlines"] == "universal"
+    assert main([*arguments, "--max-bytes", "9"]) == 2
+    assert len(loaded) == 1

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -72,7 +73,10 @@ def test_help_comes_at_once_and_without_heavy_imports():
         (["--model", "ltm-tny", "--tasks", "ptb"], ["unknown model 'ltm-tny'", "did you mean ltm-tiny"]),
         (["--model", "ltm-large", "--tasks", "ptb"], ["ltm-train ltm-large --corpus", "FLOPs"]),
         (["--model", "ltm-tiny", "--tasks", "text:gone.txt"], ["gone.txt: no such file"]),
-        (["--model", "ltm-tiny", "--tasks", "ptb,text:file"], ["file: expected the name of a text file"]),
+        (["--model", "ltm-tiny", "--tasks", "text:a,b.txt"], ["a: no such file", "'a,b.txt'", "commas separate"]),
+        (["--model", "ltm-tiny", "--tasks", "ptb,text:" + "x" * 5000], ["cannot read xxx", "name too long"]),
+        (["--model", "ltm-tiny", "--tasks", "ptb", "--newlines", "unix"], ["--newlines", "known: kept, universal"]),
+        (["--model", "ltm-tiny", "--tasks", "ptb", "--max-bytes", "5x"], ["--max-bytes", "500M", "'5x'"]),
         (["--model", "ltm-tiny", "--tasks", "ptb,text:latin.txt"], ["latin.txt: byte 3 (0xe9) is not UTF-8"]),
         (["--model", "ltm-tiny", "--tasks", "text:blank.txt"], ["text_blank/all: no text in 2 documents"]),
         (["--model", "ltm-tiny", "--tasks", ","], ["--tasks: expected one or more names"]),
@@ -138,6 +142,59 @@ def test_any_text_file_is_scored_under_its_own_name(place, capsys):
     (place / "my notes.txt").write_text(PTB * 4)
     assert cli.main(arguments) == 0
     assert len(find_results(place / "results")) == 3
+
+
+def test_the_same_text_has_the_same_perplexity_however_its_file_is_written(place):
+    text = PTB.replace(" \n", "\n") * 3
+    files = {
+        "plain.txt": text.encode(),
+        "marked.TXT": b"\xef\xbb\xbf" + text.encode(),
+        "windows.md": text.replace("\n", "\r\n").encode(),
+        "mac": text.replace("\n", "\r").encode(),
+        "one,two.txt": text.encode(),
+        "日本.txt": text.encode(),
+        "中国.txt": text.encode(),
+        **({"\udce9.txt": text.encode()} if sys.platform == "linux" else {}),
+    }
+    for name, content in files.items():
+        (place / name).write_bytes(content)
+    (place / "data" / "ptb" / "validation.txt").write_bytes((PTB * 4).replace("\n", "\r\n").encode())
+    (place / "table.csv").write_text(
+        "id,body\n" + "".join(f'{n},"{line}\n"\n' for n, line in enumerate(text.split("\n")[:-1]))
+    )
+    tasks = ",".join(["ptb", *(f"text:{name}" for name in files), "text:table.csv"])
+    arguments = ["--model", "ar-tiny", "--newlines", "universal", "--text-column", "body", "--tasks", tasks]
+    assert cli.main(arguments) == 0
+    found = {task: result for (_, task), result in found_cells(place / "results").items()}
+    assert len(found) == len(files) + 2
+    assert {"text_one-two", "text_日本", "text_windows.md", "text_mac", "text_table"} <= found.keys()
+    plain = found["text_plain"]
+    for task in found.keys() - {"ltm_ptb"}:
+        assert found[task].metrics == plain.metrics and found[task].data["bytes"] == len(text), task
+    assert found["text_mac"].data["source"]["newlines"] == "universal"
+    # Kept, they are other text, under another key; ptb is read alike with and without the option.
+    assert cli.main(["--model", "ar-tiny", "--tasks", "text:windows.md,ptb"]) == 0
+    (kept,) = {r.key: r for r in map(read_result, find_results(place / "results"))}.keys() - {
+        r.key for r in found.values()
+    }
+    kept = next(r for r in map(read_result, find_results(place / "results")) if r.key == kept)
+    assert kept.task == found["text_windows.md"].task and kept.data["bytes"] == len(text) + text.count("\n")
+    assert kept.metric("token_perplexity").value != plain.metric("token_perplexity").value
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_read_once_for_all_models(place, capsys):
+    os.mkfifo(place / "pipe")
+    arguments = ["--model", "ltm-tiny,ar-tiny", "--draws", "1", "--headline-only", "--tasks", "text:pipe"]
+    writer = threading.Thread(target=lambda: (place / "pipe").write_text(PTB * 3))
+    writer.start()
+    time.sleep(0.1)  # the writer waits for a reader
+    assert cli.main(arguments) == 0
+    writer.join()
+    found = found_cells(place / "results")
+    assert {result.data["bytes"] for result in found.values()} == {len(PTB * 3)} and len(found) == 2
+    assert cli.main(["--model", "ar-tiny", "--tasks", "text:/dev/zero", "--max-bytes", "100"]) == 2
+    assert "/dev/zero: expected" in capsys.readouterr().err
 
 
 def test_separators_are_another_protocol(place):

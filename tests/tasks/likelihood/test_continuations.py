@@ -17,11 +17,12 @@ from lm_eval.tasks import TaskManager
 from ltm import api, registry, tokenizer
 from ltm.api import Sampling
 from ltm.config import config_digest, digest, to_dict
+from ltm.errors import UserError
 from ltm.harness import HarnessModel
 from ltm.result import read_records, read_result
 from ltm.rng import SequenceRng, seed_of
 from tasks import catalog, cli
-from tasks.likelihood import last_word_kind
+from tasks.likelihood import last_word_kind, yaml_functions
 from tasks.likelihood.yaml_functions import cut_last_word
 from tests.baselines.pretrained.test_pretrained import gpt2, plain_nats  # noqa: F401
 from tests.support.harness_models import TRAINING, Bigram, BigramConfig, loaded, save_small
@@ -249,6 +250,17 @@ def test_our_last_word_task_is_the_same_through_both_commands(tmp_path, monkeypa
 
     assert cli.main(["--model", "ltm-tiny", "--tasks", "lambada_last_word", "--limit-problems", "2"]) == 0
     assert "partial" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_blank_line_has_no_last_word_through_either_command(end, tmp_path, capsys):
+    (tmp_path / "lambada").mkdir()
+    (tmp_path / "lambada" / "validation.txt").write_text(f"the cat sat{end}{end}it ran", newline="")
+    message = "lambada/validation: document 2 of 3 is blank and has no last word; remove blank lines"
+    with pytest.raises(UserError, match=message):
+        yaml_functions.load_last_words("lambada", "validation", data_dir=str(tmp_path))
+    arguments = ["--model", "ltm-tiny", "--tasks", "lambada_last_word", "--data-dir", str(tmp_path)]
+    assert cli.main(arguments) == 2 and message in capsys.readouterr().err
 
 
 def test_the_weakest_kind_holds_for_the_mean():

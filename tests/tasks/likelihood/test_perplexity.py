@@ -144,6 +144,18 @@ def test_the_document_is_the_detokenised_split_with_the_raw_counts(data_dir):
     assert document["fingerprint"] == text.fingerprint
 
 
+def test_line_ends_are_an_option_through_lm_eval_too(tmp_path):
+    for name, end in (("plain", "\n"), ("windows", "\r\n")):
+        (tmp_path / name / "ag_news").mkdir(parents=True)
+        (tmp_path / name / "ag_news" / "validation.txt").write_text(f"One{end}two{end}", newline="")
+    (plain,), (kept,), (read,) = (
+        yaml_functions.load_text("ag_news", "validation", data_dir=str(tmp_path / name), **options)["validation"]
+        for name, options in (("plain", {}), ("windows", {}), ("windows", {"newlines": "universal"}))
+    )
+    assert kept["text"] == "One\r\ntwo\r\n"
+    assert (read["text"], read["bytes"], read["fingerprint"]) == (plain["text"], plain["bytes"], plain["fingerprint"])
+
+
 def run(model, task, data_dir) -> dict:
     results = evaluate(model, manager(data_dir=str(data_dir)).load([task]), bootstrap_iters=0, log_samples=True)
     json.dumps(results["samples"], default=str, allow_nan=False)
