@@ -76,7 +76,7 @@ def open_cache(directory: Path, circumstances: Mapping[str, Any], *, work: str) 
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"cannot make {directory}: {error.strerror}; set LTM_HOME to a directory of your own"
+            f"cannot make {directory}: {error.strerror}; make room there, or set LTM_HOME to a directory of your own"
         ) from error
     with locked(_lock(path), work=work) as notice:
         if notice:

@@ -59,9 +59,9 @@ def locked(path: Path, *, work: str) -> Iterator[str | None]:
         ) from None
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"no lock on {path}: {reason}; make room there, or set LTM_HOME to a directory of your own") from (
-            error
-        )
+        raise UserError(
+            f"no lock on {path}: {reason}; make room there, or set LTM_HOME to a directory of your own"
+        ) from (error)
     with held:
         notice = _notice(path, owner, work)
         nonce = secrets.token_hex(8)

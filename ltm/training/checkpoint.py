@@ -149,7 +149,9 @@ def drop(directory: Path, *, keep: int = 0) -> None:
         try:
             os.rename(old, hidden)
         except OSError as error:
-            raise UserError(f"cannot delete the checkpoint {old}: {error.strerror or error}; delete it by hand") from error
+            raise UserError(
+                f"cannot delete the checkpoint {old}: {error.strerror or error}; delete it by hand"
+            ) from error
         shutil.rmtree(hidden, ignore_errors=True)
 
 
