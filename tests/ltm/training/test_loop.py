@@ -186,7 +186,7 @@ def test_a_run_that_another_process_took_over_writes_nothing_more(tmp_path: Path
     directory.mkdir()
     often = dataclasses.replace(RECIPE, checkpoint_seconds=0.0)
     with (
-        pytest.raises(UserError, match="lost: process 7 on elsewhere.* took it over"),
+        pytest.raises(UserError, match=r"lost: process 7 on elsewhere.* took it over"),
         locked(directory / checkpoint.LOCK, work="training"),
     ):
         run("ar", directory, tmp_path, often, report=lose)
