@@ -16,7 +16,7 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 AXE := 4.14.1
 
-.PHONY: help setup demo leaderboard $(SCORED) check board readme test test-emulated mutants axe lint clean
+.PHONY: help setup demo leaderboard $(SCORED) check board readme test test-emulated mutants torture axe lint clean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make test    run all tests; those of the HTML page need Chromium, and make axe for accessibility"
 	@echo "make test-emulated  the same, as on a processor with only AVX2"
 	@echo "make mutants show every broken estimator to the audit, and every sound family (an hour or two; docs/validity.md)"
+	@echo "make torture break commands off by 200 kills and 60 full disks, and compare what they end in (a quarter of an hour)"
 	@echo "make lint    ruff and mypy"
 	@echo "make setup   only make .venv, with the exact versions of constraints.txt"
 	@echo "make clean   remove .venv, demo and caches"
@@ -90,6 +91,11 @@ mutants: export LTM_HOME = $(DEMO)/home
 mutants: export OMP_NUM_THREADS = 1
 mutants: $(INSTALLED)
 	$(BIN)/python -m tests.mutants.matrix --jobs $(JOBS)
+
+# Of the timed kills some come too late, hence a few more.
+torture: export OMP_NUM_THREADS = 1
+torture: $(INSTALLED)
+	$(BIN)/python -m tests.support.torture --kills 140 --timed 70 --full 60
 
 # The tests' only npm package: the accessibility checker for the HTML page.
 axe:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+_NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 class UserError(Exception):
@@ -32,7 +36,7 @@ def _likeness(name: str, candidate: str) -> tuple[float, float]:
 
 
 def run_command(main: Callable[[], int | None]) -> int:
-    """Run a command line: 0 when done, 2 for a user's mistake, 130 for Ctrl-C; no traceback for either.
+    """Run a command line: 0 when done, 2 for a user's mistake or a full disk, 130 for Ctrl-C; no traceback for these.
 
     `LTM_TRACEBACK=1` shows the traceback of a `UserError`, for debugging the suite itself.
     """
@@ -40,7 +44,9 @@ def run_command(main: Callable[[], int | None]) -> int:
     # times longer, and next to another busy program small models then run at a twentieth of their speed.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     try:
-        return main() or 0
+        code = main() or 0
+        sys.stdout.flush()  # while a reader that has gone, or a full disk, can still be answered
+        return code
     except UserError as error:
         if os.environ.get("LTM_TRACEBACK"):
             raise
@@ -51,6 +57,22 @@ def run_command(main: Callable[[], int | None]) -> int:
         print(f"\n{os.path.basename(sys.argv[0])}: interrupted: {detail}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader (head, less) has gone; discard what remains to be printed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()  # the reader (head, less) has gone
         return 0
+    except OSError as error:
+        if error.errno not in _NO_ROOM or os.environ.get("LTM_TRACEBACK"):
+            raise
+        place = f" at {error.filename}" if error.filename else ""
+        print(
+            f"{os.path.basename(sys.argv[0])}: error: {error.strerror}{place}; finished work is kept: make room, then "
+            "issue the same command again",
+            file=sys.stderr,
+        )
+        _discard_output()
+        return 2
+
+
+def _discard_output() -> None:
+    """Let what remains to be printed go nowhere, so that the interpreter can end without another error."""
+    with suppress(OSError):  # standard output may be no file, as in a notebook
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

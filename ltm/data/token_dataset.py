@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +21,11 @@ from torch import Tensor
 from ltm.config import canonical_json, digest
 from ltm.data.split import Split
 from ltm.errors import UserError
-from ltm.files import sha256_file, write_atomically
+from ltm.files import sha256_file, sweep, sync, temporary_name, write_atomically
 from ltm.rng import seed_of
 from ltm.tokenizer import Tokenizer
+from ltm.untrusted import json_text
+from ltm.untrusted.display import printable, shown
 
 _BATCH_CHARACTERS = 1 << 21
 _SHOW_PROGRESS_FROM_BYTES = 4_000_000
@@ -96,6 +96,7 @@ class TokenDataset:
         fingerprint = digest(identity)
         file = Path(cache_dir) / f"{fingerprint}.tokens"
         description = file.with_suffix(".json")
+        sweep(file.parent)
         if not (description.exists() and file.exists()):
             parts = _encode(split, tokenizer, eos_between_documents)
             written = _write(file, (part.astype(dtype) for part in parts))
@@ -186,41 +187,46 @@ def _with_progress(split: Split) -> Iterator[str]:
 def _write(file: Path, parts: Iterable[np.ndarray]) -> dict[str, Any]:
     """Stream the parts to `file`, which appears whole or not at all; return the number of tokens and the sha256."""
     sha256, tokens = hashlib.sha256(), 0
-    temporary = None
+    temporary = temporary_name(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".tmp", dir=file.parent)
-        with open(descriptor, "wb") as out:
-            for part in parts:
-                data = part.tobytes()
-                out.write(data)
-                sha256.update(data)
-                tokens += len(part)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, file)
+        try:
+            with open(temporary, "xb") as out:
+                for part in parts:
+                    data = part.tobytes()
+                    out.write(data)
+                    sha256.update(data)
+                    tokens += len(part)
+                out.flush()
+                os.fsync(out.fileno())
+            os.replace(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync(file.parent)
     except OSError as error:
         raise UserError(
             f"cannot write the token cache {file}: {error.strerror or error}; make room there or name another directory"
         ) from error
-    finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
     return {"tokens": tokens, "sha256": sha256.hexdigest()}
 
 
 def _open(file: Path, description: Path, dtype: np.dtype) -> np.ndarray:
     try:
-        written = json.loads(description.read_text())
-        actual = sha256_file(file)
+        written = json_text.table(json_text.read(description), where=str(description), fields=("sha256", "tokens"))
+        actual, size = sha256_file(file), file.stat().st_size
         expected, tokens = written["sha256"], written["tokens"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, UserError) as error:
         raise UserError(
             f"cannot read the token cache {file}: {error}; remove {description} to build it anew"
         ) from error
     if actual != expected:
         raise UserError(
-            f"the token cache {file} is damaged: expected sha256 {expected}, found {actual}; "
+            f"the token cache {file} is damaged: expected sha256 {printable(str(expected))}, found {actual}; "
+            f"remove {description} to build it anew"
+        )
+    if not isinstance(tokens, int) or tokens * dtype.itemsize != size:
+        raise UserError(
+            f"the token cache {file} is damaged: expected {shown(tokens)} tokens, found {size // dtype.itemsize}; "
             f"remove {description} to build it anew"
         )
     if not tokens:

@@ -16,7 +16,8 @@ from typing import Any
 
 from ltm.config import canonical_json, digest
 from ltm.errors import UserError
-from ltm.files import locked, write_atomically
+from ltm.files import check_held, locked, write_atomically
+from ltm.untrusted import regular_files
 
 SCHEMA = 1
 log = logging.getLogger(__name__)
@@ -42,8 +43,9 @@ class ResponseCache:
         """Append records; they are on disk when this returns. Values are plain data without NaN or Inf.
 
         Raises:
-            UserError: they cannot be written, for lack of room or permission.
+            UserError: they cannot be written, for lack of room or permission, or since another process took over.
         """
+        check_held(_lock(self.path))
         data = "".join(_line(name, value) for name, value in records.items())
         try:
             with open(self.path, "a", encoding="utf-8", newline="\n") as file:
@@ -74,9 +76,9 @@ def open_cache(directory: Path, circumstances: Mapping[str, Any], *, work: str) 
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"cannot make {directory}: {error.strerror}; set LTM_HOME to a directory of your own"
+            f"cannot make {directory}: {error.strerror}; make room there, or set LTM_HOME to a directory of your own"
         ) from error
-    with locked(path.with_suffix(".lock"), work=work) as notice:
+    with locked(_lock(path), work=work) as notice:
         if notice:
             log.warning("%s", notice)
         if not path.exists():
@@ -85,8 +87,13 @@ def open_cache(directory: Path, circumstances: Mapping[str, Any], *, work: str) 
         yield ResponseCache(path, _read(path))
 
 
+def _lock(path: Path) -> Path:
+    return path.with_suffix(".lock")
+
+
 def _read(path: Path) -> dict[str, Any]:
-    *lines, torn = path.read_bytes().split(b"\n")
+    with regular_files.opened(path) as file:
+        *lines, torn = file.read().split(b"\n")
     records: dict[str, Any] = {}
     kept = []
     for line in lines:
@@ -94,7 +101,7 @@ def _read(path: Path) -> dict[str, Any]:
             name, value, check = json.loads(line)
             if check != _check(name, value):
                 raise ValueError("another digest")
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, RecursionError):
             continue
         records[name] = value
         kept.append(line + b"\n")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm.config import canonical_json, config_digest, digest, from_dict, to_dict, unsettled, with_settings
 from ltm.errors import UserError
-from ltm.files import sha256_file, sync
+from ltm.files import check_held, sha256_file, sync
 from ltm.registry import model_family
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ MANIFEST = "MANIFEST.json"
 SCORED = ("model.json", "tokenizer.json", "weights.safetensors")
 STATE = "state.safetensors"
 """A checkpoint has the files of `SCORED`; one that training can go on from also has `STATE`."""
+LOCK = ".lock"
+"""In a run's directory: whoever writes there holds it."""
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
@@ -65,9 +67,12 @@ def save(
     previous checkpoint or the new one.
 
     Raises:
-        UserError: it cannot be written, such as on a full disk; what was there before stays.
+        UserError: it cannot be written, such as on a full disk, or another process has taken the run over; what was
+            there before stays.
     """
     from safetensors import SafetensorError
+
+    check_held(directory / LOCK)
 
     final = directory / f"step-{step:08d}{'-final' if training.get('complete') else ''}"
     if final.is_dir():
@@ -118,6 +123,8 @@ def _write(
     tokenizer.save(partial)
     (partial / "model.json").write_text(json.dumps(info, indent=1, sort_keys=True) + "\n")
     manifest = {p.name: sha256_file(p) for p in sorted(partial.iterdir())}
+    for weights_file in partial.glob("*.safetensors"):  # made by a library for its user's eyes only
+        shutil.copymode(partial / "model.json", weights_file)
     (partial / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
     for path in [*partial.iterdir(), partial]:
         sync(path)
@@ -131,11 +138,20 @@ def _clear(directory: Path) -> None:
 
 
 def drop(directory: Path, *, keep: int = 0) -> None:
-    """Delete all but the newest `keep` step folders; each disappears at once, never by halves."""
+    """Delete all but the newest `keep` step folders; each disappears at once, never by halves.
+
+    Raises:
+        UserError: one cannot be deleted.
+    """
     _clear(directory)
     for old in steps(directory)[: -keep or None]:
         hidden = old.with_name(f".{old.name}")
-        os.rename(old, hidden)
+        try:
+            os.rename(old, hidden)
+        except OSError as error:
+            raise UserError(
+                f"cannot delete the checkpoint {old}: {error.strerror or error}; delete it by hand"
+            ) from error
         shutil.rmtree(hidden, ignore_errors=True)
 
 

@@ -53,6 +53,7 @@ def train_by_counting(
     recipe = {k: v for k, v in {**to_dict(config), **provenance}.items() if k not in NO_EFFECT}
     if folder:
         refuse_other_run(directory, info, model, recipe)
+        checkpoint.drop(directory, keep=1)  # what a run that was killed after its last step was about to do
         return folder
     started, cost = time.monotonic(), model.cost(model.block_length)
     try:

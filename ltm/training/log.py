@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from ltm.errors import UserError
 from ltm.files import write_atomically
+from ltm.untrusted import regular_files
 
 FILE = "log.jsonl"
 
@@ -25,15 +27,21 @@ def append(path: Path, line: Mapping[str, float]) -> None:
 
 
 def keep(path: Path, step: int) -> None:
-    """Drop the lines after `step`, and a torn last one: the resumed run will write them again."""
-    if not path.exists():
+    """Drop the lines after `step`, and torn ones: the resumed run will write them again.
+
+    Raises:
+        UserError: the file cannot be read or written, or is no regular file.
+    """
+    if not os.path.lexists(path):
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] > step:
-                break
-        except ValueError:
-            break
-        kept.append(f"{line}\n")
-    write_atomically(path, "".join(kept).encode())
+    kept: dict[int, bytes] = {}
+    with regular_files.opened(path) as file:
+        for line in file.read().splitlines():
+            try:
+                at = json.loads(line)["step"]
+            except (ValueError, TypeError, LookupError, RecursionError):
+                continue
+            # The last of a step: one of a process that was paused while another took over may stand between.
+            if isinstance(at, int) and at <= step:
+                kept[at] = line
+    write_atomically(path, b"".join(kept[at] + b"\n" for at in sorted(kept)))

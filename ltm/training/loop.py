@@ -23,6 +23,7 @@ from ltm.api import LanguageModel
 from ltm.config import AUTO, leaves, settled, to_dict
 from ltm.devices import device_name, threads_for
 from ltm.errors import UserError
+from ltm.files import check_held
 from ltm.nn.transformer import Stack, set_matmul_dtype
 from ltm.progress import say
 from ltm.rng import SequenceRng
@@ -197,6 +198,8 @@ def train(
     if folder:
         refuse_other_run(directory, info, model, recipe)
         if info["training"]["complete"]:
+            if is_lead():
+                checkpoint.drop(directory, keep=1)  # what the run was about to do, if it was killed after its last step
             return folder
         run.restore(checkpoint.load_weights(folder), checkpoint.load_state(folder))
     lead = is_lead()
@@ -251,6 +254,7 @@ def train(
             run.seconds = time.monotonic() - started
             if lead:
                 line = {"step": run.step, "tokens": run.step * tokens_per_step, "seconds": round(run.seconds, 3), **log}
+                check_held(directory / checkpoint.LOCK)
                 training_log.append(log_path, line)
                 if time.monotonic() - saved > config.checkpoint_seconds:
                     save(complete=False)

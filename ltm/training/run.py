@@ -165,7 +165,7 @@ def _owned(output: Path, *, fresh: bool) -> Iterator[None]:
     from ltm.progress import say
     from ltm.training import checkpoint, log
 
-    with locked(output / ".lock", work=f"training in {output}") as notice:
+    with locked(output / checkpoint.LOCK, work=f"training in {output}") as notice:
         if notice:
             say(notice)
         if fresh:

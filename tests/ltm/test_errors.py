@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -60,6 +61,18 @@ def test_faults_of_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("LTM_TRACEBACK", "1")
     with pytest.raises(UserError):
         run_command(lambda: fail(UserError("x")))
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_full_disk_is_said_wherever_it_is_met(lines: int) -> None:
+    code = f"from ltm.errors import run_command as r; raise SystemExit(r(lambda: print('line\\n' * {lines})))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "-c: error: No space left on device; finished work is kept: make room, then issue the same command again\n"
+    )
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -238,3 +240,53 @@ def test_a_builder_killed_half_way_leaves_no_stream(tmp_path: Path) -> None:
         assert not list(cache.glob("*.json"))
         data = TokenDataset.build(split, BYTES, block_length=64, eos_between_documents=False, cache_dir=cache)
         assert BYTES.decode_bytes(data.stream) == "".join(split.documents).encode()
+        assert {path.suffix for path in cache.iterdir()} == {".tokens", ".json"}
+
+
+def test_what_a_killed_builder_left_goes_though_the_stream_is_there(tmp_path: Path) -> None:
+    file = dataset(tmp_path).file
+    left = tmp_path / f".{file.name}.abcd_123.tmp"  # as earlier versions named them
+    left.write_bytes(b"x")
+    dataset(tmp_path)
+    assert left.exists()  # its writer may be alive
+    os.utime(left, (0, time.time() - 2 * 86_400))
+    dataset(tmp_path)
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+def test_streams_are_for_whom_the_umask_says(mask: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        dataset(tmp_path)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o666 & ~mask}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "null",
+        "[" * 100_000,
+        '{"sha256": 1}',
+        '{"sha256": "\\u001b[31m", "tokens": 1}',
+        '{"sha256": [], "tokens": 1e99}',
+    ],
+)
+def test_odd_descriptions_are_said(content: str, tmp_path: Path) -> None:
+    description = dataset(tmp_path).file.with_suffix(".json")
+    description.write_text(content)
+    with pytest.raises(UserError, match=r"remove .*\.json to build it anew") as error:
+        dataset(tmp_path)
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("tokens", ["-1", "1", "true", "null", "99999999999", '"10"'])
+def test_another_number_of_tokens_is_said(tokens: str, tmp_path: Path) -> None:
+    description = dataset(tmp_path).file.with_suffix(".json")
+    written = json.loads(description.read_text())
+    description.write_text(json.dumps({**written, "tokens": json.loads(tokens)}))
+    with pytest.raises(UserError, match=r"is damaged: expected .* tokens, found \d+; remove .*\.json"):
+        dataset(tmp_path)

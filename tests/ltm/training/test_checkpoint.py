@@ -240,6 +240,29 @@ def test_old_steps_go_and_a_finished_run_keeps_one(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+def test_checkpoints_are_for_whom_the_umask_says(mask: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        folder = save(tmp_path, 1)
+    finally:
+        os.umask(before)
+    assert {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()} == dict.fromkeys(
+        (*checkpoint.SCORED, checkpoint.STATE, checkpoint.MANIFEST), 0o666 & ~mask
+    )
+
+
+def test_an_old_step_that_cannot_be_deleted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 1)
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with pytest.raises(UserError, match=r"cannot delete the checkpoint .*step-00000001: No space left on device"):
+        checkpoint.drop(tmp_path)
+
+
 def test_saving_a_step_twice_leaves_the_first(tmp_path: Path) -> None:
     folder = save(tmp_path, 1)
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}

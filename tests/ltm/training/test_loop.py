@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import threading
 import time
@@ -24,7 +25,9 @@ from torch import Tensor
 from ltm import devices
 from ltm.api import LanguageModel, Loss
 from ltm.errors import UserError
+from ltm.files import check_held, locked
 from ltm.training import checkpoint
+from ltm.training import log as training_log
 from ltm.training.config import TrainConfig, parse_budget, total_steps
 from ltm.training.loop import Run, deferred_interrupts, train, update
 from tests.support.miniature_runs import RECIPE, L, dataset, log, model, run, tokenizer
@@ -156,6 +159,49 @@ def test_updates_lost_in_a_crash_are_done_again_and_logged_once(tmp_path: Path) 
     run("ar", directory, tmp_path)
     run("ar", tmp_path / "straight", tmp_path)
     assert log(directory) == log(tmp_path / "straight")
+
+
+def test_odd_lines_of_a_log_are_dropped_and_the_last_of_a_step_counts(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    odd = [b"\xff", b"null", b"[]", b"{}", b'{"step": "1"}', b"[" * 100_000, b'{"step": 2, "loss"']
+    good = [b'{"step": 1, "loss": 5}', b'{"step": 3, "loss": 0}', b'{"step": 2, "loss": 4}', b'{"step": 3, "loss": 3}']
+    path.write_bytes(b"\n".join(line for pair in zip(good, odd, strict=False) for line in pair) + b"\n" + odd[-1])
+    training_log.keep(path, 3)
+    assert path.read_bytes() == b"\n".join([good[0], good[2], good[3], b""])
+    training_log.keep(path, 1)
+    assert path.read_bytes() == good[0] + b"\n"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="expected a file, found a pipe"):
+        training_log.keep(path, 1)
+
+
+def test_a_run_that_another_process_took_over_writes_nothing_more(tmp_path: Path) -> None:
+    directory = tmp_path / "run"
+
+    def lose(step: int, *_: Any) -> None:
+        if step == 3:
+            (directory / ".lock.owner").write_text('{"host": "elsewhere", "pid": 7, "nonce": "0"}')
+
+    directory.mkdir()
+    often = dataclasses.replace(RECIPE, checkpoint_seconds=0.0)
+    with (
+        pytest.raises(UserError, match=r"lost: process 7 on elsewhere.* took it over"),
+        locked(directory / checkpoint.LOCK, work="training"),
+    ):
+        run("ar", directory, tmp_path, often, report=lose)
+    assert len(log(directory)) == 3 and checkpoint.step_folder(directory).name == "step-00000003"
+    with locked(directory / "other", work="nothing"), pytest.raises(UserError, match=r"owner is gone"):
+        (directory / "other.owner").unlink()
+        check_held(directory / "other")
+
+
+def test_what_a_finished_run_still_had_to_delete_goes(tmp_path: Path) -> None:
+    first = run("ar", tmp_path / "run", tmp_path)
+    shutil.copytree(first, first.with_name("step-00000004"))
+    shutil.copytree(first, first.with_name(".step-00000002"))
+    assert run("ar", tmp_path / "run", tmp_path) == first
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["log.jsonl", first.name]
 
 
 def test_a_crash_before_the_first_checkpoint_starts_over(tmp_path: Path) -> None:
