@@ -34,8 +34,8 @@ class _Kind:
 
     @property
     def type_names(self) -> str:
-        names = {"NoneType": "null", "dict": "a table", "list": "a list"}
-        return " or ".join(names.get(t.__name__, t.__name__) for t in self.types)
+        names = {"NoneType": "null", "dict": "a table", "list": "a list", "tuple": "a list"}
+        return " or ".join(dict.fromkeys(names.get(t.__name__, t.__name__) for t in self.types))
 
     def is_a(self, value: Any) -> bool:
         """Whether the value has one of the types; true and false are no numbers."""
