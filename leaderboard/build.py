@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from leaderboard.render.svg import MADE_BY, svg
 from leaderboard.verify import verify
 from ltm.errors import UserError
 from ltm.files import write_atomically
+from ltm.progress import say
+from ltm.untrusted.display import one_line, printable
+from ltm.untrusted.regular_files import read_bytes
 
 # What a page says needs NumPy, for which `--help` does not wait: `leaderboard.content` is imported inside functions.
 
@@ -31,6 +35,9 @@ SHOWN_LINES = 40
 
 SHOWN_PROBLEMS = 40
 """Problems that are printed."""
+
+LARGEST_FILE = 1 << 28
+"""Most bytes of a page, a changelog or a README."""
 
 SHOWN_CHARACTERS = 500
 """Characters of a line of a diff that are printed."""
@@ -98,15 +105,15 @@ def write(contents: Mapping[Path, bytes], entries: Sequence[Entry], places: Plac
     listed, now, changelog = manifest.read(places.results), manifest.digests_of(entries), _changelog(places)
     manifest_path = places.results / manifest.NAME
     for path, content in {**contents, manifest_path: manifest.content(listed, now, changelog)}.items():
-        same = path.exists() and path.read_bytes() == content
+        same = _existing(path) == content
         if not same:
             write_atomically(path, content)
-        print(f"{'unchanged:' if same else 'wrote'} {path}")
+        print(one_line(f"{'unchanged:' if same else 'wrote'} {path}"))
     for path in _old_plots(contents, places.out):
         path.unlink()
-        print(f"removed {path}")
+        print(one_line(f"removed {path}"))
     for problem in manifest.unexplained(listed, now, changelog).values():
-        print(f"note: {problem}; ltm-leaderboard check will fail", file=sys.stderr)
+        say(f"note: {problem}; ltm-leaderboard check will fail")
 
 
 def check(places: Places) -> int:
@@ -139,21 +146,26 @@ def _with_block(page: str, block: str, path: Path) -> str:
     return f"{page[: page.index(BEGIN) + len(BEGIN)]}\n{block}{page[page.index(END) :]}"
 
 
+def _existing(path: Path) -> bytes | None:
+    """The content of a file, None if there is none. Raises UserError if it cannot be read or is something else."""
+    return read_bytes(path, most=LARGEST_FILE) if os.path.lexists(path) else None
+
+
 def _read(path: Path) -> str:
     try:
-        return path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
+        return read_bytes(path, most=LARGEST_FILE).decode()
+    except (UserError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from error
 
 
 def _changelog(places: Places) -> str:
-    return _read(places.changelog) if places.changelog.exists() else ""
+    return _read(places.changelog) if os.path.lexists(places.changelog) else ""
 
 
 def _old_plots(contents: Mapping[Path, bytes], out: Path) -> list[Path]:
     """Plots of an earlier build that this board no longer has; other files in that folder are left alone."""
     plots = sorted(plots_folder(out).glob("*.svg"))
-    return [path for path in plots if path not in contents and MADE_BY in path.read_text(errors="replace")]
+    return [path for path in plots if path not in contents and path.is_file() and MADE_BY.encode() in path.read_bytes()]
 
 
 def _manifest_problems(entries: Sequence[Entry], places: Places) -> list[str]:
@@ -171,15 +183,15 @@ def _manifest_problems(entries: Sequence[Entry], places: Places) -> list[str]:
 
 def _stale(path: Path, content: bytes) -> list[str]:
     """The problem with a file that differs from `content`, if it does; the difference is printed."""
-    if not path.exists():
+    old = _existing(path)
+    if old is None:
         return [f"{path} is missing"]
-    old = path.read_bytes()
     if old == content:
         return []
     before, after = (text.decode(errors="replace").splitlines(keepends=True) for text in (old, content))
     lines = list(difflib.unified_diff(before, after, str(path), f"{path}, rebuilt", n=1))
     for line in lines[:SHOWN_LINES]:
-        sys.stdout.write(line if len(line) < SHOWN_CHARACTERS else f"{line[:SHOWN_CHARACTERS]}…\n")
+        sys.stdout.write(printable(line if len(line) < SHOWN_CHARACTERS else f"{line[:SHOWN_CHARACTERS]}…\n"))
     if len(lines) > SHOWN_LINES:
         print(f"… and {len(lines) - SHOWN_LINES} more lines")
     return [f"{path} is stale"]
@@ -187,12 +199,11 @@ def _stale(path: Path, content: bytes) -> list[str]:
 
 def _report(problems: Sequence[str]) -> int:
     for problem in problems[:SHOWN_PROBLEMS]:
-        print(problem, file=sys.stderr)
+        say(problem)
     if len(problems) > SHOWN_PROBLEMS:
-        print(f"… and {len(problems) - SHOWN_PROBLEMS} more", file=sys.stderr)
-    print(
-        "Results are never edited: restore them, or delete them and measure again. Pages are made by "
-        "ltm-leaderboard build with the same options.",
-        file=sys.stderr,
+        say(f"… and {len(problems) - SHOWN_PROBLEMS} more")
+    say(
+        "Results that were changed are restored, or deleted and measured again. Pages are made by "
+        "ltm-leaderboard build with the same options."
     )
     return WRONG

@@ -11,7 +11,10 @@ from leaderboard.board import Board, track
 from leaderboard.content import notation, reported
 from leaderboard.entries import PERPLEXITY, Entry
 from leaderboard.ranking import ranked
+from ltm.untrusted.display import one_line
 
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+"""What a formula begins with in spreadsheets; some take the wide forms too."""
 HEADER = (
     *("source", "track", "tokenizer", "block_length", "eos_between_documents", "task", "version", "split", "text"),
     *("model", "row", "config", "training_seed", "training_tokens", "training_flops", "parameters"),
@@ -102,4 +105,7 @@ def _reported() -> Iterable[dict[str, Any]]:
 
 
 def _safe(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+    if not isinstance(value, str):
+        return value
+    text = one_line(value)
+    return f"'{text}" if text.startswith(FORMULA) else text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -65,6 +66,11 @@ def read(path: Path, results_dir: Path) -> Entry:
     result = read_result(path)
     expected = result_path(results_dir, model=result.model["name"], task=result.task["name"], key=result.key)
     if path != expected:
+        if os.path.exists(expected):  # False for names that are too long, where Path.exists raises
+            raise UserError(
+                f"{path}: a stray copy: its content belongs at {expected}, where there is a result already; "
+                "delete this one"
+            )
         raise UserError(f"{path}: its content belongs at {expected}; was it copied or renamed? Move it there")
     return Entry(path=path, result=result)
 

@@ -6,6 +6,7 @@ changes one only if the changelog names the result.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,8 +15,12 @@ from leaderboard.entries import Entry
 from ltm import config
 from ltm.errors import UserError
 from ltm.result import to_dict
+from ltm.untrusted.display import shown
+from ltm.untrusted.regular_files import read_bytes
 
 NAME = "MANIFEST"
+LARGEST = 1 << 26
+"""Most bytes of a manifest: a million results."""
 
 
 def read(results_dir: Path) -> dict[str, str]:
@@ -25,15 +30,15 @@ def read(results_dir: Path) -> dict[str, str]:
         UserError: a line is not of the form that `build` writes.
     """
     path = results_dir / NAME
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
     digests = {}
-    for n, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+    for n, line in enumerate(read_bytes(path, most=LARGEST).decode(errors="replace").splitlines(), 1):
         match = re.fullmatch(r"([0-9a-f]{12}) (\S+/\S+/[0-9a-f]{12})", line)
         if match is None:
             raise UserError(
-                f"{path}: line {n}: expected a digest and MODEL/TASK/KEY, found {line!r}; restore the file, or delete "
-                "it and run ltm-leaderboard build"
+                f"{path}: line {n}: expected a digest and MODEL/TASK/KEY, found {shown(line)}; restore the file, or "
+                "delete it and run ltm-leaderboard build"
             )
         digests[match[2]] = match[1]
     return digests

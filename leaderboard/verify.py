@@ -7,17 +7,25 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from leaderboard.entries import Entry, read
 from ltm import registry
-from ltm.config import config_digest, digest
+from ltm.config import canonical_json, config_digest, digest
 from ltm.errors import UserError
-from ltm.result import Metric, Result, find_results, read_records, to_bytes
+from ltm.result import Metric, Result, computing_from_records, find_results, read_data, read_records, to_bytes
+from ltm.untrusted.display import shown
 
 RELATIVE = 1e-9
 """Relative tolerance for recomputed numbers, which may differ by the order of summation only."""
+
+SEARCHED = 1 << 30
+"""Most bytes that are hashed in search of an edited digit: about two seconds."""
+
+SEARCHES = 5
+"""Damaged results of one board in which an edited digit is searched for."""
 
 Records = Sequence[Mapping[str, Any]]
 Formula = Callable[[Metric, Result, Records], float | None]
@@ -28,14 +36,15 @@ def verify(results_dir: Path) -> tuple[list[Entry], list[str]]:
 
     Nothing is raised for a damaged result: it is one of the problems.
     """
-    entries, problems = [], []
+    entries, problems, searches = [], [], 0
     for path in find_results(results_dir):
         try:
             entry = read(path, results_dir)
             wrong = [f"{path}: {problem}" for problem in differences(entry)]
         except UserError as error:
             problems.append(str(error))
-            if edit := edited_digit(path):
+            searches += 1
+            if searches <= SEARCHES and (edit := edited_digit(path)):
                 problems.append(f"{path}: {edit}")
             continue
         problems += wrong
@@ -56,17 +65,19 @@ def differences(entry: Entry) -> Iterator[str]:
     # Older results have a digest of the whole config, with the settings that are now left to the machine.
     expected, older = config_digest(result.model["config"]), digest(result.model["config"])
     if result.model["config_digest"] not in (expected, older):
-        yield f"field model.config_digest: expected {expected}, found {result.model['config_digest']}"
+        yield f"field model.config_digest: expected {expected}, found {shown(result.model['config_digest'])}"
     records = read_records(entry.path, result)
     if not records:
         return
     if "block" in records[0] and "tokens" in records[0] and "part" not in records[0]:
-        tokens = sum(record["tokens"] for record in records)
+        with computing_from_records(entry.path, "tokens"):
+            tokens = sum(record["tokens"] for record in records)
         for field, count in (("blocks", len(records)), ("tokens", tokens)):
             if result.scoring[field] != count:
                 yield f"field scoring.{field}: expected {count}, which the records give, found {result.scoring[field]}"
     for i, metric in enumerate(result.metrics):
-        value = recomputed(metric, result, records)
+        with computing_from_records(entry.path, metric.name):
+            value = recomputed(metric, result, records)
         if value is not None and not math.isclose(value, metric.value, rel_tol=RELATIVE, abs_tol=1e-12):
             yield (
                 f"field metrics[{i}].value ({metric.name}, {metric.likelihood}): expected {value!r}, which the records "
@@ -210,34 +221,42 @@ def _formulas_of_others() -> dict[str, Callable[[Metric, Result, Records], float
 def edited_digit(path: Path) -> str | None:
     """Return the field of a result file in which one digit was changed, with its value before and after.
 
-    None if no change of a single digit restores the file's digest.
+    None if the file's digest holds, if no change of a single digit restores it, or if the search would take long.
     """
     try:
-        data = json.loads(path.read_bytes())
-        recorded = data.pop("digest")
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
+        data = read_data(path)
+    except UserError:
         return None
-    for place, parent, key in _leaves(data, ""):
-        value = parent[key]
-        text = value if isinstance(value, str) else json.dumps(value)
-        for match in re.finditer(r"\d", text):
-            for digit in "0123456789".replace(match[0], ""):
-                other = text[: match.start()] + digit + text[match.end() :]
-                try:
-                    parent[key] = other if isinstance(value, str) else json.loads(other)
-                except ValueError:
-                    continue  # not a number, such as 007
-                if digest(data) == recorded:
-                    return f"field {place}: expected {parent[key]!r}, found {value!r}"
-        parent[key] = value
+    recorded = data.pop("digest", None)
+    text = canonical_json(data).encode()
+    places = [match.start() for match in re.finditer(rb"[0-9]", text)]
+    if sha256(text).hexdigest() == recorded or len(places) * 9 * len(text) // 2 > SEARCHED:
+        return None
+    for at in places:
+        before = sha256(text[:at])
+        for digit in b"0123456789".replace(text[at : at + 1], b""):
+            whole, rest = before.copy(), bytes([digit]) + text[at + 1 :]
+            whole.update(rest)
+            if whole.hexdigest() != recorded:
+                continue
+            try:
+                original = json.loads(text[:at] + rest)
+            except ValueError:  # a digest of no JSON, such as 007, was put there on purpose
+                return None
+            field, expected, found = _first_difference(original, data, "")
+            return f"field {field}: expected {shown(expected)}, found {shown(found)}"
     return None
 
 
-def _leaves(data: Any, place: str) -> Iterator[tuple[str, Any, Any]]:
-    """Yield each text and number as (path of the field, container, key), so that it can be replaced."""
-    for key in list(data) if isinstance(data, dict) else range(len(data)):
-        here = f"{place}[{key}]" if isinstance(data, list) else f"{place}.{key}" if place else str(key)
-        if isinstance(data[key], dict | list):
-            yield from _leaves(data[key], here)
-        elif isinstance(data[key], str | float | int) and not isinstance(data[key], bool):
-            yield here, data, key
+def _first_difference(before: Any, after: Any, place: str) -> tuple[str, Any, Any]:
+    """Return the path of the first value that differs, and both values; of tables with other keys, the keys."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        if before.keys() != after.keys():
+            return place, min(before.keys() - after.keys()), min(after.keys() - before.keys())
+        inside = [(f"{place}.{key}" if place else key, before[key], after[key]) for key in before]
+    elif isinstance(before, list) and isinstance(after, list):
+        inside = [(f"{place}[{i}]", *pair) for i, pair in enumerate(zip(before, after, strict=True))]
+    else:
+        return place, before, after
+    where, one, other = next(each for each in inside if each[1] != each[2])
+    return _first_difference(one, other, where)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import difflib
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+
+from ltm.untrusted.display import printable
 
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
@@ -43,6 +46,9 @@ def run_command(main: Callable[[], int | None]) -> int:
     # Before torch is imported: threads that wait for each other spin this long, then sleep. By default they spin thirty
     # times longer, and next to another busy program small models then run at a twentieth of their speed.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A question mark for what a terminal cannot show, such as ≤, and for names of files that are no text.
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = main() or 0
         sys.stdout.flush()  # while a reader that has gone, or a full disk, can still be answered
@@ -50,7 +56,7 @@ def run_command(main: Callable[[], int | None]) -> int:
     except UserError as error:
         if os.environ.get("LTM_TRACEBACK"):
             raise
-        print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
+        print(f"{os.path.basename(sys.argv[0])}: error: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
         detail = str(interrupt) or "finished work is kept; issue the same command again to go on"

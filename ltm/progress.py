@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from ltm.untrusted.display import printable
+
 SECONDS_BETWEEN_LINES = 10.0
 
 Advance = Callable[[int, int], None]
@@ -20,8 +22,8 @@ Advance = Callable[[int, int], None]
 
 
 def say(text: str) -> None:
-    """Print one line to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a message to stderr, in printable characters."""
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

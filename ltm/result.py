@@ -12,7 +12,9 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,11 +23,20 @@ from ltm.config import canonical_json, digest
 from ltm.errors import UserError
 from ltm.files import write_atomically
 from ltm.result_schema import SCHEMA, check
+from ltm.untrusted import json_lines, json_text
+from ltm.untrusted.display import shown
+from ltm.untrusted.regular_files import read_bytes
 
 if TYPE_CHECKING:
     from ltm.statistics import Blocks
 
 Status = Literal["complete", "partial", "invalidated"]
+
+PACKED = 128 << 20
+"""Most bytes of a records file as it is on disk; `ltm.untrusted.json_lines` bounds what it unpacks to."""
+# The schema says which control characters there may be.
+_LIMITS = json_text.Limits(bytes=8 << 20, string=200_000, values=100_000, controls=True)
+_REMEDY = "restore the file, or delete it and run ltm-eval again"
 
 NO_TWIN = "none"
 """The `scoring.twin` of an audit without a known source: the model was made elsewhere, and nothing can be trained like
@@ -194,24 +205,37 @@ def read_result(path: Path) -> Result:
     Raises:
         UserError: naming the file and what is wrong with it: not JSON, another schema, a field, or the digest.
     """
-    data = _parse(path)
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(data).__name__}")
-    schema = data.get("schema")
-    if schema != SCHEMA:
-        raise UserError(f"{path}: field schema: expected {SCHEMA}, found {schema!r}; a newer version may read it")
+    data = read_data(path)
     recorded = data.pop("digest", None)
     if recorded != digest(data):
         raise UserError(
-            f"{path}: field digest: expected {digest(data)}, found {recorded!r}: the file was changed after it was "
-            "written; restore it, or delete it and run ltm-eval again"
+            f"{path}: field digest: expected {digest(data)}, found {shown(recorded)}: the file was changed after it "
+            f"was written; {_REMEDY}"
         )
-    check(data, str(path))
+    try:
+        check(data, str(path))
+    except UserError as error:
+        raise UserError(f"{error}; {_REMEDY}") from None
     metrics = tuple(
         Metric(**{**metric, "ci95": None if metric["ci95"] is None else Interval(**metric["ci95"])})
         for metric in data["metrics"]
     )
     return Result(**{name: value for name, value in data.items() if name not in ("schema", "metrics")}, metrics=metrics)
+
+
+def read_data(path: Path) -> dict[str, Any]:
+    """Read a result's file as plain data, its digest included, before anything but its size and schema is checked.
+
+    Raises:
+        UserError: it is not a regular file of JSON within the limits, or of another schema.
+    """
+    try:
+        data = json_text.table(json_text.read(path, limits=_LIMITS), where=str(path))
+    except UserError as error:
+        raise UserError(f"{error}; {_REMEDY}") from None
+    if (schema := data.get("schema")) != SCHEMA or isinstance(schema, bool):
+        raise UserError(f"{path}: field schema: expected {SCHEMA}, found {shown(schema)}; a newer version may read it")
+    return data
 
 
 def find_results(results_dir: Path) -> list[Path]:
@@ -223,18 +247,39 @@ def read_records(path: Path, result: Result) -> list[dict[str, Any]] | None:
     """The per-block values of the result read from `path`; None when it has none.
 
     Raises:
-        UserError: the file is missing, or is not the one that the result was written with.
+        UserError: the file is lost, is not the one that the result was written with, or is no file of records.
     """
     if result.records is None:
         return None
     file = path.with_name(result.records["file"])
     try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: field records.file: cannot read {file}: {error.strerror}") from error
-    if (actual := hashlib.sha256(data).hexdigest()) != result.records["sha256"]:
-        raise UserError(f"{file}: expected sha256 {result.records['sha256']} (from {path.name}), found {actual}")
-    return [json.loads(line) for line in gzip.decompress(data).splitlines()]
+        data = read_bytes(file, most=PACKED)
+        if (actual := hashlib.sha256(data).hexdigest()) != result.records["sha256"]:
+            raise UserError(f"{file}: expected sha256 {result.records['sha256']} (from {path.name}), found {actual}")
+        return json_lines.parse_gzip(data, where=str(file))
+    except UserError as error:
+        names = result.model["name"], result.task["name"].removeprefix("ltm_"), str(path.parents[2])
+        model, task, output = map(shlex.quote, names)
+        raise UserError(
+            f"{path}: its records are lost or damaged: {error}; restore them, or delete {path.name} and run ltm-eval "
+            f"again: ltm-eval --model {model} --tasks {task} --output {output} (the field provenance.command has the "
+            "options)"
+        ) from None
+
+
+@contextmanager
+def computing_from_records(path: Path, what: str) -> Iterator[None]:
+    """Turn any error of a computation on records, whose fields no schema knows, into a `UserError`.
+
+    Args:
+        path: of the result.
+        what: is computed, for the message.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        found = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: expected records that give {what}, found others: {shown(found)[1:-1]}") from error
 
 
 def read_blocks(path: Path, result: Result, metric: Metric) -> Blocks | None:
@@ -256,9 +301,12 @@ def read_blocks(path: Path, result: Result, metric: Metric) -> Blocks | None:
     name = str(metric.likelihood)
     if not records or any(name not in record or "tokens" not in record for record in records):
         raise UserError(f"{path}: field records: expected {name} and tokens of every block, found less")
-    nats_N = np.array([record[name] for record in records], np.float64)
-    tokens_N = np.array([record["tokens"] for record in records], np.float64)
-    perplexity = math.exp(-nats_N.sum() / tokens_N.sum())
+    with computing_from_records(path, metric.name):
+        nats_N = np.array([record[name] for record in records], np.float64)
+        tokens_N = np.array([record["tokens"] for record in records], np.float64)
+        if nats_N.ndim != 1 or tokens_N.ndim != 1 or not np.isfinite(nats_N).all() or not (tokens_N >= 1).all():
+            raise ValueError("a number for each block, and at least one token in each")
+        perplexity = math.exp(-nats_N.sum() / tokens_N.sum())
     if not math.isclose(perplexity, metric.value, rel_tol=1e-6):
         raise UserError(
             f"{path}: field metrics, {metric.name}: expected {perplexity!r}, which the records give, "
@@ -288,15 +336,3 @@ def to_bytes(result: Result) -> bytes:
         json.dumps({**data, "digest": digest(data)}, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
         + "\n"
     ).encode()
-
-
-def _parse(path: Path) -> Any:
-    def refuse(constant: str) -> Any:
-        raise ValueError(f"{constant} is not a number that a result may have")
-
-    try:
-        return json.loads(path.read_bytes(), parse_constant=refuse)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: expected a result in JSON, found something else: {error}") from error

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ltm.data.reading import add_reading_options
 from ltm.errors import UserError, run_command
+from ltm.untrusted.display import printable
 
 EPILOG = """examples:
   ltm-eval --model ltm-tiny,ar-tiny --tasks pydocs
@@ -145,7 +146,7 @@ def _main(parsed: argparse.Namespace, arguments: Sequence[str] | None) -> int:
     _quieten()
     command = shlex.join(["ltm-eval", *(sys.argv[1:] if arguments is None else arguments)])
     report.show(evaluation.run(command), options)
-    print(f"\nnext: ltm-leaderboard build --results {shlex.quote(str(options.output))}")
+    print(printable(f"\nnext: ltm-leaderboard build --results {shlex.quote(str(options.output))}"))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from ltm import model_store
 from ltm.errors import UserError
 from ltm.files import check_writable
 from ltm.progress import say
-from ltm.result import Identity, Result, read_result, result_path, write_result
+from ltm.result import Identity, Result, read_records, read_result, result_path, write_result
 from tasks import catalog, models, results
 from tasks.kinds import Task, kind
 from tasks.options import EvalOptions
@@ -68,10 +69,15 @@ class Evaluation:
 
     @staticmethod
     def _done(path: Path, identity: Identity) -> tuple[Result, Path] | None:
-        """The result of that identity, if it is there; in earlier versions keys did not contain the family."""
+        """The result of that identity, if it is there with its records; former keys did not contain the family."""
         former = path.with_name(f"{replace(identity, family=None).key[:12]}.json")
         for place in (path, former):
-            if place.exists() and (result := read_result(place)).model["family"] == identity.family:
+            if os.path.exists(place) and (result := read_result(place)).model["family"] == identity.family:
+                try:
+                    read_records(place, result)
+                except UserError:
+                    say(f"{place}: its records are lost or damaged: scoring again")
+                    return None
                 return result, place
         return None
 

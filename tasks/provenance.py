@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ltm.devices import device_name
+from ltm.result_schema import LONGEST
 from ltm.untrusted.display import printable
 
 PACKAGES = ("latent-thought-bench", "torch", "numpy", "scipy", "tokenizers", "lm-eval", "datasets")
@@ -23,7 +24,7 @@ def provenance(command: str, device: str, *, seconds: float, tokens: int, matmul
     """Make the `provenance` table of a result file.
 
     Args:
-        command: what the user typed.
+        command: what the user typed; names of files in it may have characters that no result may have.
         device: `cpu` or `cuda`.
         seconds: time spent computing, over all runs that contributed.
         tokens: tokens scored or generated in that time.
@@ -34,7 +35,7 @@ def provenance(command: str, device: str, *, seconds: float, tokens: int, matmul
     return {
         "commit": commit,
         "dirty": dirty,
-        "command": printable(command),
+        "command": printable(command)[:LONGEST],
         "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
         "device": device_name(device),
         **({} if matmul is None else {"matmul": matmul}),

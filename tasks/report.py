@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from ltm.errors import UserError
-from ltm.result import read_blocks, read_records, read_result, reservations, result_path
+from ltm.result import computing_from_records, read_blocks, read_records, read_result, reservations, result_path
 from ltm.statistics import paired_difference
+from ltm.untrusted.display import printable
 
 if TYPE_CHECKING:
     from ltm.result import Metric, Result
@@ -73,8 +74,11 @@ def show_tables(by_kind: Mapping[type[Task], Sequence[Result]]) -> None:
 
 def console() -> Console:
     """Return a console on standard output, no wider than `WIDTH`."""
-    terminal = Console()
-    return terminal if terminal.is_terminal and terminal.width <= WIDTH else Console(width=WIDTH)
+    # Names are text, though they may look like markup.
+    terminal = Console(markup=False, emoji=False)
+    if not terminal.is_terminal or terminal.width > WIDTH:
+        terminal.width = WIDTH
+    return terminal
 
 
 def plain_table(title: str | None = None) -> Table:
@@ -165,7 +169,7 @@ def paired(result: Result, first: Result, output: Path) -> Measured | None:
 def _verdict(difference: Measured, result: Result, first: Result) -> tuple[str, str, str]:
     value = difference.value
     if difference.ci95 is None:
-        return f"{value:+.4f}", f"×{math.exp(value):.4f}", "one block: undecided"
+        return f"{value:+.4f}", f"×{_ratio(value):.4f}", "one block: undecided"
     low, high = difference.ci95
     kinds = {metric.kind for one in (result, first) if (metric := one.metric(PERPLEXITY))}
     verdict = "no difference seen" if low <= 0 <= high else "better" if high < 0 else "worse"
@@ -173,9 +177,13 @@ def _verdict(difference: Measured, result: Result, first: Result) -> tuple[str, 
         verdict = "~ an estimate: undecided"
     return (
         f"{value:+.4f} [{low:+.4f}, {high:+.4f}]",
-        "×{:.3f} [{:.3f}, {:.3f}]".format(*(math.exp(end) for end in (value, low, high))),
+        "×{:.3f} [{:.3f}, {:.3f}]".format(*(_ratio(end) for end in (value, low, high))),
         verdict,
     )
+
+
+def _ratio(nats: float) -> float:
+    return math.exp(nats) if nats < 700 else math.inf
 
 
 def show_samples(results: Sequence[Result], output: Path, count: int) -> None:
@@ -187,12 +195,13 @@ def show_samples(results: Sequence[Result], output: Path, count: int) -> None:
     for result in results:
         title, path = f"{result.model['name']} on {result.task['name']}", _path(result, output)
         records = read_records(path, read_result(path)) or ()
-        samples = [texts for record in records if (texts := _texts(record))]
+        with computing_from_records(path, "samples"):
+            samples = [texts for record in records if (texts := _texts(record))]
         if not samples:
             print(f"\n{title}: this task keeps no texts")
         for number, (before, text, after) in enumerate(samples[:count], start=1):
             print(f"\n{title}, sample {number} of {len(samples)}:")
-            print(f"{f'[{before}]' if before else ''}{_printable(text) or '(empty)'}{after}")
+            print(printable(f"{f'[{before}]' if before else ''}{text or '(empty)'}{after}"))
 
 
 def _path(result: Result, output: Path) -> Path:
@@ -206,8 +215,3 @@ def _texts(record: Mapping[str, Any]) -> tuple[str, str, str] | None:
     if record.get("texts"):
         return record["question"], record["texts"][0], f"\n(right: {record['gold']})"
     return None
-
-
-def _printable(text: str) -> str:
-    """Replace control characters, which a terminal would obey; a byte-level model may produce any of them."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm.errors import UserError
 from ltm.result import Identity, Interval, Metric, Result, result_path
+from ltm.untrusted.display import printable
 from tasks.kinds import Measurement
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def data(split: Split) -> dict[str, Any]:
         "bytes": split.bytes,
         "words": split.words,
         "documents": len(split.documents),
-        "source": dict(split.source),
+        "source": {name: printable(value) if isinstance(value, str) else value for name, value in split.source.items()},
     }
 
 

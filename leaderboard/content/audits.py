@@ -9,7 +9,7 @@ from leaderboard.content import notation
 from leaderboard.content.document import FAILED, NOTHING, Part, Table, Value
 from leaderboard.entries import AUDIT, Entry
 from leaderboard.labels import labels
-from ltm.result import NO_TWIN, Metric, Result, read_records, reservations
+from ltm.result import NO_TWIN, Metric, Result, computing_from_records, read_records, reservations
 
 THRESHOLD = math.log(100)
 """Nats by which a valid claim exceeds the source's own, over all texts, with a probability of at most 1%."""
@@ -80,13 +80,14 @@ def _row(label: str, entry: Entry, verdict: Metric, checks: Sequence[str]) -> tu
         for record in read_records(entry.path, result) or []
         if record.get("passed") is False and record.get("likelihood") in (likelihood, None)
     ]
-    details = "; ".join(f"{record['check']}: {record['detail']}" for record in refuted)
+    with computing_from_records(entry.path, "the checks of an audit"):
+        details = "; ".join(f"{record['check']}: {record['detail']}" for record in refuted)
+        names = ", ".join(record["check"].replace("_", " ") for record in refuted)
     limits = _limits(entry)
     shown = Value(
         text=notation.PASSED + reservations(result.scoring, result.status) if verdict.value == 1 else FAILED,
         tip="; ".join(part for part in (notation.describe(entry, verdict), details, limits) if part),
     )
-    names = ", ".join(record["check"].replace("_", " ") for record in refuted)
     values = [_number(_metric_of(result, name, likelihood)) for name in COLUMNS]
     others = [_number(_metric_of(result, name, likelihood)) for name in checks]
     twin = result.scoring.get("twin") != NO_TWIN
@@ -102,7 +103,8 @@ def _limits(entry: Entry) -> str:
     if result.status == "partial":
         return f"audited on {result.scoring['blocks']} texts only"
     checks = [record for record in read_records(entry.path, result) or [] if record.get("part") == "check"]
-    names = dict.fromkeys(record["check"].replace("_", " ") for record in checks if record["passed"] is None)
+    with computing_from_records(entry.path, "the checks of an audit"):
+        names = dict.fromkeys(record["check"].replace("_", " ") for record in checks if record["passed"] is None)
     return f"made elsewhere, so without a twin; checks not made: {', '.join(names)}"
 
 

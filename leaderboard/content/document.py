@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from ltm.config import digest
+
 NOTHING = "–"
 """The text of a table cell that has no value."""
 
 FAILED = "failed"
 """The verdict that is highlighted where there is colour."""
 
-
-def printable(text: str) -> str:
-    """Return the text on one line, with a visible mark for each control character or change of direction."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
+SLUG = 80
+"""Most characters of a part of a file name; a file's name has up to three."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,5 +119,6 @@ class Page:
 
 
 def slug(text: str) -> str:
-    """Return the text as part of a file name: lower-case letters and digits, with dashes between."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
+    """Return the text as part of a file name: lower-case letters and digits, with dashes between; a digest if long."""
+    name = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "x"
+    return name if len(name) <= SLUG else f"{name[: SLUG - 9]}-{digest(text)[:8]}"

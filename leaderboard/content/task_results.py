@@ -12,7 +12,7 @@ from leaderboard.content.document import NOTHING, Axis, Figure, Part, Point, Ser
 from leaderboard.entries import Entry
 from leaderboard.labels import labels
 from leaderboard.ranking import judged_by
-from ltm.result import Metric, Result, read_records
+from ltm.result import Metric, Result, computing_from_records, read_records
 from ltm.statistics import mean_and_error
 
 _BOUNDS = ("elbo", "importance_bound")
@@ -224,10 +224,13 @@ def _curve(entries: Sequence[Entry], setting: str, label: str) -> Part | None:
     series, rows, values = [], [], set()
     for colour, (name, entry) in enumerate(zip(labels(entries), entries, strict=True)):
         records = [r for r in read_records(entry.path, entry.result) or [] if r.get("part") == f"bounds by {setting}"]
-        values |= {record[setting] for record in records}
-        elbo, importance = (
-            [_bound(record, setting, likelihood, entry.result, name) for record in records] for likelihood in _BOUNDS
-        )
+        with computing_from_records(entry.path, "bounds by a setting"):
+            values |= {record[setting] for record in records}
+            elbo, importance = (
+                [_bound(record, setting, likelihood, entry.result, name) for record in records]
+                for likelihood in _BOUNDS
+            )
+            costs = [notation.short(record["elbo_flops_per_token"]) for record in records]
         for likelihood, points in zip(_BOUNDS if records else (), (elbo, importance), strict=False):
             series.append(
                 Series(
@@ -239,14 +242,8 @@ def _curve(entries: Sequence[Entry], setting: str, label: str) -> Part | None:
                 )
             )
         rows += [
-            (
-                name,
-                str(record[setting]),
-                f"≤ {first.y:.4f}",
-                f"≤ {second.y:.4f}",
-                notation.short(record["elbo_flops_per_token"]),
-            )
-            for record, first, second in zip(records, elbo, importance, strict=True)
+            (name, str(record[setting]), f"≤ {first.y:.4f}", f"≤ {second.y:.4f}", cost)
+            for record, first, second, cost in zip(records, elbo, importance, costs, strict=True)
         ]
     if not series:
         return None

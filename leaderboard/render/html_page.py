@@ -13,8 +13,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from leaderboard.content.document import FAILED, Page, Part, Table, Value, printable, slug
+from leaderboard.content.document import FAILED, Page, Part, Table, Value, slug
 from leaderboard.render.svg import STYLE, svg
+from ltm.untrusted.display import one_line
 
 FOLDER = Path(__file__).parent
 LONG = 40
@@ -111,7 +112,7 @@ def _anchors(parts: Sequence[Part]) -> list[str]:
 
 
 def _text(text: str) -> str:
-    return html.escape(printable(text))
+    return html.escape(one_line(text))
 
 
 def _marked(text: str) -> str:

@@ -6,7 +6,8 @@ import html
 import re
 from collections.abc import Iterable
 
-from leaderboard.content.document import NOTHING, Figure, Page, Table, Value, printable
+from leaderboard.content.document import NOTHING, Figure, Page, Table, Value
+from ltm.untrusted.display import one_line
 
 
 def markdown(page: Page, *, plots: str) -> str:
@@ -45,5 +46,5 @@ def _image(figure: Figure, plots: str) -> str:
 
 def escape(text: str) -> str:
     """Escape text for Markdown and HTML, on one line; intervals and names such as `ltm_ptb` stay readable."""
-    line = html.escape(printable(text), quote=False)
+    line = html.escape(one_line(text), quote=False)
     return re.sub(r"[\\`*|]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|~(?! )|\](?=[(\[])", r"\\\g<0>", line)

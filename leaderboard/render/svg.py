@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from leaderboard.content.document import Axis, Figure, Point, Series, printable
+from leaderboard.content.document import Axis, Figure, Point, Series
+from ltm.untrusted.display import one_line
 
 WIDTH, HEIGHT = 460, 330
 """Size in pixels, without the legend."""
@@ -19,6 +20,8 @@ COLOURS = 6
 """The number of colours; further series use them again."""
 CROWD = 40
 """Points beyond which faint ones are not labelled."""
+TINIEST = 1e-100
+"""Smaller numbers are drawn here on logarithmic axes."""
 MADE_BY = "<!-- made by ltm-leaderboard build -->"
 """Marks the files that a later build may remove."""
 
@@ -144,10 +147,12 @@ def _label(point: Point, x: float, y: float, boxes: list[tuple[float, float, flo
 
 
 def _scale(axis: Axis, values: Sequence[float], start: float, end: float) -> Scale:
-    transform = math.log10 if axis.log else float
+    transform: Callable[[float], float] = (lambda value: math.log10(max(value, TINIEST))) if axis.log else float
     transformed = [transform(value) for value in (*values, *(value for value, _ in axis.ticks))] or [0.0]
     low, high = min(transformed), max(transformed)
-    margin = 0.06 * (high - low) or 0.5
+    size = max(abs(low), abs(high), 1.0)
+    # Values that are all but equal are in the middle of an axis on which floats can still be told apart.
+    margin = 0.06 * (high - low) if high - low > 1e-9 * size else max(0.5, 1e-6 * size)
     low, high = low - margin, high + margin
     ticks = axis.ticks or tuple((value, _tick(value)) for value in _round_numbers(low, high, log=axis.log))
     return Scale(place=lambda value: start + (transform(value) - low) / (high - low) * (end - start), ticks=ticks)
@@ -192,7 +197,7 @@ def _width(text: str) -> float:
 
 
 def _text(text: str) -> str:
-    return html.escape(printable(text))
+    return html.escape(one_line(text))
 
 
 def _px(value: float) -> str:

@@ -6,20 +6,22 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from leaderboard.content.document import Part, Table
+from ltm.untrusted.display import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
 TERMINAL_WIDTH = 100
-_PLAIN = str.maketrans({"≤": "<=", "–": "-", "±": "+-", "·": "|"})
+_PLAIN = str.maketrans({"≤": "<=", "–": "-", "−": "-", "±": "+-", "·": "|"})
 
 
 def open_console() -> Console:
     """Return a console on stdout, `TERMINAL_WIDTH` wide or as wide as the terminal if that is narrower."""
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=False)
+    # Names are text, though they may look like markup.
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
     console.width = min(TERMINAL_WIDTH, console.width) if console.is_terminal else TERMINAL_WIDTH
     return console
 
@@ -44,7 +46,7 @@ def print_table(table: Table, title: str, console: Console) -> None:
         box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=_text(title, console), title_justify="left"
     )
     for i, name in enumerate(table.header):
-        printed.add_column(name, justify="right" if i else "left", overflow="fold", no_wrap=i > 0)
+        printed.add_column(_text(name, console), justify="right" if i else "left", overflow="fold", no_wrap=i > 0)
     for row in table.rows:
         printed.add_row(*(_text(str(value), console) for value in row))
     console.print(printed)
@@ -53,5 +55,6 @@ def print_table(table: Table, title: str, console: Console) -> None:
 def _text(text: str, console: Console) -> Text:
     from rich.text import Text
 
+    text = printable(text)
     # A terminal that cannot show ≤ would show something worse in its place.
     return Text(text if console.encoding.startswith("utf") else text.translate(_PLAIN))

@@ -18,6 +18,11 @@ def printable(text: str, *, keep: frozenset[str] = _KEPT) -> str:
     return "".join(c if c.isprintable() or c in keep else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
+def one_line(text: str) -> str:
+    """Return the text on one line, in printable characters."""
+    return printable(" ".join(text.split()), keep=frozenset())
+
+
 def shown(value: object, *, most: int = SHOWN) -> str:
     """Quote a foreign value for a message, in printable characters and at most `most` of them."""
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 256:

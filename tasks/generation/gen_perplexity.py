@@ -15,6 +15,7 @@ import numpy as np
 
 from ltm import statistics
 from ltm.errors import UserError
+from ltm.untrusted.json_text import LARGEST
 from tasks.generation.metrics import metric
 from tasks.models import label
 
@@ -122,7 +123,7 @@ def gen_ppl_metrics(scored: ScoredTexts, scorer: str, prefix: str = "") -> list[
     common: dict[str, Any] = {"unit": "token", "n": int(some.sum())}
     measured = measured._replace(method=measured.method.replace("block", "sample"))
     metrics = [metric(f"{prefix}gen_ppl[{scorer}]", measured, "lower", kind=scored.kind, **common)]
-    if np.isfinite(value := statistics.mean_of_exp(scored.nats_N[some], scored.tokens_N[some])):
+    if (value := statistics.mean_of_exp(scored.nats_N[some], scored.tokens_N[some])) <= LARGEST:
         legacy = statistics.Measured(value, None, None, None, "")
         metrics.append(
             metric(f"{prefix}gen_ppl_mean_of_exp[{scorer}]", legacy, "lower", kind="estimate", **common),

@@ -11,6 +11,7 @@ from ltm.data import corpora
 from ltm.data.separated_text import SeparatedText
 from ltm.errors import UserError
 from ltm.result import Identity, Metric
+from ltm.untrusted.json_text import LARGEST
 from tasks import results
 from tasks.kinds import Column, Measurement, Task
 
@@ -127,7 +128,7 @@ def _metrics(name: str, value: LikelihoodFloat, split: Split) -> list[Metric]:
         metrics.append(results.metric("word_perplexity", total.perplexity(units=split.words), unit="word", **common))
         metrics.append(results.metric("bits_per_byte", total.bits_per_byte(split.bytes), unit="byte", **common))
     mean_of_exp = statistics.mean_of_exp(part.nats_N, part.tokens_N)
-    if name == value.headline and value.complete and math.isfinite(mean_of_exp):
+    if name == value.headline and value.complete and mean_of_exp <= LARGEST:
         # Some published scripts report it; models are never ranked by it.
         legacy = {**common, "headline": False, "kind": "estimate"}
         metrics.append(Metric(name="token_perplexity_mean_of_exp", unit="token", value=mean_of_exp, **legacy))
