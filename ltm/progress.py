@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from ltm.untrusted.display import printable
+
 SECONDS_BETWEEN_LINES = 10.0
 
 Advance = Callable[[int, int], None]
@@ -20,8 +22,8 @@ Advance = Callable[[int, int], None]
 
 
 def say(text: str) -> None:
-    """Print one line to stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Print one line to stderr, in printable characters."""
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -71,11 +73,12 @@ def display(title: str, *, transient: bool = False) -> Iterator[Show]:
         yield line
         return
 
+    from rich.markup import escape
     from rich.progress import BarColumn, Progress
 
     columns = ("{task.description}", BarColumn(), "{task.percentage:3.0f}%", "{task.fields[facts]}")
     with Progress(*columns, console=console, transient=transient) as bar:
-        task = bar.add_task(title, total=1.0, facts="")
+        task = bar.add_task(escape(printable(title)), total=1.0, facts="")
 
         def move(share: float, facts: str) -> None:
             nonlocal first

@@ -38,7 +38,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("api", "registry", "result", "result_schema"),
         ("tokenizer", "files", "config", "devices", "statistics"),
         ("untrusted",),
-        ("rng", "hub", "progress", "errors"),
+        ("rng", "hub", "progress", "errors", "untrusted.display"),
     ),
     "baselines": (
         (
