@@ -54,7 +54,7 @@ class PretrainedTokenizer(Tokenizer):
         self._own.no_padding()
         # Text that looks like a special token is encoded as ordinary text.
         self._own.encode_special_tokens = True
-        if (size := self._own.get_vocab_size()) > outputs:
+        if (size := 1 + max(self._own.get_vocab().values(), default=-1)) > outputs:
             raise UserError(f"the tokenizer of {name} has {size} ids, the model only {outputs}: they do not match")
         special = {
             token["id"]: b"" if token["special"] else token["content"].encode() for token in data["added_tokens"]

@@ -1,4 +1,4 @@
-"""Directories of public weights that are damaged, or made to do harm: a sentence each, and no more memory than needed."""
+"""Directories of public weights that are damaged, or made to do harm: a sentence each, and little memory."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_an_index_names_files_next_to_it(index: dict[str, Any], gpt2: Path, tmp_
     copy = shutil.copytree(gpt2, tmp_path / "model")
     (copy / "model.safetensors").rename(copy / "model-00001-of-00001.safetensors")
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(UserError, match="the weights in .* cannot be read"):
+    with pytest.raises(UserError, match=r"the weights in .* cannot be read"):
         Pretrained.from_source(str(copy))
 
 
