@@ -14,9 +14,17 @@ from ltm.untrusted.display import printable
 
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
+from ltm.untrusted.display import SHOWN, shown
+
 
 class UserError(Exception):
-    """Bad input: the message says what was wrong, what was expected, and how to fix it."""
+    """Bad input: the message says what was wrong, what was expected, and how to fix it.
+
+    Messages quote what others have written, so they hold printable characters only, wherever they are printed.
+    """
+
+    def __init__(self, message: str = ""):
+        super().__init__(printable(message))
 
 
 def did_you_mean(kind: str, name: str, known: Iterable[str]) -> UserError:
@@ -26,10 +34,10 @@ def did_you_mean(kind: str, name: str, known: Iterable[str]) -> UserError:
     the whole dotted name breaks ties.
     """
     known = sorted(known)
-    likeness = {candidate: _likeness(name.lower(), candidate.lower()) for candidate in known}
+    likeness = {candidate: _likeness(name[:SHOWN].lower(), candidate.lower()) for candidate in known}
     close = [c for c in sorted(known, key=lambda c: likeness[c], reverse=True) if likeness[c] >= (0.5,)][:3]
     hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known) or 'none'}"
-    return UserError(f"unknown {kind} {name!r}; {hint}")
+    return UserError(f"unknown {kind} {shown(name)}; {hint}")
 
 
 def _likeness(name: str, candidate: str) -> tuple[float, float]:

@@ -6,6 +6,7 @@ for a family that opens models made elsewhere.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from ltm import hub, registry
 from ltm.config import from_dict, with_settings
 from ltm.errors import UserError
-from ltm.files import home
+from ltm.files import expanded, home
 from ltm.progress import duration
 from ltm.training import checkpoint as checkpoints
 from ltm.training.checkpoint import MANIFEST, SCORED, step_folder, steps
 from ltm.training.config import DEFAULT_CORPUS, TrainConfig, parse_budget
+from ltm.untrusted.display import shown
 
 if TYPE_CHECKING:
     from ltm.api import LanguageModel, LoadedModel
@@ -31,13 +33,13 @@ def find(name_or_path: str, checkpoint: str | None = None) -> Path:
         UserError: nothing there; for a preset, with the command that trains it and its estimated cost.
     """
     if checkpoint is not None:
-        return step_folder(Path(checkpoint).expanduser()).resolve()
-    path = Path(name_or_path).expanduser()
-    if path.is_dir() and ("/" in name_or_path or (path / MANIFEST).is_file() or steps(path)):
+        return step_folder(expanded(checkpoint)).resolve()
+    path = expanded(name_or_path)
+    if os.path.isdir(path) and ("/" in name_or_path or (path / MANIFEST).is_file() or steps(path)):
         return step_folder(path).resolve()
     stored = home() / "models" / name_or_path
     if "/" not in name_or_path:
-        if stored.is_dir() and steps(stored):
+        if os.path.isdir(stored) and steps(stored):
             return step_folder(stored)
         raise UserError(f"{name_or_path} has no weights in {stored}. {training_advice(name_or_path)}")
     return _from_hub(name_or_path)
@@ -45,8 +47,9 @@ def find(name_or_path: str, checkpoint: str | None = None) -> Path:
 
 def _from_hub(repository: str) -> Path:
     """The files of a step folder, at the top of a hub repository."""
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", repository):
-        raise UserError(f"there is no directory {repository}: expected a run of ltm-train or one of its step folders")
+    if not re.fullmatch(r"\w[\w.-]{,95}/\w[\w.-]{,95}", repository):
+        name = shown(repository)[1:-1]
+        raise UserError(f"there is no directory {name}: expected a run of ltm-train or one of its step folders")
     try:
         return hub.fetch(repository, "model", (MANIFEST, *SCORED)).files[0].parent
     except hub.HubError as error:
@@ -134,7 +137,7 @@ def trained(name: str, place: str | None) -> str:
 
 def _find(name: str, checkpoint: str | None) -> Path | None:
     itself = False
-    if checkpoint is None and "/" not in name and not Path(name).is_dir():
+    if checkpoint is None and "/" not in name and not os.path.isdir(name):
         itself = registry.preset(name)[1].trains_itself
     try:
         directory = find(name, checkpoint)

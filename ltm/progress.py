@@ -22,7 +22,7 @@ Advance = Callable[[int, int], None]
 
 
 def say(text: str) -> None:
-    """Print a message to stderr, in printable characters."""
+    """Print one line to stderr, in printable characters."""
     print(printable(text), file=sys.stderr, flush=True)
 
 
@@ -73,11 +73,12 @@ def display(title: str, *, transient: bool = False) -> Iterator[Show]:
         yield line
         return
 
+    from rich.markup import escape
     from rich.progress import BarColumn, Progress
 
     columns = ("{task.description}", BarColumn(), "{task.percentage:3.0f}%", "{task.fields[facts]}")
     with Progress(*columns, console=console, transient=transient) as bar:
-        task = bar.add_task(title, total=1.0, facts="")
+        task = bar.add_task(escape(printable(title)), total=1.0, facts="")
 
         def move(share: float, facts: str) -> None:
             nonlocal first

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm.errors import UserError, did_you_mean
@@ -58,7 +58,7 @@ def external_model(name: str) -> tuple[type[LanguageModel], str] | None:
     family, _, where = name.partition(":")
     if not where or not re.fullmatch(r"[A-Za-z][\w-]+", family):
         return None
-    if family not in names(MODELS) and Path(name).exists():
+    if family not in names(MODELS) and os.path.exists(name):
         return None
     return model_family(family), where
 

@@ -20,10 +20,14 @@ from ltm import hub
 from ltm.config import canonical_json
 from ltm.errors import UserError, did_you_mean
 from ltm.files import data_directory, write_atomically
-from ltm.untrusted import regular_files
+from ltm.untrusted import json_text
+from ltm.untrusted.display import shown
+from ltm.untrusted.regular_files import read_bytes
 
 EOS = "<|endoftext|>"
 FILE = "tokenizer.json"
+LIMITS = json_text.Limits(controls=True)
+"""Of such files; the largest that are published have half a million merges."""
 
 _GPT2_SHA256 = {
     "vocab.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
@@ -71,6 +75,8 @@ class Tokenizer:
             raise ValueError(f"token ids must be 0 .. {len(ids) - 1} and {EOS} the last of them")
         if not all(symbol in vocab for symbol in _SYMBOLS):
             raise ValueError("every byte must have a token")
+        if odd := next((pair for pair in merges if not {*pair, "".join(pair)} <= vocab.keys()), None):
+            raise ValueError(f"the merge {shown(' '.join(odd))} has parts or a result that are no tokens")
         self._vocab, self._merges = dict(vocab), list(merges)
         self._bytes = [token_bytes(token) for token in ids[:-1]] + [b"", b""]
 
@@ -166,12 +172,35 @@ class Tokenizer:
         """
         file = Path(directory) / FILE
         try:
-            model = json.loads(file.read_bytes())["model"]
-            return cls(model["vocab"], [(left, right) for left, right in model["merges"]])
-        except OSError as error:
-            raise UserError(f"cannot read the tokenizer {file}: {error.strerror or error}") from error
-        except (ValueError, KeyError, TypeError) as error:
+            content = read_bytes(file, most=LIMITS.bytes)
+        except UserError as error:
+            raise UserError(f"cannot read the tokenizer {file}: {error}") from error
+        try:
+            return cls(*vocabulary(json_text.parse(content, where=str(file), limits=LIMITS), where=str(file)))
+        except (ValueError, KeyError, UserError) as error:
             raise UserError(f"{file} is not a tokenizer of ours ({error}); restore it from where it came") from error
+
+
+def vocabulary(data: Any, *, where: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Return the tokens and merges in the content of a `tokenizer.json`.
+
+    Raises:
+        UserError: they are not what the format asks for.
+    """
+    model = json_text.table(
+        json_text.table(data, where=where, fields=("model",))["model"], where=where, fields=("vocab", "merges")
+    )
+    vocab, merges = json_text.table(model["vocab"], where=where), model["merges"]
+    if not all(type(id) is int for id in vocab.values()):
+        raise UserError(f"{where}: expected a whole number as the id of each token")
+    pairs = (
+        [pair.split(" ") if isinstance(pair, str) else pair for pair in merges] if isinstance(merges, list) else [[]]
+    )
+    if not all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair) for pair in pairs
+    ):
+        raise UserError(f"{where}: expected a list of pairs of tokens as merges")
+    return vocab, [(left, right) for left, right in pairs]
 
 
 def build(name: str, *, documents: Iterable[str] | None = None, data_dir: Path | None = None) -> Tokenizer:
@@ -247,7 +276,7 @@ def _read_gpt2(files: Sequence[Path]) -> Tokenizer:
     content = {}
     for file in files:
         try:
-            content[file.name] = regular_files.read_bytes(file, most=16 << 20)
+            content[file.name] = read_bytes(file, most=16 << 20)
         except UserError as error:
             raise UserError(f"{error}; the gpt2 tokenizer needs it") from error
         if (actual := hashlib.sha256(content[file.name]).hexdigest()) != _GPT2_SHA256[file.name]:

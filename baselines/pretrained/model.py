@@ -10,7 +10,8 @@ Shapes: B sequences, L stream tokens, D width, V - 1 outputs of the model.
 from __future__ import annotations
 
 import importlib.util
-import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,18 +21,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.pretrained.files import find
+from baselines.pretrained.files import find, stored
 from baselines.pretrained.tokenizer import read_tokenizer
 from ltm.api import Cost, LoadedModel, Loss, Rng
 from ltm.config import canonical_json, config_digest, to_dict, with_settings
 from ltm.errors import UserError
+from ltm.files import expanded
 from ltm.nn.flops import paper_train_flops
 from ltm.nn.left_to_right import ExactModel
 from ltm.tokenizer import Tokenizer
-from ltm.training.checkpoint import weights_digest
+from ltm.training.checkpoint import check_name
+from ltm.training.weights import check_finite, check_memory, limited_to, weights_digest
+from ltm.untrusted import json_text
+from ltm.untrusted.display import shown
 
 _LOGITS_AT_A_TIME = 1 << 27
 _MAX_LENGTH = 1024
+_MOST_LAYERS = 100_000
+_LIMITS = json_text.Limits(bytes=4 << 20, controls=True)
 _UNKNOWN = ("corpus", "data_fingerprint", "tokens", "steps", "seconds", "flops", "paper_flops", "seed", "complete")
 _NOT_ARCHITECTURE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
 
@@ -191,8 +198,10 @@ class Pretrained(ExactModel):
         """Load the model of a directory or hub repository, in float32."""
         directory, model, tokenizer = _described(source, settings)
         model.network = _network(directory, model.shape, source).float()
+        name = f"{cls.family}:{directory.name if os.path.isdir(expanded(source)) else source}"
+        check_name(name, where=f"{cls.family}:{shown(source)[1:-1]}")
+        check_finite(model, where=name)
         model = model.to(device).eval()
-        name = f"{cls.family}:{directory.name if Path(source).expanduser().is_dir() else source}"
         info = {
             "name": name,
             "family": cls.family,
@@ -209,11 +218,21 @@ def _shape(architecture: str) -> Any:
     """Return transformers' config object for a config.json. Raises ValueError for an unknown model type."""
     from transformers import CONFIG_MAPPING
 
-    data = json.loads(architecture)
+    data = json_text.table(json_text.parse(architecture, where="architecture", limits=_LIMITS), where="architecture")
+    _check_counts(data)
     kind = data.pop("model_type", None)
-    if kind not in CONFIG_MAPPING:
-        raise ValueError(f"model_type {kind!r} is unknown to the installed transformers package")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        raise ValueError(f"model_type {shown(kind)} is unknown to the installed transformers package")
     return CONFIG_MAPPING[kind].from_dict(data)
+
+
+def _check_counts(value: Any, name: str = "") -> None:
+    """Raise ValueError at a number of layers that no network has: some configs list all of them when they are made."""
+    for key, inner in value.items() if isinstance(value, dict) else [(name, v) for v in value]:
+        if isinstance(inner, dict | list):
+            _check_counts(inner, key)
+        elif isinstance(inner, int | float) and inner > _MOST_LAYERS and re.search("layer|block|depth|types", key):
+            raise ValueError(f"{shown(key)} must be at most {_MOST_LAYERS:,}, found {shown(inner)}")
 
 
 def _bos(shape: Any) -> int:
@@ -234,16 +253,33 @@ def _described(source: str, settings: Sequence[str]) -> tuple[Path, Pretrained, 
     if importlib.util.find_spec("transformers") is None:
         raise UserError(f"{name} needs the transformers package: pip install 'latent-thought-bench[pretrained]'")
     try:
-        data = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        held = stored(directory)
+    except UserError as error:
+        raise UserError(f"{name}: the weights in {directory} cannot be read: {error}") from error
+    try:
+        file = directory / "config.json"
+        data = json_text.table(json_text.read(file, limits=_LIMITS), where=str(file))
         architecture = canonical_json({key: value for key, value in data.items() if key not in _NOT_ARCHITECTURE})
         positions = getattr(_shape(architecture), "max_position_embeddings", None) or _MAX_LENGTH
         config = PretrainedConfig(architecture=architecture, max_length=min(_MAX_LENGTH, positions))
-        with torch.device("meta"):
-            model = Pretrained(with_settings(config, settings))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{name}: cannot use {directory / 'config.json'}: {error}") from error
-    outputs, eos = model.vocab_size - 1, model.shape.eos_token_id
-    eos_id = eos[0] if isinstance(eos, list) and eos else eos
+        config = with_settings(config, settings)
+        with torch.device("meta"), limited_to(held.tensors):
+            model = Pretrained(config)
+        check_memory(model, held.bytes)
+        outputs, eos = model.vocab_size - 1, model.shape.eos_token_id
+        eos_id = eos[0] if isinstance(eos, list) and eos else eos
+        if eos_id is not None and not (isinstance(eos_id, int) and 0 <= eos_id < outputs):
+            raise ValueError(f"the id that ends a text, {shown(eos_id)}, is outside 0..{outputs - 1}")
+        # Weights that fit have as many elements, or more; what is lacking by less is named when they are loaded.
+        if (parameters := sum(p.numel() for p in model.parameters())) > 2 * held.elements:
+            raise ValueError(f"it describes {parameters:,} parameters, and the weights are {held.elements:,} numbers")
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+    # The package raises whatever its code runs into at settings that nobody meant.
+    except Exception as error:
+        raise UserError(
+            f"{name}: cannot use {directory / 'config.json'}: {shown(str(error), most=500)[1:-1]}"
+        ) from error
     title = f"{model.shape.model_type}-{outputs}"
     return directory, model, read_tokenizer(directory, name=title, outputs=outputs, eos_id=eos_id)
 
@@ -257,7 +293,7 @@ def _network(directory: Path, shape: Any, source: str) -> nn.Module:
     logging.set_verbosity_error()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            directory, config=shape, local_files_only=True, output_loading_info=True
+            directory, config=shape, local_files_only=True, output_loading_info=True, trust_remote_code=False
         )
     # The package raises errors of its own, of safetensors, of torch and of the operating system.
     except Exception as error:

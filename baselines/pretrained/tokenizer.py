@@ -8,6 +8,7 @@ would not be that of the text.
 from __future__ import annotations
 
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -20,7 +21,10 @@ import numpy as np
 from ltm.config import digest
 from ltm.errors import UserError
 from ltm.files import write_atomically
-from ltm.tokenizer import EOS, FILE, Tokenizer, token_bytes
+from ltm.tokenizer import EOS, FILE, LIMITS, Tokenizer, token_bytes, vocabulary
+from ltm.untrusted import json_text
+from ltm.untrusted.display import shown
+from ltm.untrusted.regular_files import read_bytes
 
 
 class PretrainedTokenizer(Tokenizer):
@@ -50,7 +54,7 @@ class PretrainedTokenizer(Tokenizer):
         self._own.no_padding()
         # Text that looks like a special token is encoded as ordinary text.
         self._own.encode_special_tokens = True
-        if (size := self._own.get_vocab_size()) > outputs:
+        if (size := 1 + max(self._own.get_vocab().values(), default=-1)) > outputs:
             raise UserError(f"the tokenizer of {name} has {size} ids, the model only {outputs}: they do not match")
         special = {
             token["id"]: b"" if token["special"] else token["content"].encode() for token in data["added_tokens"]
@@ -89,7 +93,10 @@ class PretrainedTokenizer(Tokenizer):
             wanted = [text.encode() for text in texts]
         except UnicodeEncodeError as error:
             raise UserError(f"text has half a surrogate pair at character {error.start}; it must be Unicode") from error
-        encodings = self._own.encode_batch_fast(list(texts), add_special_tokens=False)
+        try:
+            encodings = self._own.encode_batch_fast(list(texts), add_special_tokens=False)
+        except Exception as error:  # bare ones
+            raise UserError(f"the tokenizer of {self._name} cannot encode a text: {error}") from error
         ids_of_texts = [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
         for text, expected, ids in zip(texts, wanted, ids_of_texts, strict=True):
             spelt = self.decode_bytes(ids)
@@ -112,28 +119,26 @@ def read_tokenizer(directory: Path, *, name: str, outputs: int, eos_id: int | No
     """
     file = directory / FILE
     try:
-        if not file.is_file():
+        if not os.path.lexists(file):
             return _older(directory, outputs)
-        content = file.read_text(encoding="utf-8")
-        data = json.loads(content)
+        content = read_bytes(file, most=LIMITS.bytes).decode()
+        data = json_text.parse(content, where=str(file), limits=LIMITS)
         if tokenizer := _byte_level(data, outputs):
             return tokenizer
         return PretrainedTokenizer(content, name=name, outputs=outputs, eos_id=eos_id)
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
-    except UserError:
+    except (UserError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # the tokenizers package raises bare exceptions
+    except BaseException as error:  # the tokenizers package raises bare exceptions, and panics that are no `Exception`
         raise UserError(
-            f"the tokenizer of {name} in {directory} is damaged or of an unknown format: {error}"
+            f"the tokenizer of {name} in {directory} is damaged or of an unknown format: {shown(str(error))[1:-1]}"
         ) from error
 
 
 def _older(directory: Path, outputs: int) -> Tokenizer:
-    vocab = json.loads((directory / "vocab.json").read_text(encoding="utf-8"))
-    lines = (directory / "merges.txt").read_text(encoding="utf-8").split("\n")
-    merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-    tokenizer = Tokenizer(vocab, [(left, right) for left, right in merges])
+    vocab = json_text.read(directory / "vocab.json", limits=LIMITS)
+    lines = read_bytes(directory / "merges.txt", most=LIMITS.bytes).decode().replace("\r\n", "\n").split("\n")
+    merges = [line for line in lines if line and not line.startswith("#version")]
+    tokenizer = Tokenizer(*vocabulary({"model": {"vocab": vocab, "merges": merges}}, where=str(directory)))
     if tokenizer.vocab_size != outputs + 1:
         raise UserError(f"{directory / 'vocab.json'} has {len(vocab)} tokens, the model {outputs}")
     return tokenizer
@@ -155,10 +160,9 @@ def _byte_level(data: dict[str, Any], outputs: int) -> Tokenizer | None:
     )
     if not ours:
         return None
-    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
     try:
-        return Tokenizer(model["vocab"], [(left, right) for left, right in pairs])
-    except (ValueError, KeyError):
+        return Tokenizer(*vocabulary(data, where=FILE))
+    except (ValueError, KeyError, UserError):
         return None
 
 

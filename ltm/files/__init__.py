@@ -1,6 +1,6 @@
 """Atomic file writes, file locks, and the directories that this package uses."""
 
-from ltm.files.directories import check_writable, data_directory, home
+from ltm.files.directories import check_writable, data_directory, expanded, home
 from ltm.files.locks import check_held, locked
 from ltm.files.whole import sha256_file, sweep, sync, temporary_name, write_atomically
 
@@ -8,6 +8,7 @@ __all__ = [
     "check_held",
     "check_writable",
     "data_directory",
+    "expanded",
     "home",
     "locked",
     "sha256_file",

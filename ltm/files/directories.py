@@ -14,6 +14,11 @@ def home() -> Path:
     return Path(os.environ.get("LTM_HOME") or "~/.ltm").expanduser()
 
 
+def expanded(path: str | Path) -> Path:
+    """`path` with a home directory in place of `~`, if there is such a home; `Path.expanduser` fails if not."""
+    return Path(os.path.expanduser(path))
+
+
 def check_writable(directory: Path) -> None:
     """Make `directory` and test that it can be written to, before work is done that would be lost.
 

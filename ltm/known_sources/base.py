@@ -22,6 +22,7 @@ from ltm import registry
 from ltm.config import from_dict
 from ltm.errors import UserError, did_you_mean
 from ltm.rng import seed_of
+from ltm.untrusted.display import shown
 
 SYMBOLS = string.ascii_letters + string.digits + string.punctuation
 """All printable ASCII characters except the space: each is one byte, hence one token of the tokenizer `bytes`."""
@@ -166,16 +167,19 @@ def recorded(source: Mapping[str, Any]) -> KnownSource | None:
     """The known source behind the `source` of a split or of a checkpoint trained on it; None if there is none.
 
     Raises:
-        UserError: it is of another edition, whose likelihood is not known here.
+        UserError: it is of another edition, whose likelihood is not known here; or it is damaged.
     """
     if source.get("kind") != "known_source":
         return None
-    if source["edition"] != EDITION:
+    spec, edition = source.get("spec"), source.get("edition")
+    if not isinstance(spec, str):
+        raise UserError(f"trained on a known source whose record is damaged: expected its name, found {shown(spec)}")
+    if edition != EDITION:
         raise UserError(
-            f"trained on {source['spec']} of edition {source['edition']}, and here it has edition {EDITION}: "
-            f"train it anew with ltm-train --corpus {source['spec']} --fresh"
+            f"trained on {shown(spec)[1:-1]} of edition {shown(edition)}, and here it has edition {EDITION}: "
+            f"train it anew with ltm-train --corpus {shown(spec)[1:-1]} --fresh"
         )
-    return from_settings(source["spec"])
+    return from_settings(spec)
 
 
 def _number(text: str) -> int | float | str:

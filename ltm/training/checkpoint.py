@@ -7,7 +7,6 @@ one), for resuming `state.safetensors`, and `MANIFEST.json` with the sha256 of e
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -16,10 +15,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltm.config import canonical_json, config_digest, digest, from_dict, to_dict, unsettled, with_settings
+from ltm.config import config_digest, digest, from_dict, to_dict, unsettled, with_settings
 from ltm.errors import UserError
 from ltm.files import check_held, sha256_file, sync
 from ltm.registry import model_family
+from ltm.training import weights as tensors
+from ltm.training.weights import weights_digest
+from ltm.untrusted import json_text, tensor_file
+from ltm.untrusted.display import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,25 +31,29 @@ if TYPE_CHECKING:
     from ltm.tokenizer import Tokenizer
 
 SCHEMA = 1
-STEP = re.compile(r"step-\d{8}(-final)?")
+STEP = re.compile(r"step-[0-9]{8}(-final)?")
 MANIFEST = "MANIFEST.json"
 SCORED = ("model.json", "tokenizer.json", "weights.safetensors")
 STATE = "state.safetensors"
 """A checkpoint has the files of `SCORED`; one that training can go on from also has `STATE`."""
 LOCK = ".lock"
 """In a run's directory: whoever writes there holds it."""
-
-
-def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """The SHA-256 of names, shapes, dtypes and bytes of the tensors, in the order of their names."""
-    import torch
-
-    state = hashlib.sha256()
-    for name in sorted(weights):
-        tensor = weights[name].detach().cpu().contiguous()
-        state.update(canonical_json([name, list(tensor.shape), str(tensor.dtype)]).encode())
-        state.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return state.hexdigest()
+LONGEST_NAME = 120
+"""Most characters of a model's name, which becomes that of a folder of results."""
+_SMALL = json_text.Limits(bytes=1 << 20)
+_INFO: dict[str, type] = {
+    **dict.fromkeys(("name", "family", "config_digest", "weights_digest"), str),
+    **dict.fromkeys(("config", "tokenizer", "training"), dict),
+}
+_TOKENIZER = {"name": str, "fingerprint": str}
+_TRAINING: dict[str, type] = {
+    **dict.fromkeys(("corpus", "data_fingerprint", "device", "dtype"), str),
+    **dict.fromkeys(("tokens", "steps", "seed"), int),
+    **dict.fromkeys(("seconds", "flops", "paper_flops"), float),
+    **dict.fromkeys(("recipe", "data_source"), dict),
+    "complete": bool,
+}
+"""What `training` may hold, with these types, or null where it is unknown; and more."""
 
 
 def save(
@@ -73,7 +80,7 @@ def save(
     from safetensors import SafetensorError
 
     check_held(directory / LOCK)
-
+    check_name(name, where=f"the checkpoint in {directory}")
     final = directory / f"step-{step:08d}{'-final' if training.get('complete') else ''}"
     if final.is_dir():
         return final  # the same update of the same run, saved before
@@ -166,8 +173,9 @@ def step_folder(directory: Path) -> Path:
     Raises:
         UserError: there is none.
     """
-    if not directory.is_dir():
-        raise UserError(f"there is no directory {directory}: expected a run of ltm-train or one of its step folders")
+    if not os.path.isdir(directory):  # False, not an error, for names that no file can have
+        name = shown(str(directory))[1:-1]
+        raise UserError(f"there is no directory {name}: expected a run of ltm-train or one of its step folders")
     if STEP.fullmatch(directory.name) or (directory / MANIFEST).is_file():
         return directory
     folders = steps(directory)
@@ -177,44 +185,88 @@ def step_folder(directory: Path) -> Path:
 
 
 def read_info(directory: Path) -> tuple[Path, dict[str, Any]]:
-    """Return the step folder and its `model.json`, after verifying every file of the manifest.
+    """Return the step folder and its `model.json`, after verifying every file of the manifest and the weights' digest.
 
     Raises:
-        UserError: a file is missing or altered, or the schema is unknown.
+        UserError: a file is missing or altered, the weights are not those recorded, or the schema is unknown.
     """
     folder = step_folder(directory)
     for name, expected in _manifest(folder).items():
         path = folder / name
-        if not path.is_file():
-            raise _damaged(folder, f"{name} is missing")
-        if (actual := sha256_file(path)) != expected:
+        try:
+            # The header first: a file that says it is enormous is not read to its end.
+            if path.suffix == ".safetensors":
+                tensor_file.entries(path)
+            actual = tensors.sha256(path, most=None if path.suffix == ".safetensors" else json_text.LIMITS.bytes)
+        except UserError as error:
+            raise _unreadable(folder, name, error) from error
+        if actual != expected:
             raise _damaged(
                 folder, f"{name} is altered or cut short: sha256 {actual[:12]}, {MANIFEST} expects {expected[:12]}"
             )
-    info = json.loads((folder / "model.json").read_text())
-    if info.get("schema") != SCHEMA:
-        raise UserError(
-            f"checkpoint {folder}: model.json has schema {info.get('schema')!r}, this version reads {SCHEMA}; "
-            "use the version that wrote it, or train again"
-        )
+    info = _info(folder)
+    if (actual := tensors.file_digest(folder / "weights.safetensors")) != info["weights_digest"]:
+        raise _other_weights(folder, actual, info["weights_digest"])
     return folder, info
 
 
 def _manifest(folder: Path) -> dict[str, str]:
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-    except FileNotFoundError:
-        raise _damaged(folder, f"{MANIFEST} is missing") from None
-    except ValueError:
-        manifest = None
+        manifest = json_text.read(folder / MANIFEST, limits=_SMALL)
+    except UserError as error:
+        raise _unreadable(folder, MANIFEST, error) from error
     listed = set(manifest) if isinstance(manifest, dict) else set()
-    if not set(SCORED) <= listed <= {*SCORED, STATE}:
+    if not set(SCORED) <= listed <= {*SCORED, STATE} or not all(isinstance(value, str) for value in manifest.values()):
         raise _damaged(folder, f"{MANIFEST} is altered or cut short")
     return manifest
 
 
+def _info(folder: Path) -> dict[str, Any]:
+    """Read `model.json`: every field that others rely on is there, in its type."""
+    try:
+        info = json_text.table(json_text.read(folder / "model.json", limits=_SMALL), where="model.json")
+        if type(schema := info.get("schema")) is int and schema == SCHEMA:
+            _check_types(info, _INFO, "model.json")
+            _check_types(info["tokenizer"], _TOKENIZER, "model.json, tokenizer")
+            known = {name: kind for name, kind in _TRAINING.items() if info["training"].get(name) is not None}
+            _check_types(info["training"], known, "model.json, training")
+            check_name(info["name"], where="model.json")
+            return info
+    except UserError as error:
+        raise _damaged(folder, str(error)) from error
+    raise UserError(
+        f"checkpoint {folder}: model.json has schema {shown(schema)}, this version reads {SCHEMA}; "
+        "use the version that wrote it, or train again"
+    )
+
+
+def _check_types(table: dict[str, Any], types: Mapping[str, type], where: str) -> None:
+    json_text.table(table, where=where, fields=types)
+    for name, kind in types.items():
+        value = table[name]
+        fits = isinstance(value, (int, float) if kind is float else kind)
+        if not fits or (isinstance(value, bool) and kind is not bool):
+            raise UserError(f"{where}: expected {name} to be a {kind.__name__}, found {shown(value)}")
+
+
+def check_name(name: str, *, where: str) -> None:
+    """Raise UserError unless this can be a model's name: it is printed, and becomes a folder of results."""
+    if not 0 < len(name) <= LONGEST_NAME or not name.isprintable():
+        raise UserError(f"{where}: expected a name of 1 to {LONGEST_NAME} printable characters, found {shown(name)}")
+
+
 def _damaged(folder: Path, what: str) -> UserError:
     return UserError(f"checkpoint {folder}: {what}; delete the folder to use an earlier one, or train again")
+
+
+def _unreadable(folder: Path, name: str, error: UserError) -> UserError:
+    what = "altered or cut short" if os.path.lexists(folder / name) else "missing"
+    return _damaged(folder, f"{name} is {what}: {error}")
+
+
+def _other_weights(folder: Path, actual: str, recorded: str) -> UserError:
+    what = "weights.safetensors does not hold the tensors that were saved"
+    return _damaged(folder, f"{what}: their digest is {actual[:12]}, model.json records {shown(recorded[:12])}")
 
 
 def load(directory: Path, *, device: str = "cpu", settings: Iterable[str] = ()) -> LoadedModel:
@@ -235,24 +287,22 @@ def load(directory: Path, *, device: str = "cpu", settings: Iterable[str] = ()) 
     if info["config_digest"] not in (config_digest(trained), digest(to_dict(trained))):
         raise UserError(
             f"checkpoint {folder}: the config in model.json has digest {config_digest(trained)[:12]}, recorded is "
-            f"{str(info['config_digest'])[:12]}; it was edited, or written by another version: train again"
+            f"{shown(info['config_digest'][:12])[1:-1]}; it was edited, or written by another version: train again"
         )
     config = with_settings(unsettled(trained), settings)
+    where = f"checkpoint {folder}"
     tokenizer = Tokenizer.load(folder)
     if tokenizer.fingerprint != info["tokenizer"]["fingerprint"]:
-        raise UserError(f"checkpoint {folder}: tokenizer.json is not the tokenizer it was trained with")
-    model: LanguageModel = cls(config)
+        raise UserError(f"{where}: tokenizer.json is not the tokenizer it was trained with")
+    model = tensors.build(cls, config, tensor_file.entries(folder / "weights.safetensors"), where=where)
+    if tokenizer.vocab_size != model.vocab_size:
+        raise UserError(f"{where}: its tokenizer has {tokenizer.vocab_size:,} ids, its network {model.vocab_size:,}")
     weights = load_weights(folder)
-    model.allocate({k: tuple(v.shape) for k, v in weights.items()})
-    expected = {k: tuple(v.shape) for k, v in model.state_dict().items()}
-    actual = {k: tuple(v.shape) for k, v in weights.items()}
-    if expected != actual:
-        odd = sorted(k for k in expected.keys() | actual.keys() if expected.get(k) != actual.get(k))
-        raise UserError(
-            f"checkpoint {folder} does not fit its config: {odd[0]} expected {expected.get(odd[0])}, "
-            f"found {actual.get(odd[0])}"
-        )
+    # Again, on what will be used: between the two readings the file may have changed.
+    if (actual := weights_digest(weights)) != info["weights_digest"]:
+        raise _other_weights(folder, actual, info["weights_digest"])
     model.load_state_dict(weights)
+    tensors.check_finite(model, where=where)
     info = {**info, "config": to_dict(config), "config_digest": config_digest(config)}
     return LoadedModel(
         model=model.to(device).eval(), tokenizer=tokenizer, name=info["name"], directory=folder, info=info
@@ -261,16 +311,12 @@ def load(directory: Path, *, device: str = "cpu", settings: Iterable[str] = ()) 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:
     """The scored weights of a step folder, verified by `read_info` before."""
-    from safetensors.torch import load_file
-
-    return load_file(folder / "weights.safetensors")
+    return tensors.read(folder / "weights.safetensors")
 
 
 def load_state(folder: Path) -> dict[str, Tensor]:
     """The training state of a step folder, verified by `read_info` before."""
-    from safetensors.torch import load_file
-
     path = folder / STATE
     if not path.is_file():
         raise UserError(f"checkpoint {folder} holds weights only: nothing to resume from")
-    return load_file(path)
+    return tensors.read(path)

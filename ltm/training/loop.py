@@ -31,6 +31,8 @@ from ltm.training import checkpoint
 from ltm.training import log as training_log
 from ltm.training.config import TrainConfig, parse_budget, total_steps
 from ltm.training.processes import agreed, is_lead, rank, world_size
+from ltm.training.weights import check_alike
+from ltm.untrusted.display import shown
 
 if TYPE_CHECKING:
     from ltm.data.token_dataset import TokenDataset
@@ -73,7 +75,12 @@ class Run:
         return tensors
 
     def restore(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-        """Restore the state from the tensors of a checkpoint."""
+        """Restore the state from the tensors of a checkpoint.
+
+        Raises:
+            UserError: they are not the tensors of such a run.
+        """
+        self._check(weights, state)
         raw = {k.removeprefix("weights."): v for k, v in state.items() if k.startswith("weights.")}
         self.model.load_state_dict(raw or dict(weights))
         for name, value in weights.items():
@@ -88,6 +95,21 @@ class Run:
             if name in moments:
                 self.optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in moments[name].items()}
         self.step, self.seconds = int(state["run"][0]), float(state["run"][1])
+
+    def _check(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+        def shapes(tensors: Mapping[str, Tensor], prefix: str = "") -> dict[str, tuple[tuple[int, ...], str]]:
+            return {prefix + name: (tuple(value.shape), str(value.dtype)) for name, value in tensors.items()}
+
+        own, named = shapes(self.model.state_dict()), dict(self.model.named_parameters())
+        check_alike(own, shapes(weights))
+        possible = {"run": ((2,), "torch.float64"), **shapes(self.model.state_dict(), "weights.")}
+        possible |= shapes({name: torch.tensor(0.0) for name in named}, "adam.step.")
+        possible |= {**shapes(named, "adam.exp_avg."), **shapes(named, "adam.exp_avg_sq.")}
+        # Parameters without gradients have no moments; without a moving average the scored weights are the raw ones.
+        always = {"run", *(f"weights.{name}" for name in own if self.average)}
+        check_alike({name: kind for name, kind in possible.items() if name in always or name in state}, shapes(state))
+        if not bool(state["run"].isfinite().all()) or float(state["run"].min()) < 0:
+            raise UserError(f"the step and seconds of the run are {state['run'].tolist()}; add --fresh to train anew")
 
     def scored(self) -> dict[str, Tensor]:
         """The weights to evaluate: the moving average if there is one."""
@@ -197,11 +219,14 @@ def train(
     recipe = {k: v for k, v in {**to_dict(config), **provenance}.items() if k not in NO_EFFECT}
     if folder:
         refuse_other_run(directory, info, model, recipe)
-        if info["training"]["complete"]:
+        if info["training"].get("complete"):
             if is_lead():
                 checkpoint.drop(directory, keep=1)  # what the run was about to do, if it was killed after its last step
             return folder
-        run.restore(checkpoint.load_weights(folder), checkpoint.load_state(folder))
+        try:
+            run.restore(checkpoint.load_weights(folder), checkpoint.load_state(folder))
+        except UserError as error:
+            raise UserError(f"cannot go on from {folder}: {error}") from error
     lead = is_lead()
     started, saved = time.monotonic() - run.seconds, time.monotonic()
 
@@ -277,7 +302,13 @@ def settle(model: LanguageModel, config: TrainConfig, info: Mapping[str, Any]) -
     choice = "bfloat16" if fast else "float32"
     recipe = settled(config, choice, info.get("training", {}).get("recipe"))
     model_config = settled(model.config, choice, info.get("config"))
-    if is_lead() and info and config.matmul == AUTO and not info["training"]["complete"] and recipe.matmul != choice:
+    if (
+        is_lead()
+        and info
+        and config.matmul == AUTO
+        and not info["training"].get("complete")
+        and recipe.matmul != choice
+    ):
         say(
             f"this run began with matrix products in {recipe.matmul} and goes on with them, though {choice} is faster "
             "here; for a run of its own add --fresh, or --output to write elsewhere"
@@ -291,12 +322,15 @@ def _stack(model: LanguageModel) -> Stack | None:
 
 def refuse_other_run(directory: Path, info: Mapping[str, Any], model: LanguageModel, recipe: Mapping[str, Any]) -> None:
     """Raise UserError unless the checkpoint in `directory` was made with exactly this model config and recipe."""
+    if info["training"].get("recipe") is None:
+        raise UserError(f"{directory} does not say how it was trained. Add --fresh to replace it")
     recorded = {k: v for k, v in info["training"]["recipe"].items() if k not in NO_EFFECT}
     theirs = leaves({**recorded, "model": info["config"]})
     ours = leaves({**recipe, "model": to_dict(model.config)})
     for key in sorted(theirs.keys() | ours.keys()):
         if theirs.get(key) != ours.get(key):
             raise UserError(
-                f"{directory} holds another run: its {key} is {theirs.get(key)!r}, this command's {ours.get(key)!r}. "
+                f"{directory} holds another run: its {shown(key)[1:-1]} is {shown(theirs.get(key))}, this command's "
+                f"{shown(ours.get(key))}. "
                 "Add --fresh to replace it, or --output to write elsewhere"
             )

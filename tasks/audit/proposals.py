@@ -11,7 +11,7 @@ from ltm import registry
 from ltm.api import LoadedModel
 from ltm.config import config_digest, to_dict
 from ltm.nn.left_to_right import ExactModel
-from ltm.training.checkpoint import weights_digest
+from ltm.training.weights import weights_digest
 
 if TYPE_CHECKING:
     from ltm.harness import HarnessModel

@@ -56,7 +56,7 @@ def obstacle(loaded: LoadedModel) -> str | None:
     try:
         type(loaded.model).twin_config(loaded.model.config, vocab_size=4, block_length=4)
     except UserError as error:
-        if loaded.info["training"]["tokens"] is None:
+        if loaded.info["training"].get("tokens") is None:
             return str(error)
         raise UserError(f"{loaded.name} cannot be audited: {error}") from error
     return None
@@ -95,7 +95,7 @@ def place(loaded: LoadedModel, source: KnownSource) -> Path:
 
 def is_trained(directory: Path) -> bool:
     """True if a directory has a twin whose training is complete."""
-    return bool(checkpoint.steps(directory)) and bool(checkpoint.read_info(directory)[1]["training"]["complete"])
+    return bool(checkpoint.steps(directory)) and bool(checkpoint.read_info(directory)[1]["training"].get("complete"))
 
 
 def _config(loaded: LoadedModel, source: KnownSource) -> Any:

@@ -24,7 +24,7 @@ from ltm.harness import HarnessModel
 from ltm.known_sources import base
 from ltm.known_sources.base import KnownSource
 from ltm.rng import SequenceRng
-from ltm.training.checkpoint import weights_digest
+from ltm.training.weights import weights_digest
 from tasks.audit.checks import blank, bookkeeping, enumeration, estimator, next_token
 from tasks.audit.checks import source as source_checks
 from tasks.audit.checks.check import CheckResult

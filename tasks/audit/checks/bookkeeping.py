@@ -21,7 +21,7 @@ from ltm.errors import UserError
 from ltm.evaluation.rows import padded
 from ltm.latent.base import LatentModel
 from ltm.rng import SequenceRng
-from ltm.training.checkpoint import weights_digest
+from ltm.training.weights import weights_digest
 from tasks.audit.checks.check import CheckResult
 from tasks.likelihood import perplexity_kind
 

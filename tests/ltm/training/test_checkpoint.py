@@ -20,6 +20,7 @@ from ltm.config import config_digest, digest, to_dict
 from ltm.errors import UserError
 from ltm.files import sha256_file
 from ltm.training import checkpoint
+from ltm.training.weights import weights_digest
 from tests.support.miniature_runs import dataset, model, save, tokenizer
 
 ROOT = Path(__file__).parents[3]
@@ -61,7 +62,7 @@ def test_info_says_what_was_saved(tmp_path: Path) -> None:
     info = checkpoint.load(tmp_path).info
     assert info["family"] == "ltm" and info["config"]["latents"] == trained.config.latents
     assert info["config_digest"] == config_digest(trained.config)
-    assert info["weights_digest"] == checkpoint.weights_digest(trained.state_dict())
+    assert info["weights_digest"] == weights_digest(trained.state_dict())
     assert info["tokenizer"] == {"name": "bytes", "fingerprint": tokenizer().fingerprint}
     assert info["training"] == {"complete": False, "corpus": "toy", "steps": 7}
 
@@ -76,10 +77,10 @@ def test_weights_digest_knows_names_shapes_types_and_values() -> None:
         {"a": base["a"]},
         {"a": base["b"], "b": base["a"]},
     ]
-    digests = [checkpoint.weights_digest(weights) for weights in (base, *others)]
+    digests = [weights_digest(weights) for weights in (base, *others)]
     assert len(set(digests)) == len(digests)
     turned = {"b": base["b"], "a": base["a"].t().contiguous().t()}
-    assert checkpoint.weights_digest(turned) == digests[0]
+    assert weights_digest(turned) == digests[0]
 
 
 def flip(path: Path) -> None:
