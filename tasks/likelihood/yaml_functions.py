@@ -16,16 +16,23 @@ import numpy as np
 from ltm import statistics
 from ltm.data import corpora
 from ltm.data.separated_text import SeparatedText
+from ltm.data.split import Split
 from ltm.errors import UserError
 
 
 def load_text(
-    corpus: str, split: str, data_dir: str | None = None, eos_between_documents: bool = False, **_: Any
+    corpus: str,
+    split: str,
+    data_dir: str | None = None,
+    eos_between_documents: bool = False,
+    limit_documents: int | None = None,
+    **_: Any,
 ) -> dict[str, Any]:
     """Load a split as a data set of one document: its detokenised text, with the counts of the raw text.
 
     lm-eval passes the model's arguments along, hence `**_`. `data_dir` and `eos_between_documents` come from
     `--metadata data_dir=DIR,eos_between_documents=true`; without the first, $LTM_DATA_DIR is the directory of corpora.
+    `limit_documents` keeps only the first ones: `--limit` of lm-eval, see `ltm.evaluation.lm_eval_options`.
     """
     import datasets
 
@@ -33,6 +40,9 @@ def load_text(
         raise UserError(f"eos_between_documents: expected true or false, found {eos_between_documents!r}")
 
     text = corpora.load(corpus, split, data_dir=Path(data_dir) if data_dir else None)
+    if limit_documents is not None:
+        first = text.documents[:limit_documents]
+        text = Split.of(corpus, split, first, unit=text.unit, source=text.source, detokenizer=text.detokenizer)
     document = {
         "text": "".join(text.iter_texts()),
         "bytes": text.bytes,
