@@ -175,6 +175,8 @@ def evaluation(options: dict[str, Any]) -> Iterator[dict[str, dict[str, int]]]:
                 f"{model.loaded.name} is a base language model and follows no instruction; leave out "
                 "--system_instruction, or put the text into the task's description"
             )
+        if options["cache_requests"]:
+            raise UserError("--cache_requests keeps prompts whose data have changed since; leave it out")
     whole, cut = {name: task for name, task in tasks.items() if _is_whole_text(task)}, {}
     limit = options["limit"]
     if limit is not None and (whole or unread is not None) and not 0 < limit < math.inf:

@@ -102,6 +102,7 @@ def test_two_models_never_share_the_answers_of_use_cache(place, tmp_path):
         ({"apply_chat_template": True}, "has no chat template; leave out --apply_chat_template"),
         ({"apply_chat_template": "default", "fewshot_as_multiturn": True}, "and --fewshot_as_multiturn"),
         ({"system_instruction": "Be brief."}, "follows no instruction; leave out --system_instruction"),
+        ({"cache_requests": True}, "--cache_requests keeps prompts whose data have changed since; leave it out"),
         ({"limit": 0}, "--limit 0: expected a number of documents, or a share of them"),
         ({"limit": -0.5}, "--limit -0.5: expected"),
     ],
