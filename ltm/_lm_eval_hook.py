@@ -1,9 +1,11 @@
 """Makes `lm_eval --model ltm --tasks ltm_ptb` work in releases of lm-eval that look for no plugins themselves.
 
 A line of `latent_thought_bench.pth` imports this module when Python starts, so it imports nothing that is not
-loaded already. It waits until lm-eval is imported, then does two things: registers the entry points of the group
-`lm_eval.models`, and adds our task directory to those that are searched. Models that lm-eval knows by then, from its
-own search of entry points or any other way, are left alone. LTM_NO_LM_EVAL_HOOK=1 turns all of it off.
+loaded already. It waits until lm-eval is imported, then does four things: registers the entry points of the group
+`lm_eval.models`, adds our task directory to those that are searched, shows our models and tasks the options of an
+evaluation, which lm-eval keeps to itself, and ends the command `lm_eval` at a user's mistake in one line. Models that
+lm-eval knows by then, from its own search of entry points or any other way, are left alone. LTM_NO_LM_EVAL_HOOK=1 turns
+all of it off.
 """
 
 from __future__ import annotations
@@ -55,11 +57,55 @@ def _add_task_directory(module: Any) -> None:
     module.TaskManager.__init__ = init
 
 
-_AFTER_IMPORT = {"lm_eval.models": _register_models, "lm_eval.tasks.manager": _add_task_directory}
+def _show_options(module: Any) -> None:
+    import functools
+    import inspect
+
+    original = module.evaluate
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def evaluate(*args: Any, **kwargs: Any) -> Any:
+        from ltm.evaluation import lm_eval_options
+
+        call = signature.bind(*args, **kwargs)
+        call.apply_defaults()
+        with lm_eval_options.evaluation(call.arguments) as cut:
+            return lm_eval_options.marked(original(*call.args, **call.kwargs), cut)
+
+    module.evaluate = evaluate
+
+
+def _end_in_one_line(module: Any) -> None:
+    import functools
+
+    original = module.HarnessCLI.execute
+
+    @functools.wraps(original)
+    def execute(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(*args, **kwargs)
+        except Exception as error:
+            # Whoever raises a UserError has imported it.
+            errors = sys.modules.get("ltm.errors")
+            if errors is None or not isinstance(error, errors.UserError) or os.environ.get("LTM_TRACEBACK"):
+                raise
+            print(f"lm_eval: error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+    module.HarnessCLI.execute = execute
+
+
+_AFTER_IMPORT = {
+    "lm_eval.models": _register_models,
+    "lm_eval.tasks.manager": _add_task_directory,
+    "lm_eval.evaluator": _show_options,
+    "lm_eval._cli.harness": _end_in_one_line,
+}
 
 
 class _Finder:
-    """Lets the other finders find two modules of lm-eval, and acts once these are executed."""
+    """Lets the other finders find some modules of lm-eval, and acts once these are executed."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
         if name not in _AFTER_IMPORT:

@@ -203,6 +203,20 @@ class LanguageModel(nn.Module, ABC):
         cls.check_source(source, settings)
         raise NotImplementedError(f"{cls.__name__}.from_source")
 
+    def unprefixed(self, directory: Path) -> Any:
+        """Return what reads texts without a BOS of ours, as other tools read this model; see `ltm.evaluation`.
+
+        Args:
+            directory: where the model came from.
+
+        Raises:
+            UserError: the family always begins with BOS.
+        """
+        raise UserError(
+            f"prefix=none is for models made elsewhere, such as pretrained:gpt2; the family {self.family} learnt to "
+            "begin every text with BOS: leave it out"
+        )
+
     def count(self, tokens_BL: Tensor) -> None:
         """Count one batch of full blocks, if `learns_by_counting`."""
         raise NotImplementedError(f"{type(self).__name__} is trained by its loss")

@@ -42,9 +42,11 @@ def check_dtype(name: str) -> None:
 
 def check_device(device: str) -> None:
     """Raise UserError unless these models can run on `device` here."""
-    kind, _, number = device.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
-        raise UserError(f"device {device!r}: expected cpu, cuda or cuda:N, the devices that are supported")
+    kind, colon, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (colon and not (kind == "cuda" and number.isdecimal())):
+        raise UserError(
+            f"device {device!r}: expected cpu, cuda or cuda:N, the devices that are supported; here: {_available()}"
+        )
     if kind == "cuda":
         import torch
 
@@ -54,8 +56,18 @@ def check_device(device: str) -> None:
             raise UserError(f"device {device}: torch sees {count} GPUs here, the last is cuda:{count - 1}")
 
 
+def _available() -> str:
+    """The devices of this machine, by the names that are understood."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return ", ".join(["cpu", *(f"cuda:{number}" for number in range(count))])
+
+
 def choose_device(wish: str | None) -> str:
-    """Choose an available device: the one requested, the GPU by default, or the CPU if there is no GPU.
+    """Choose an available device: the one requested, or the GPU by default.
+
+    Where there is no GPU, `cuda` and `cuda:0`, which is lm-eval's default, mean the CPU, and a warning says so.
 
     Raises:
         UserError: `wish` is neither a CPU nor a GPU, or a GPU number that does not exist.
@@ -64,7 +76,7 @@ def choose_device(wish: str | None) -> str:
 
     if wish is None or wish == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if str(wish).startswith("cuda") and not torch.cuda.is_available():
+    if str(wish) in ("cuda", "cuda:0") and not torch.cuda.is_available():
         log.warning("device %s: there is no GPU here, using the CPU", wish)
         return "cpu"
     check_device(str(wish))

@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,9 @@ from ltm import harness_requests as asked
 from ltm import model_store
 from ltm.config import whole_number
 from ltm.data.separated_text import SeparatedText, check_round_trip, streams
-from ltm.devices import check_dtype, choose_device
-from ltm.errors import UserError, did_you_mean
+from ltm.devices import choose_device
+from ltm.errors import UserError
+from ltm.evaluation import lm_eval_options, unprefixed
 from ltm.evaluation.likelihoods import LikelihoodFloat, gather
 from ltm.evaluation.rows import Row, blocks, continuation, digest_of, greedy, joined
 from ltm.evaluation.runner import Runner
@@ -52,12 +53,17 @@ class HarnessModel(LM):
         seed: of all noise.
         device: a wish; `cuda:0`, lm-eval's default, becomes the CPU where there is no GPU.
         batch_size: a number, or `auto`. It changes no result beyond the rounding of floats.
-        dtype: of the weights while scoring: float32, bfloat16, float16 or float64.
+        max_batch_size: the most that `auto` may choose.
+        dtype: of the weights while scoring: float32 (also `auto`), bfloat16, float16 or float64.
         settings: `field=value` of the model's config, several as a list or separated by `;`: posterior.steps=32.
         headline_only: leave out the likelihoods beside the headline, which for a latent model cost most of the time.
         limit_blocks: score only so many blocks of each text, for a quick look; such results are marked partial.
         prequential: read whole texts in chunks of so many tokens, each predicted from those before it; models with
             latents. An exact likelihood is the same in chunks, and other bounds have no such reading.
+        prefix: `bos` puts BOS before every text; `none` (None, as lm-eval reads it) reads a model made elsewhere as
+            `--model hf` does, with what its own tokenizer puts there.
+
+    Arguments of other backends are taken with a note where they would change nothing.
 
     Raises:
         UserError: an unknown argument, weights that are not there, or a value that does not fit.
@@ -79,21 +85,21 @@ class HarnessModel(LM):
         headline_only: bool = False,
         limit_blocks: int | str | None = None,
         prequential: int | str | None = None,
+        prefix: str | None = "bos",
         **unknown: Any,
     ):
         super().__init__()
-        for name in unknown:
-            raise _unknown_argument(name, inspect.signature(type(self).__init__).parameters)
+        lm_eval_options.check_other_arguments(unknown, inspect.signature(type(self).__init__).parameters)
         if (pretrained is None) == (path is None):
             raise UserError("model_args: expected one of pretrained=NAME_OR_PATH and path=PATH")
         self.headline_only = headline_only
-        check_dtype(dtype)
+        dtype = lm_eval_options.scoring_dtype(dtype)
+        prefix = lm_eval_options.prefix_named(prefix)
         if not isinstance(headline_only, bool):
             raise UserError(f"headline_only: expected true or false, found {headline_only!r}")
         seed = whole_number("seed", seed, least=0)
         draws = None if draws is None else whole_number("draws", draws, least=1)
-        automatic = str(batch_size or "auto").startswith("auto")
-        rows = None if automatic else whole_number("batch_size", batch_size, least=1)
+        rows, most_rows = lm_eval_options.rows_per_batch(batch_size, max_batch_size)
         self.limit_blocks = None if limit_blocks is None else whole_number("limit_blocks", limit_blocks, least=1)
         target = choose_device(device)
         loaded = model_store.load(path if pretrained is None else pretrained, checkpoint, settings, target)
@@ -105,10 +111,12 @@ class HarnessModel(LM):
             "seed": seed,
             "device": str(target),
             "batch_size": rows,
+            "max_batch_size": max_batch_size,
             "dtype": dtype,
             "headline_only": headline_only,
             "limit_blocks": self.limit_blocks,
             "prequential": chunk,
+            "prefix": prefix,
         }
         self.runner = Runner(
             self.loaded,
@@ -117,7 +125,11 @@ class HarnessModel(LM):
             dtype=dtype,
             batch_size=rows,
             chunk=chunk if isinstance(model, LatentModel) else None,
+            unprefixed=model.unprefixed(loaded.directory) if prefix == "none" else None,
         )
+        if rows is None:
+            self.runner.scorer.batch_size = min(self.runner.scorer.batch_size, most_rows)
+        self.reads_no_greedy: set[str] = set()
         self._device = torch.device(target)
         self._shortened: Counter[str] = Counter()
         if chunk is not None and self.runner.chunk is None:
@@ -167,12 +179,14 @@ class HarnessModel(LM):
     @cached_property
     def offered(self) -> dict[str, tuple[str, int]]:
         """Kind and draws of every likelihood that whole texts get, headline first; learnt from scoring one token."""
-        first = torch.zeros(1, 1, dtype=torch.int64, device=self._device)
+        given = 1 if self.runner.unprefixed else 0
+        first = torch.zeros(1, given + 1, dtype=torch.int64, device=self._device)
         reader = self.runner.scorer.model
         headline = reader.headline()
         with torch.no_grad():
             found = reader.log_likelihoods(
                 first,
+                context=given,
                 draws=self.runner.scorer.draws,
                 rng=SequenceRng(0, [0]),
                 only=headline if self.headline_only else None,
@@ -181,6 +195,8 @@ class HarnessModel(LM):
 
     def streams(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The tokens of each text that scoring covers, int32; see `ltm.data.separated_text`."""
+        if reader := self.runner.unprefixed:
+            return unprefixed.streams(reader, texts)
         return streams(texts, self.loaded.tokenizer)
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[LikelihoodFloat]:
@@ -188,13 +204,16 @@ class HarnessModel(LM):
 
         Of a `SeparatedText` the EOS between documents are tokens like others, and scored.
         Every block is scored given BOS alone; the sum stands for the text. No token is scored twice or left out.
+        With prefix=none the blocks are the windows of `ltm.evaluation.unprefixed`.
         """
         results: list[Any] = [None] * len(requests)
         for task, numbers in asked.by_task(requests).items():
             texts = [requests[n].args[0] for n in numbers]
             streams = self.streams(texts)
             for ids, text in zip(streams, texts, strict=True):
-                check_round_trip(self.loaded.tokenizer, text, ids)
+                # A published tokenizer may put a token of its own before a text, or read a special token in it.
+                if not self.runner.unprefixed:
+                    check_round_trip(self.loaded.tokenizer, text, ids)
             rows = [
                 self._blocks(ids, requests[n].doc_id or 0, text)
                 for n, ids, text in zip(numbers, streams, texts, strict=True)
@@ -208,19 +227,22 @@ class HarnessModel(LM):
         parts = text.documents if isinstance(text, SeparatedText) else (text,)
         name = f"{type(text).__name__} {digest_of(*parts)} document {document}"
         name += " headline" if self.headline_only else ""
+        if reader := self.runner.unprefixed:
+            return unprefixed.windows(reader, ids.tolist(), record=name, document=document, limit=self.limit_blocks)
         return blocks(ids, self.block_length, record=name, document=document, limit=self.limit_blocks)
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[LikelihoodFloat, bool]]:
         """Continuations given contexts, and whether greedy decoding of the context gives just that continuation.
 
         A context too long is cut on the left. A continuation too long for a block on its own is scored in blocks,
-        without context, and is never called greedy.
+        without context, and is never called greedy. A task in `reads_no_greedy` gets `NotDecoded` in its place.
         """
         results: list[Any] = [None] * len(requests)
         for task, numbers in asked.by_task(requests).items():
             rows = [self._continuation(requests[n]) for n in numbers]
             records = self._score(task, rows, companions=False)
-            greedy = self._greedy(task, rows)
+            unread = task in self.reads_no_greedy
+            greedy = [lm_eval_options.NotDecoded()] * len(rows) if unread else self._greedy(task, rows)
             for n, own, found, same in zip(numbers, rows, records, greedy, strict=True):
                 tokens = sum(len(row.tokens) - row.context for row in own)
                 headline = self.loaded.model.headline(own[0].context if own else 0)
@@ -233,10 +255,12 @@ class HarnessModel(LM):
         # Spaces belong to the word that follows them.
         space = context[len(context.rstrip()) :]
         context, text = context[: len(context) - len(space)], space + text
-        whole, given = joined(self.loaded.tokenizer.encode, context, text)
-        self._shortened["contexts"] += len(whole) > self.block_length
         document = request.doc_id or 0
         name = f"continuation {digest_of(context, text)} document {document}"
+        if reader := self.runner.unprefixed:
+            return unprefixed.pair(reader, context, text, record=name, document=document, shortened=self._shortened)
+        whole, given = joined(self.loaded.tokenizer.encode, context, text)
+        self._shortened["contexts"] += len(whole) > self.block_length
         return continuation(whole, given, self.block_length, record=name, document=document)
 
     def _greedy(self, task: str, rows: Sequence[Sequence[Row]]) -> list[bool]:
@@ -254,11 +278,18 @@ class HarnessModel(LM):
         tokenizer = self.loaded.tokenizer
         for task, numbers in asked.by_task(requests).items():
             own = [requests[n] for n in numbers]
-            wishes, prompts = asked.generations(own, tokenizer, self.block_length, self._shortened)
+            wishes, prompts = asked.generations(
+                own, self._encode_prompt, tokenizer.eos_id, self.block_length, self._shortened
+            )
             for n, wish, new in zip(numbers, wishes, self.runner.generate(task, prompts), strict=True):
                 results[n] = wish.cut(tokenizer.decode(new))
         self._say_what_was_shortened()
         return results
+
+    def _encode_prompt(self, text: str) -> list[int]:
+        if reader := self.runner.unprefixed:
+            return reader.encode(text) or [reader.prefix_id]
+        return self.loaded.tokenizer.encode(text).tolist()
 
     def _score(self, task: str, rows: Sequence[Sequence[Row]], *, companions: bool) -> list[list[Any]]:
         records = iter(self.runner.score(task, [row for own in rows for row in own], companions=companions))
@@ -274,7 +305,7 @@ class HarnessModel(LM):
         """What lm-eval writes beside its results."""
         (headline, (kind, draws)), *companions = self.offered.items()
         return {
-            "model_name": self.loaded.name,
+            "model_name": self.loaded.name + (" prefix=none" if self.runner.unprefixed else ""),
             "model_family": self.loaded.info["family"],
             "model_num_parameters": sum(p.numel() for p in self.loaded.model.parameters()),
             "model_dtype": self.runner.dtype,
@@ -287,23 +318,26 @@ class HarnessModel(LM):
             "block_length": self.block_length,
             "noise_seed": self.runner.seed,
             **({} if self.runner.chunk is None else {"prequential_chunk": self.runner.chunk}),
+            **({} if self.runner.unprefixed is None else {"prefix": "none"}),
         }
 
     def set_cache_hook(self, cache_hook: Any) -> None:
-        """lm-eval calls this for `--use_cache`, whose answers are found again by their prompt alone."""
-        log.warning(
-            "--use_cache may give one model's answers to another; leave it out: answers are already kept in %s, "
-            "by weights, settings and seed",
-            self.runner.cache_directory,
+        """Refused: `--use_cache` finds answers by their prompt alone, whatever model, seed or document they are of."""
+        raise UserError(
+            f"--use_cache would take another model's answers for those of {self.loaded.name}, since it finds them by "
+            f"their prompt alone; leave it out: answers are kept in {self.runner.cache_directory} already, by weights, "
+            "settings and seed, and a run that was stopped continues there"
         )
-        super().set_cache_hook(cache_hook)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Refused: lm-eval asks for it to apply a chat template."""
+        raise lm_eval_options.refuse_chat(self.loaded.name)
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """Refused: these models know no chat."""
+        raise lm_eval_options.refuse_chat(self.loaded.name)
 
     def apply_chat_template(self, chat_history: Any, add_generation_prompt: bool = True) -> str:
         """Refused: these models know no chat."""
-        raise UserError(f"{self.loaded.name} has no chat template; leave out --apply_chat_template")
-
-
-def _unknown_argument(name: str, parameters: Iterable[str]) -> UserError:
-    """The error for a model argument that no parameter takes."""
-    known = sorted(set(parameters) - {"self", "unknown", "max_batch_size"})
-    return UserError(f"{did_you_mean('model argument', name, known)} (allowed: {', '.join(known)})")
+        raise lm_eval_options.refuse_chat(self.loaded.name)

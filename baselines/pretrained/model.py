@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from baselines.pretrained.files import find, stored
 from baselines.pretrained.tokenizer import read_tokenizer
+from baselines.pretrained.unprefixed import UnprefixedPretrained
 from ltm.api import Cost, LoadedModel, Loss, Rng
 from ltm.config import canonical_json, config_digest, to_dict, with_settings
 from ltm.errors import UserError
@@ -141,15 +142,22 @@ class Pretrained(ExactModel):
 
     def token_nats(self, tokens_BL: Tensor) -> Tensor:
         """Return log p of every token in nats, (B, L). Padding comes last, so no token sees it."""
+        return self.nats_after(F.pad(tokens_BL[:, :-1], (1, 0), value=self.bos_input), tokens_BL)
+
+    def nats_after(self, inputs_BL: Tensor, tokens_BL: Tensor) -> Tensor:
+        """Return log p of every token after the input at its place and those before it, in nats, (B, L)."""
         # The network holds the logits of all its rows in memory at once.
         rows = max(1, _LOGITS_AT_A_TIME // (tokens_BL.shape[1] * self.vocab_size))
-        return torch.cat([self._nats(part_BL) for part_BL in tokens_BL.split(rows)])
+        return torch.cat([self._nats(*part) for part in zip(inputs_BL.split(rows), tokens_BL.split(rows), strict=True)])
 
-    def _nats(self, tokens_BL: Tensor) -> Tensor:
-        inputs_BL = F.pad(tokens_BL[:, :-1], (1, 0), value=self.bos_input)
+    def _nats(self, inputs_BL: Tensor, tokens_BL: Tensor) -> Tensor:
         logits_BLV = self.network(input_ids=inputs_BL, use_cache=False).logits
         logits_BLV = logits_BLV if logits_BLV.dtype == torch.float64 else logits_BLV.float()
         return -F.cross_entropy(logits_BLV.flatten(0, 1), tokens_BL.flatten(), reduction="none").view(tokens_BL.shape)
+
+    def unprefixed(self, directory: Path) -> UnprefixedPretrained:
+        """Return what reads texts as lm-eval's `hf` backend does."""
+        return UnprefixedPretrained(self, directory)
 
     def training_loss(self, tokens_BL: Tensor, *, rng: Rng, progress: float = 1.0) -> Loss:
         """Return the mean next-token NLL, in nats per token."""

@@ -17,6 +17,7 @@ from ltm.api import LanguageModel, LikelihoodEstimate
 from ltm.errors import UserError
 from ltm.evaluation.cache import ResponseCache
 from ltm.evaluation.rows import Row, padded
+from ltm.evaluation.unprefixed import Unprefixed
 from ltm.latent.prequential import Prequential
 from ltm.progress import Advance
 from ltm.rng import SequenceRng
@@ -33,7 +34,7 @@ class BatchScorer:
             hold that many; no number depends on it.
     """
 
-    def __init__(self, model: LanguageModel | Prequential, *, draws: int | None, batch_size: int | None):
+    def __init__(self, model: LanguageModel | Prequential | Unprefixed, *, draws: int | None, batch_size: int | None):
         self.model = model
         self.draws = draws
         self.device = model.device

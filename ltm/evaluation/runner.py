@@ -15,6 +15,7 @@ from ltm.evaluation.batches import BatchScorer
 from ltm.evaluation.cache import ResponseCache, open_cache
 from ltm.evaluation.code import class_name, code_digest
 from ltm.evaluation.rows import Prompt, Row
+from ltm.evaluation.unprefixed import Unprefixed
 from ltm.files import home
 from ltm.latent.prequential import Prequential
 from ltm.progress import Advance, scoring_progress
@@ -28,6 +29,7 @@ class Runner:
         loaded: the model, in `dtype` and on its device.
         batch_size: rows per batch; None to choose. No number depends on it, beyond the rounding of floats.
         chunk: read whole texts in chunks of this many tokens; see `ltm.latent.prequential`.
+        unprefixed: reads texts without our BOS; see `ltm.evaluation.unprefixed`.
     """
 
     def __init__(
@@ -39,13 +41,16 @@ class Runner:
         dtype: str,
         batch_size: int | None,
         chunk: int | None = None,
+        unprefixed: Unprefixed | None = None,
     ):
         self.loaded = loaded
         self.seed = seed
         self.dtype = dtype
         self.chunk = chunk
+        self.unprefixed = unprefixed
         self.cache_at: Path | None = None
-        reader = loaded.model if chunk is None else Prequential(loaded.model, chunk)
+        self._generator = unprefixed or loaded.model
+        reader = self._generator if chunk is None else Prequential(loaded.model, chunk)
         self.scorer = BatchScorer(reader, draws=draws, batch_size=batch_size)
 
     def noise(self, task: str, indices: Sequence[int]) -> SequenceRng:
@@ -69,7 +74,7 @@ class Runner:
             advance(len(prompts) - len(todo), 0)
             for batch in self._batches(todo.values()):
                 started = time.perf_counter()
-                generated = self.loaded.model.generate(
+                generated = self._generator.generate(
                     [prompt.tokens for prompt in batch],
                     max_new_tokens=batch[0].new_tokens,
                     sampling=batch[0].sampling,
@@ -128,5 +133,6 @@ class Runner:
             "dtype": self.dtype,
             "task": task,
             **({} if self.chunk is None else {"chunk": self.chunk}),
+            **({} if self.unprefixed is None else {"prefix": "none"}),
             **({} if (matmul := self.loaded.model.inference_matmul) is None else {"matmul": matmul}),
         }

@@ -22,13 +22,19 @@ from ltm.errors import UserError
 
 
 def load_text(
-    corpus: str, split: str, data_dir: str | None = None, eos_between_documents: bool = False, **others: Any
+    corpus: str,
+    split: str,
+    data_dir: str | None = None,
+    eos_between_documents: bool = False,
+    limit_documents: int | None = None,
+    **others: Any,
 ) -> dict[str, Any]:
     """Load a split as a data set of one document: its detokenised text, with the counts of the raw text.
 
     lm-eval passes the model's arguments along, hence `**others`. `data_dir`, `eos_between_documents` and the options of
     `ltm.data.reading` come from `--metadata data_dir=DIR,eos_between_documents=true,newlines=universal`; without the
-    first, $LTM_DATA_DIR is the directory of corpora.
+    first, $LTM_DATA_DIR is the directory of corpora. `limit_documents` keeps only the first ones: `--limit` of lm-eval,
+    see `ltm.evaluation.lm_eval_options`.
     """
     import datasets
 
@@ -37,6 +43,9 @@ def load_text(
 
     directory = Path(data_dir) if data_dir else None
     text = corpora.load(corpus, split, data_dir=directory, reading=Reading.among(others))
+    if limit_documents is not None:
+        first = text.documents[:limit_documents]
+        text = Split.of(corpus, split, first, unit=text.unit, source=text.source, detokenizer=text.detokenizer)
     document = {
         "text": "".join(text.iter_texts()),
         "bytes": text.bytes,
