@@ -10,11 +10,9 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from ltm.untrusted.display import printable
+from ltm.untrusted.display import SHOWN, printable, shown
 
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-
-from ltm.untrusted.display import SHOWN, shown
 
 
 class UserError(Exception):
