@@ -94,6 +94,7 @@ class Model:
         from ltm.evaluation.rows import blocks
         from ltm.nn.left_to_right import ExactModel
         from ltm.rng import seed_of
+        from ltm.statistics import NORMAL_95
 
         model, tokenizer = self.loaded.model, self.loaded.tokenizer
         (ids,) = streams([text], tokenizer)
@@ -113,7 +114,7 @@ class Model:
                 ]
             nats = [-value for block in values for value in block]
             parts = tuple(zip((tokenizer.decode([token]) for token in ids.tolist()), nats, strict=True))
-        error = None if not total.mc_variance else 1.959964 * math.sqrt(total.mc_variance)
+        error = None if not total.mc_variance else NORMAL_95 * math.sqrt(total.mc_variance)
         return Score(
             model=self.loaded.name,
             nats=-float(total) + 0.0,
