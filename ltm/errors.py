@@ -50,7 +50,7 @@ _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "CU
 
 
 def run_command(main: Callable[[], int | None]) -> int:
-    """Run a command line: 0 when done, 2 for a user's mistake or too little memory, 130 for Ctrl-C; no traceback for either.
+    """Run a command line: 0 when done, 2 for a user's mistake or a lack of memory, 130 for Ctrl-C; no tracebacks.
 
     `LTM_TRACEBACK=1` shows the traceback of a `UserError`, for debugging the suite itself.
     """

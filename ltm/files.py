@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ltm.errors import UserError
+from ltm.progress import count
 
 
 def write_atomically(path: Path, data: bytes) -> Path:
@@ -139,4 +140,4 @@ def _describe(owner: dict[str, Any]) -> str:
     if not owner:
         return "by an unknown process"
     minutes = max(0.0, time.time() - float(owner.get("since", 0))) / 60
-    return f"process {owner.get('pid')} on {owner.get('host')}, begun {minutes:.0f} minutes ago"
+    return f"process {owner.get('pid')} on {owner.get('host')}, begun {count(round(minutes), 'minutes')} ago"

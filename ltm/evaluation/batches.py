@@ -18,7 +18,7 @@ from ltm.errors import UserError, first_line, out_of_memory
 from ltm.evaluation.cache import ResponseCache
 from ltm.evaluation.rows import Row, padded
 from ltm.latent.prequential import Prequential
-from ltm.progress import Advance, count
+from ltm.progress import Advance
 from ltm.rng import SequenceRng
 
 log = logging.getLogger(__name__)
@@ -87,9 +87,9 @@ class BatchScorer:
                     raise
                 if len(batch) == 1:
                     raise UserError(
-                        f"out of memory on {self.device} with a batch of one: {first_line(error)}. Free memory there, or "
-                        "try another --device, --dtype bfloat16, --headline-only, fewer --draws, or a smaller model; "
-                        "finished work is kept"
+                        f"out of memory on {self.device} with a batch of one: {first_line(error)}. Free memory "
+                        "there, or try another --device, --dtype bfloat16, --headline-only, fewer --draws, or a "
+                        "smaller model; finished work is kept"
                     ) from error
                 # Nothing is freed here, where the error still holds what was computed.
                 self.batch_size = len(batch) // 2

@@ -28,6 +28,9 @@ class Runner:
         loaded: the model, in `dtype` and on its device.
         batch_size: rows per batch; None to choose. No number depends on it, beyond the rounding of floats.
         chunk: read whole texts in chunks of this many tokens; see `ltm.latent.prequential`.
+
+    Attributes:
+        label: how progress calls the model; its name, unless another of the same name is measured beside it.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Runner:
         self.seed = seed
         self.dtype = dtype
         self.chunk = chunk
+        self.label = loaded.name
         self.cache_at: Path | None = None
         reader = loaded.model if chunk is None else Prequential(loaded.model, chunk)
         self.scorer = BatchScorer(reader, draws=draws, batch_size=batch_size)
@@ -98,7 +102,7 @@ class Runner:
 
     @contextmanager
     def _at_work(self, task: str, rows: int) -> Iterator[tuple[ResponseCache, Advance]]:
-        title = f"{self.loaded.name} {task}".strip()
+        title = f"{self.label} {task}".strip()
         with (
             open_cache(self.cache_directory, self.circumstances(task), work=f"scoring of {title}") as cache,
             scoring_progress(title, rows=rows) as advance,

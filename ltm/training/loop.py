@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from ltm.config import AUTO, leaves, settled, to_dict
 from ltm.devices import device_name, threads_for
 from ltm.errors import UserError
 from ltm.nn.transformer import Stack, set_matmul_dtype
-from ltm.progress import say
+from ltm.progress import count, say
 from ltm.rng import SequenceRng
 from ltm.training import checkpoint
 from ltm.training import log as training_log
@@ -87,6 +87,13 @@ class Run:
             if name in moments:
                 self.optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in moments[name].items()}
         self.step, self.seconds = int(state["run"][0]), float(state["run"][1])
+
+    def restart(self, weights: Mapping[str, Tensor], training: Mapping[str, Any]) -> None:
+        """Go on from the scored weights of a finished run: with a fresh optimiser, since such a run keeps none."""
+        self.model.load_state_dict(dict(weights))
+        for name in self.average:
+            self.average[name].copy_(weights[name])
+        self.step, self.seconds = int(training["steps"]), float(training["seconds"])
 
     def scored(self) -> dict[str, Tensor]:
         """The weights to evaluate: the moving average if there is one."""
@@ -173,15 +180,19 @@ def train(
     *,
     provenance: Mapping[str, Any],
     report: Callable[[int, int | None, float, Mapping[str, float]], None] = lambda *_: None,
+    extend: bool = False,
 ) -> Path:
     """Train to the end of the budget, or resume the run in `directory`; returns the final step folder.
 
     Args:
         provenance: corpus, data fingerprint and packing, recorded in the checkpoint and compared on resume.
         report: called after each update with (step, total steps or None, progress, log).
+        extend: go on from a finished run of a smaller budget, or with one so extended; the recipe's `extended` says
+            so, since a fresh run of the larger budget would have had a higher learning rate.
 
     Raises:
-        UserError: the directory holds another run; the loss is not finite; nothing can be written.
+        UserError: the directory holds another run, or a finished one and not `extend`; the loss is not finite; nothing
+            can be written.
         KeyboardInterrupt: after Ctrl-C, with the current update finished and saved.
     """
     cost = model.cost(model.block_length)
@@ -195,10 +206,17 @@ def train(
     run = Run.new(model, config)
     recipe = {k: v for k, v in {**to_dict(config), **provenance}.items() if k not in NO_EFFECT}
     if folder:
-        refuse_other_run(directory, info, model, recipe)
-        if info["training"]["complete"]:
-            return folder
-        run.restore(checkpoint.load_weights(folder), checkpoint.load_state(folder))
+        if extend and (before := info["training"]["recipe"].get("extended")):
+            recipe["extended"] = before
+        if grown(info, config, total):
+            refuse_other_run(directory, info, model, recipe, but=("budget", "extended"))
+            recipe["extended"] = _extended(directory, info, config, extend=extend)
+            run.restart(checkpoint.load_weights(folder), info["training"])
+        else:
+            refuse_other_run(directory, info, model, recipe)
+            if info["training"]["complete"]:
+                return folder
+            run.restore(checkpoint.load_weights(folder), checkpoint.load_state(folder))
     lead = is_lead()
     started, saved = time.monotonic() - run.seconds, time.monotonic()
 
@@ -285,13 +303,47 @@ def _stack(model: LanguageModel) -> Stack | None:
     return next((module for module in model.modules() if isinstance(module, Stack)), None)
 
 
-def refuse_other_run(directory: Path, info: Mapping[str, Any], model: LanguageModel, recipe: Mapping[str, Any]) -> None:
-    """Raise UserError unless the checkpoint in `directory` was made with exactly this model config and recipe."""
+def grown(info: Mapping[str, Any], config: TrainConfig, total: int | None) -> bool:
+    """True if the run is finished and the budget, of `total` updates or in seconds, is more than it has had."""
+    training = info["training"]
+    if not training["complete"] or training["recipe"]["budget"] == config.budget:
+        return False
+    return parse_budget(config.budget)[1] > training["seconds"] if total is None else total > training["steps"]
+
+
+def _extended(directory: Path, info: Mapping[str, Any], config: TrainConfig, *, extend: bool) -> str:
+    """What the recipe says of a finished run that goes on. Raises UserError unless that was asked for."""
+    training = info["training"]
+    budget = training["recipe"]["budget"]
+    if not extend:
+        raise UserError(
+            f"{directory} holds another run: its budget is {budget!r}, this command's {config.budget!r}, and it is "
+            "finished: its learning rate has fallen to the end, where that of the larger budget would still be high. "
+            "Add --extend to go on from it all the same, with the optimiser anew and the learning rate of the larger "
+            "budget from here on, which its record will say; --fresh to replace it; or --output to write elsewhere"
+        )
+    earlier = training["recipe"].get("extended")
+    return f"{f'{earlier}, then ' if earlier else ''}{budget} ({count(training['steps'], 'updates')})"
+
+
+def refuse_other_run(
+    directory: Path, info: Mapping[str, Any], model: LanguageModel, recipe: Mapping[str, Any], but: Sequence[str] = ()
+) -> None:
+    """Raise UserError unless the checkpoint in `directory` was made with exactly this model config and recipe.
+
+    Args:
+        but: fields of the recipe that may differ.
+    """
     recorded = {k: v for k, v in info["training"]["recipe"].items() if k not in NO_EFFECT}
     theirs = leaves({**recorded, "model": info["config"]})
     ours = leaves({**recipe, "model": to_dict(model.config)})
     for key in sorted(theirs.keys() | ours.keys()):
-        if theirs.get(key) != ours.get(key):
+        if key == "extended" and key not in but and key in theirs and key not in ours:
+            raise UserError(
+                f"{directory} holds a run that was extended from {theirs[key]}; add --extend to go on with it, --fresh "
+                "to replace it, or --output to write elsewhere"
+            )
+        if theirs.get(key) != ours.get(key) and key not in but:
             raise UserError(
                 f"{directory} holds another run: its {key} is {theirs.get(key)!r}, this command's {ours.get(key)!r}. "
                 "Add --fresh to replace it, or --output to write elsewhere"

@@ -5,7 +5,8 @@ flexible   the last number
 first      the first number: after a prompt that ends in `Answer:`, the first one after that
 substring  legacy, from published scripts: the gold answer's characters anywhere, so that 30 counts as a 3 too
 
-Answers are canonical: `1,080`, `1 080`, `1{,}080`, `$1080.00`, `1.08e3` and `+1080.` are all 1080. Words are not numbers.
+Answers are canonical: `1,080`, `1 080`, `1{,}080`, `$1080.00`, `1.08e3` and `+1080.` are all 1080. Words are not
+numbers.
 lm-eval loads this file by its path, so it imports only the standard library.
 """
 

@@ -44,9 +44,7 @@ def runner(cls: type[NoisyBigram], batch_size: int | None = 8) -> Runner:
     return Runner(loaded(cls(BigramConfig())), seed=0, draws=2, dtype="float32", batch_size=batch_size)
 
 
-ROWS = [
-    Row(record=f"r{n}", tokens=np.arange(n, n + 5 + n % 3, dtype=np.int32), context=0, index=n) for n in range(11)
-]
+ROWS = [Row(record=f"r{n}", tokens=np.arange(n, n + 5 + n % 3, dtype=np.int32), context=0, index=n) for n in range(11)]
 PROMPTS = [
     Prompt(record=f"p{n}", tokens=[n], new_tokens=4, sampling=Sampling(temperature=1.0), index=n) for n in range(11)
 ]
