@@ -26,12 +26,6 @@ from ltm.training.config import DEFAULT_CORPUS, TrainConfig, parse_budget
 if TYPE_CHECKING:
     from ltm.api import Cost, LanguageModel, LoadedModel, Preset
 
-PUBLIC = {
-    **{name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")},
-    "distilgpt2": "distilbert/distilgpt2",
-}
-"""Repositories of the hub that are known by a short name."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Located:
@@ -81,7 +75,7 @@ def _preset(name: str) -> tuple[type[LanguageModel], Preset]:
     try:
         return registry.preset(name)
     except UserError as error:
-        if public := difflib.get_close_matches(name.lower(), PUBLIC, n=1, cutoff=0.85):
+        if public := difflib.get_close_matches(name.lower(), hub.PUBLIC, n=1, cutoff=0.85):
             raise UserError(f"unknown model {name!r}; did you mean {_external(public[0])}?") from error
         raise UserError(
             f"{error} (models of transformers: {_external('NAME')}, a hub repository or a directory)"
@@ -109,16 +103,24 @@ def _quicker(name: str) -> str:
     """Faster ways to a number than training a preset: public weights where they can be had, and a smaller preset."""
     cls, preset = registry.preset(name)
     ways = []
-    public = hub.cached(PUBLIC["gpt2"], "model", ("config.json",)) or hub.reachable()
-    if preset.tokenizer in PUBLIC and public and "pretrained" in registry.names(registry.MODELS):
+    public = hub.cached(hub.PUBLIC["gpt2"], "model", ("config.json",)) or hub.reachable()
+    if preset.tokenizer in hub.PUBLIC and public and "pretrained" in registry.names(registry.MODELS):
         ways.append(f"  --model {_external(preset.tokenizer)}: public weights of another model, over the same tokens")
-    for smaller, other in cls.presets.items():
-        if other.trains_itself and smaller != name:
-            seconds = _training_cost(cls, other)[1]
-            time = "" if seconds is None else f", in about {duration(seconds)} here"
-            ways.append(f"  --model {smaller}: trains itself on first use, on text that comes with Python{time}")
-            break
+    if (smaller := self_training(name)) and smaller != name:
+        seconds = _training_cost(cls, cls.presets[smaller])[1]
+        time = "" if seconds is None else f", in about {duration(seconds)} here"
+        ways.append(f"  --model {smaller}: trains itself on first use, on text that comes with Python{time}")
     return "".join(f"{line}\n" for line in ("Sooner to a number:", *ways)) if ways else ""
+
+
+def self_training(name: str) -> str | None:
+    """The first preset of the family of `name` that trains itself; of the LTM's for a name of no family."""
+    families = [family for family in registry.names(registry.MODELS) if name.startswith(f"{family}-")]
+    for family in families or ["ltm"]:
+        for preset_name, preset in registry.model_family(family).presets.items():
+            if preset.trains_itself:
+                return preset_name
+    return None
 
 
 def _training_cost(cls: type[LanguageModel], preset: Preset) -> tuple[tuple[float, Cost] | None, float | None]:

@@ -61,7 +61,7 @@ class Evaluation:
             pairs = zip(located, self.settings, strict=True)
             _, wrong_models = _each(pairs, lambda pair: model_store.check_settings(*pair))
         if wrong_tasks or wrong_models:
-            hint = _at_hand(entries, located, options)
+            hint = _at_hand(entries, located[0].name if located else model_store.self_training(models[0]), options)
             raise UserError("\n".join((*([hint] if hint else []), *wrong_tasks, *wrong_models)))
         self.models = located
         infos = [{**model.info, "place": _shown_place(model)} for model in located]
@@ -134,21 +134,18 @@ def _each(given: Iterable[Given], find: Callable[[Given], Found]) -> tuple[list[
     return found, list(dict.fromkeys(wrong))
 
 
-def _at_hand(
-    entries: Sequence[catalog.TaskEntry], models: Sequence[model_store.Located], options: EvalOptions
-) -> str | None:
+def _at_hand(entries: Sequence[catalog.TaskEntry], model: str | None, options: EvalOptions) -> str | None:
     """Return what is missing in a line, and a command that gives a number without it; None if no data are missing."""
     named = [entry for entry in entries if entry.path is None and entry.corpus]
     try:
         missing = [one for one in named if not corpora.at_hand(one.corpus, one.split, data_dir=options.data_dir)]
     except UserError:  # of the directory itself, which the tasks have complained of
         return None
-    if not missing:
+    if not missing or model is None:
         return None
     names = ", ".join(f"{entry.corpus}/{entry.split}" for entry in missing)
-    model = models[0].name if models else "ltm-tiny"
     return (
-        f"no data here for {names}{'' if models else ', and no weights yet'}. A number with what is here:\n"
+        f"no data here for {names}. A number with what is here:\n"
         f"  ltm-eval --model {shlex.quote(model)} --tasks pydocs\n"
         "What is missing, and where to get it:"
     )

@@ -15,10 +15,6 @@ _HUB_FILES = (
     (*_DESCRIBED, "model.safetensors.index.json", "model-*-of-*.safetensors"),
     (*_DESCRIBED, "pytorch_model.bin"),
 )
-_NEW_NAMES = {
-    **{name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")},
-    "distilgpt2": "distilbert/distilgpt2",
-}
 
 
 def find(source: str) -> Path:
@@ -40,7 +36,7 @@ def find(source: str) -> Path:
         return directory.resolve()
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source):
         raise UserError(f"{name}: there is no directory {directory}; {wanted}, or the name of a hub repository")
-    repository = _NEW_NAMES.get(source, source)
+    repository = hub.PUBLIC.get(source, source)
     for where in dict.fromkeys((repository, source)):
         for files in _HUB_FILES:
             if found := hub.cached(where, "model", files):

@@ -401,7 +401,7 @@ def test_all_that_is_missing_is_said_at_once_and_the_fastest_way_first(place, mo
     assert cli.main(["--model", "ltm-large,ar-large", "--tasks", "ptb,wikitext,gsm8k"]) == 2
     error = capsys.readouterr().err
     expected = (
-        "no data here for ptb/validation, gsm8k/test, and no weights yet",
+        "no data here for ptb/validation, gsm8k/test. A number with what is here:",
         "ltm-eval --model ltm-tiny --tasks pydocs",
         "ptb/validation is not here",
         "openai/gsm8k",
