@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from leaderboard.entries import PERPLEXITY, Entry, audited, is_audit
-from leaderboard.labels import readable_identity, row_identity, tell_apart
+from leaderboard.labels import readable_identity, row_identity
 from ltm.config import canonical_json
+from ltm.evaluation.labels import tell_apart
 from ltm.result import Result
 
 TRACKS = {"tiny": 1e16, "small": 1e20}

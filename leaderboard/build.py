@@ -18,7 +18,7 @@ from leaderboard.render.svg import MADE_BY, svg
 from leaderboard.verify import verify
 from ltm.errors import UserError
 from ltm.files import write_atomically
-from ltm.progress import say
+from ltm.progress import count, say
 from ltm.untrusted.display import one_line, printable
 from ltm.untrusted.regular_files import read_bytes
 
@@ -134,7 +134,7 @@ def check(places: Places) -> int:
     problems += _manifest_problems(entries, places)
     if problems:
         return _report(problems)
-    print(f"{len(entries)} results and {len(contents)} files of the board agree")
+    print(f"{count(len(entries), 'results')} and {count(len(contents), 'files')} of the board agree")
     return 0
 
 

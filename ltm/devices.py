@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
+import math
 import os
 import platform
 import time
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ltm.errors import UserError, did_you_mean
+from ltm.progress import count
 
 if TYPE_CHECKING:
     import torch
@@ -52,8 +55,8 @@ def check_device(device: str) -> None:
 
         if not torch.cuda.is_available():
             raise UserError(f"device {device}: torch sees no GPU here; use --device cpu")
-        if int(number or 0) >= (count := torch.cuda.device_count()):
-            raise UserError(f"device {device}: torch sees {count} GPUs here, the last is cuda:{count - 1}")
+        if int(number or 0) >= (gpus := torch.cuda.device_count()):
+            raise UserError(f"device {device}: torch sees {count(gpus, 'GPUs')} here, the last is cuda:{gpus - 1}")
 
 
 def _available() -> str:
@@ -153,6 +156,33 @@ def _fastest_on_cpu(inputs: int, outputs: int) -> torch.dtype:
         if seconds[torch.float32] < limit * seconds[torch.bfloat16]:
             return torch.float32
     return torch.bfloat16
+
+
+def flops_per_second(width: int, *, seconds: float = 0.2) -> float:
+    """Measure the rate of matrix products of a model of this width, in the dtype that it would be trained in here.
+
+    On the GPU if there is one, else on the CPU with all threads in use.
+
+    Args:
+        seconds: about how long to measure; a first product may take longer.
+    """
+    import torch
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = matmul_dtype("auto", device, inputs=width, outputs=4 * width)
+    left, right = (torch.ones(rows, width, dtype=dtype, device=device) for rows in (1024, 4 * width))
+    best, ends = math.inf, time.perf_counter() + seconds
+    for trial in itertools.count():
+        began = time.perf_counter()
+        torch.nn.functional.linear(left, right)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        ended = time.perf_counter()
+        if trial:  # the first one warms up
+            best = min(best, ended - began)
+            if ended > ends or trial >= 200:
+                break
+    return 2 * left.numel() * right.shape[0] / best
 
 
 def product_seconds(dtype: torch.dtype, rows: int, inputs: int, outputs: int, *, repeats: int = 5) -> float:

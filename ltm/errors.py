@@ -44,8 +44,26 @@ def _likeness(name: str, candidate: str) -> tuple[float, float]:
     return max(whole, last), whole if "." in name else 0.0
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """True if `error` says that memory could not be had: on a GPU, in torch on a CPU, or in Python itself."""
+    # By name, since torch is not imported for this.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY))
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or what kind of error it is."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
 def run_command(main: Callable[[], int | None]) -> int:
-    """Run a command line: 0 when done, 2 for a user's mistake or a full disk, 130 for Ctrl-C; no traceback for these.
+    """Run a command line: 0 when done, 2 for a user's mistake or no room or memory, 130 for Ctrl-C; no traceback.
 
     `LTM_TRACEBACK=1` shows the traceback of a `UserError`, for debugging the suite itself.
     """
@@ -63,6 +81,16 @@ def run_command(main: Callable[[], int | None]) -> int:
         if os.environ.get("LTM_TRACEBACK"):
             raise
         print(f"{os.path.basename(sys.argv[0])}: error: {printable(str(error))}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error) or os.environ.get("LTM_TRACEBACK"):
+            raise
+        print(
+            f"{os.path.basename(sys.argv[0])}: error: out of memory: {first_line(error)}. Finished work is kept. Try a "
+            "smaller batch (ltm-eval --batch-size 1; ltm-train --set training.batch=B, with training.accumulation "
+            "raised to match), another --device, or a smaller model",
+            file=sys.stderr,
+        )
         return 2
     except KeyboardInterrupt as interrupt:
         detail = str(interrupt) or "finished work is kept; issue the same command again to go on"

@@ -31,6 +31,7 @@ from ltm.evaluation.likelihoods import LikelihoodFloat, gather
 from ltm.evaluation.rows import Row, blocks, continuation, digest_of, greedy, joined
 from ltm.evaluation.runner import Runner
 from ltm.latent.base import LatentModel
+from ltm.progress import count
 from ltm.rng import SequenceRng
 
 if TYPE_CHECKING:
@@ -157,7 +158,10 @@ class HarnessModel(LM):
 
     def like(self, loaded: LoadedModel | None = None, **changes: Any) -> HarnessModel:
         """Return another model, or this one, under the arguments of this one, except for `changes`."""
-        return type(self)(pretrained=loaded or self.loaded, **{**self._arguments, **changes})
+        other = type(self)(pretrained=loaded or self.loaded, **{**self._arguments, **changes})
+        if loaded is None:
+            other.runner.label = self.runner.label
+        return other
 
     def _check_exact(self) -> None:
         name, (kind, _) = next(iter(self.offered.items()))
@@ -296,9 +300,9 @@ class HarnessModel(LM):
         return [[next(records) for _ in own] for own in rows]
 
     def _say_what_was_shortened(self) -> None:
-        for what, count in self._shortened.items():
-            if count:
-                log.warning("%d %s shortened to fit blocks of %d tokens", count, what, self.block_length)
+        for what, cut in self._shortened.items():
+            if cut:
+                log.warning("%s shortened to fit blocks of %s", count(cut, what), count(self.block_length, "tokens"))
         self._shortened.clear()
 
     def get_model_info(self) -> dict[str, Any]:

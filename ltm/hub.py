@@ -20,6 +20,12 @@ Kind = Literal["dataset", "model"]
 
 PROBE_SECONDS = 2.0
 
+PUBLIC = {
+    **{name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")},
+    "distilgpt2": "distilbert/distilgpt2",
+}
+"""Repositories of the hub that are known by a short name."""
+
 
 class HubError(Exception):
     """The hub gave no files; the message is a clause that fits into a longer one."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ltm.progress import count
+
 if TYPE_CHECKING:
     from ltm.api import Kind, LoadedModel
     from ltm.result import Result
@@ -58,7 +60,8 @@ class Score:
         interval = "" if self.interval is None else " [{:.2f}, {:.2f}]".format(*self.interval)
         return (
             f"{self.model}: {_SIGNS[self.kind]}{self.nats:.2f}{interval} nats ({self.likelihood}), "
-            f"{self.nats_per_token:.3f} per token, {self.bits_per_byte:.3f} bits per byte, {self.tokens} tokens"
+            f"{self.nats_per_token:.3f} per token, {self.bits_per_byte:.3f} bits per byte, "
+            f"{count(self.tokens, 'tokens')}"
         )
 
 
@@ -74,7 +77,7 @@ class Model:
 
     def __repr__(self) -> str:
         parameters = sum(p.numel() for p in self.loaded.model.parameters())
-        return f"<{self.loaded.name}: {self.loaded.info['family']}, {parameters:,} parameters>"
+        return f"<{self.loaded.name}: {self.loaded.info['family']}, {count(parameters, 'parameters')}>"
 
     def score(self, text: str, *, draws: int | None = None, seed: int = 0) -> Score:
         """Score a text by the model's headline likelihood, in blocks of `block_length` tokens as `ltm-eval` does.
@@ -94,6 +97,7 @@ class Model:
         from ltm.evaluation.rows import blocks
         from ltm.nn.left_to_right import ExactModel
         from ltm.rng import seed_of
+        from ltm.statistics import NORMAL_95
 
         model, tokenizer = self.loaded.model, self.loaded.tokenizer
         (ids,) = streams([text], tokenizer)
@@ -113,7 +117,7 @@ class Model:
                 ]
             nats = [-value for block in values for value in block]
             parts = tuple(zip((tokenizer.decode([token]) for token in ids.tolist()), nats, strict=True))
-        error = None if not total.mc_variance else 1.959964 * math.sqrt(total.mc_variance)
+        error = None if not total.mc_variance else NORMAL_95 * math.sqrt(total.mc_variance)
         return Score(
             model=self.loaded.name,
             nats=-float(total) + 0.0,
@@ -226,12 +230,8 @@ def evaluate(
     for name in options:
         if name not in known.option_names():
             raise did_you_mean("option", name, known.option_names())
-    if options.get("data_dir") is not None:
-        options["data_dir"] = Path(options["data_dir"])
-    if "settings" in options:
-        options["settings"] = tuple(options["settings"])
     chosen = known.EvalOptions(output=Path(output), **options)
     evaluation = importlib.import_module("tasks.evaluation").Evaluation(list(models), list(tasks), chosen)
     given = "".join(f", {name}={value!r}" for name, value in options.items())
     command = f"ltm.evaluate({list(models)!r}, {list(tasks)!r}, output={str(output)!r}{given})"
-    return [result for _, result in evaluation.run(command)]
+    return [done.result for done in evaluation.run(command)]

@@ -6,15 +6,18 @@ for a family that opens models made elsewhere.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm import hub, registry
-from ltm.config import from_dict, with_settings
-from ltm.errors import UserError
+from ltm.config import from_dict, to_dict, with_settings
+from ltm.devices import flops_per_second
+from ltm.errors import UserError, did_you_mean
 from ltm.files import expanded, home
 from ltm.progress import duration
 from ltm.training import checkpoint as checkpoints
@@ -23,7 +26,22 @@ from ltm.training.config import DEFAULT_CORPUS, TrainConfig, parse_budget
 from ltm.untrusted.display import shown
 
 if TYPE_CHECKING:
-    from ltm.api import LanguageModel, LoadedModel
+    from ltm.api import Cost, LanguageModel, LoadedModel, Preset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Located:
+    """A model that was found, before it is opened.
+
+    Attributes:
+        name: as it was asked for.
+        place: what `HarnessModel` takes; None for a preset that is to be trained, or trained further, first.
+        info: `name` and `family`; of our checkpoints all of `model.json`; of a preset without weights its `config`.
+    """
+
+    name: str
+    place: str | None
+    info: Mapping[str, Any]
 
 
 def find(name_or_path: str, checkpoint: str | None = None) -> Path:
@@ -32,17 +50,43 @@ def find(name_or_path: str, checkpoint: str | None = None) -> Path:
     Raises:
         UserError: nothing there; for a preset, with the command that trains it and its estimated cost.
     """
+    path = expanded(name_or_path if checkpoint is None else checkpoint)
+    there = os.path.isdir(path)  # unlike Path.is_dir, false for a name that no file system can have
+    ours = there and ((path / MANIFEST).is_file() or bool(steps(path)))
+    if there and not ours and (path / "config.json").is_file():
+        raise UserError(
+            f"{path} is no run of ltm-train, but has a config.json, as models of transformers have; did you mean "
+            f"{_external(str(path))}?"
+        )
     if checkpoint is not None:
-        return step_folder(expanded(checkpoint)).resolve()
-    path = expanded(name_or_path)
-    if os.path.isdir(path) and ("/" in name_or_path or (path / MANIFEST).is_file() or steps(path)):
         return step_folder(path).resolve()
+    if ours or (there and "/" in name_or_path):
+        return step_folder(path).resolve()
+    if "/" in name_or_path:
+        return _from_hub(name_or_path)
     stored = home() / "models" / name_or_path
-    if "/" not in name_or_path:
-        if os.path.isdir(stored) and steps(stored):
-            return step_folder(stored)
-        raise UserError(f"{name_or_path} has no weights in {stored}. {training_advice(name_or_path)}")
-    return _from_hub(name_or_path)
+    if os.path.isdir(stored) and steps(stored):
+        return step_folder(stored)
+    _preset(name_or_path)
+    raise UserError(
+        f"{name_or_path} has no weights in {stored}. {_quicker(name_or_path)}{training_advice(name_or_path)}"
+    )
+
+
+def _preset(name: str) -> tuple[type[LanguageModel], Preset]:
+    """The preset of that name; the error for an unknown one knows what public models are called."""
+    try:
+        return registry.preset(name)
+    except UserError as error:
+        if public := difflib.get_close_matches(name.lower(), hub.PUBLIC, n=1, cutoff=0.85):
+            raise UserError(f"unknown model {shown(name)}; did you mean {_external(public[0])}?") from error
+        raise UserError(
+            f"{error} (models of transformers: {_external('NAME')}, a hub repository or a directory)"
+        ) from None
+
+
+def _external(source: str) -> str:
+    return f"pretrained:{source}"
 
 
 def _from_hub(repository: str) -> Path:
@@ -53,37 +97,82 @@ def _from_hub(repository: str) -> Path:
     try:
         return hub.fetch(repository, "model", (MANIFEST, *SCORED)).files[0].parent
     except hub.HubError as error:
-        raise UserError(f"model {repository}: no such directory here, and as a hub repository: {error}") from error
+        raise UserError(
+            f"model {repository}: no such directory here, and as a hub repository: {error}. If it "
+            f"holds a model of transformers, did you mean {_external(repository)}?"
+        ) from error
 
 
-def training_advice(name: str) -> str:
-    """What to type to get the weights of a preset, and what that costs: for the error that says there are none."""
+def _quicker(name: str) -> str:
+    """Faster ways to a number than training a preset: public weights where they can be had, and a smaller preset."""
+    cls, preset = registry.preset(name)
+    ways = []
+    public = hub.cached(hub.PUBLIC["gpt2"], "model", ("config.json",)) or hub.reachable()
+    if preset.tokenizer in hub.PUBLIC and public and "pretrained" in registry.names(registry.MODELS):
+        ways.append(f"  --model {_external(preset.tokenizer)}: public weights of another model, over the same tokens")
+    if (smaller := self_training(name)) and smaller != name:
+        seconds = _training_cost(cls, cls.presets[smaller])[1]
+        time = "" if seconds is None else f", in about {duration(seconds)} here"
+        ways.append(f"  --model {smaller}: trains itself on first use, on text that comes with Python{time}")
+    return "".join(f"{line}\n" for line in ("Sooner to a number:", *ways)) if ways else ""
+
+
+def self_training(name: str) -> str | None:
+    """The first preset of the family of `name` that trains itself; of the LTM's for a name of no family."""
+    families = [family for family in registry.names(registry.MODELS) if name.startswith(f"{family}-")]
+    for family in families or ["ltm"]:
+        for preset_name, preset in registry.model_family(family).presets.items():
+            if preset.trains_itself:
+                return preset_name
+    return None
+
+
+def _training_cost(cls: type[LanguageModel], preset: Preset) -> tuple[tuple[float, Cost] | None, float | None]:
+    """Tokens of a preset's budget with the cost of each, and seconds of matrix products here; None where unknown."""
     import dataclasses
 
     import torch
 
-    cls, preset = registry.preset(name)
     outputs = {"gpt2": 50258, "bytes": 258}.get(preset.tokenizer) or int(preset.tokenizer.rpartition("-")[2]) + 1
     with torch.device("meta"):
         model: LanguageModel = cls(dataclasses.replace(preset.config, vocab_size=outputs))
     cost = model.cost(model.block_length)
-    budget = preset.training.get("budget", TrainConfig().budget)
-    unit, amount = parse_budget(budget)
-    corpus = DEFAULT_CORPUS if preset.trains_itself else "openwebtext --data-dir DIR"
-    command = f"Train it with:\n  ltm-train {name} --corpus {corpus} --budget {budget}\n"
+    unit, amount = parse_budget(preset.training.get("budget", TrainConfig().budget))
     if unit == "seconds":
-        return f"{command}or name weights with --checkpoint"
+        return None, amount
     tokens = amount if unit == "tokens" else amount / cost.train_flops_per_token
     if cls.learns_by_counting:
-        return (
-            f"{command}which costs no FLOPs to speak of, since it counts: about {duration(tokens / 3e5)} at 300,000 "
-            "tokens per second; or name weights with --checkpoint"
-        )
+        return (tokens, cost), None
+    return (tokens, cost), tokens * cost.train_flops_per_token / flops_per_second(_width(model))
+
+
+def _width(model: LanguageModel) -> int:
+    from ltm.nn.transformer import Stack
+
+    return next((module.config.width for module in model.modules() if isinstance(module, Stack)), 512)
+
+
+def training_advice(name: str) -> str:
+    """What to type to get the weights of a preset, and what that costs: for the error that says there are none.
+
+    The time is that of the matrix products alone, at the rate that this machine has just shown.
+    """
+    cls, preset = registry.preset(name)
+    budget = preset.training.get("budget", TrainConfig().budget)
+    corpus = DEFAULT_CORPUS if preset.trains_itself else "openwebtext --data-dir DIR"
+    command = f"Train it with:\n  ltm-train {name} --corpus {corpus} --budget {budget}\n"
+    needed, seconds = _training_cost(cls, preset)
+    if needed is None:
+        return f"{command}or name weights with --checkpoint"
+    tokens, cost = needed
+    if seconds is None:
+        return f"{command}which costs no FLOPs to speak of, since it counts; or name weights with --checkpoint"
     flops, paper = tokens * cost.train_flops_per_token, tokens * cost.paper_train_flops_per_token
     return (
-        f"{command}which costs {flops:.2g} FLOPs as executed ({paper:.2g} in the paper's convention), about "
-        f"{duration(flops / 2e14)} at 200 TFLOP/s or {duration(flops / 2e11)} at 0.2 TFLOP/s (a laptop CPU); "
-        "or name weights with --checkpoint"
+        f"{command}which costs {flops:.2g} FLOPs as executed ({paper:.2g} in the paper's convention): about "
+        f"{duration(seconds)} at the {flops / seconds / 1e12:.2g} TFLOP/s that matrix products reach on this machine, "
+        f"as just measured, and {duration(flops / 2e14)} at the 200 TFLOP/s of a large GPU; or name weights with "
+        "--checkpoint"
     )
 
 
@@ -114,14 +203,82 @@ def locate(name: str, checkpoint: str | None, settings: Sequence[str]) -> str | 
     Raises:
         UserError: there is no such model, it has no weights, or a setting does not fit it.
     """
+    model = located(name, checkpoint)
+    check_settings(model, settings)
+    return model.place
+
+
+def located(name: str, checkpoint: str | None) -> Located:
+    """Find a model; whether a model made elsewhere can be opened is left to `check_settings`.
+
+    Raises:
+        UserError: there is no such model, or it has no weights.
+    """
     if found := registry.external_model(name):
         if checkpoint is not None:
             raise UserError(f"--checkpoint is for presets; {name} already says where its weights are")
+        source = expanded(found[1])
+        called = f"{found[0].family}:{source.resolve().name}" if os.path.isdir(source) else name
+        return Located(name=name, place=name, info={"name": called, "family": found[0].family})
+    to_train = None
+    if checkpoint is None and "/" not in name and not os.path.isdir(name):
+        cls, preset = _preset(name)
+        if preset.trains_itself:
+            known = {"name": name, "family": cls.family, "config": to_dict(preset.config)}
+            to_train = Located(name=name, place=None, info=known)
+            if not steps(home() / "models" / name):
+                return to_train
+    directory = find(name, checkpoint)
+    info = checkpoints.read_info(directory)[1]
+    if to_train and not info["training"].get("complete", True):
+        return to_train
+    return Located(name=name, place=str(directory), info=info)
+
+
+def check_settings(model: Located, settings: Sequence[str]) -> None:
+    """Raise UserError unless the settings fit the model; of a model made elsewhere, unless it can be opened."""
+    if found := registry.external_model(model.name):
         found[0].check_source(found[1], settings)
-        return name
-    directory = _find(name, checkpoint)
-    _check_settings(name, directory, settings)
-    return None if directory is None else str(directory)
+    elif settings:
+        config: Any = from_dict(registry.model_family(model.info["family"]).config_class, model.info["config"])
+        try:
+            with_settings(config, settings)
+        except UserError as error:
+            raise UserError(f"{model.name}: {error}") from error
+
+
+def settings_of(models: Sequence[Located], settings: Iterable[str]) -> list[list[str]]:
+    """Return the settings of each model of a run, as plain `field=value`.
+
+    A setting after a family or a model and a dot, `ltm.posterior.steps=16`, is for these alone. Any other is for all
+    models, and must fit all of them.
+
+    Raises:
+        UserError: what is before the dot is a family of no model here, or looks like a misspelt family or model.
+    """
+    own = [{model.name, model.info["name"], model.info["family"]} for model in models]
+    everyone = set().union(*own)
+    classes = [registry.model_family(model.info["family"]).config_class for model in models]
+    known = {field.name for cls in classes for field in fields(cls)}
+    given: list[list[str]] = [[] for _ in models]
+    for setting in settings:
+        path = setting.partition("=")[0]
+        qualifier = max((name for name in everyone if path.startswith(f"{name}.")), key=len, default=None)
+        first, dot, _ = path.partition(".")
+        if qualifier is None and dot and first not in known:
+            here = ", ".join(sorted(everyone))
+            if first in registry.names(registry.MODELS):
+                raise UserError(
+                    f"--set {setting}: no model here is of the family {first}; before a setting may be: {here}"
+                )
+            if difflib.get_close_matches(first, everyone) and not difflib.get_close_matches(first, known, cutoff=0.8):
+                raise did_you_mean("model or family before a setting", first, everyone)
+        for names, mine in zip(own, given, strict=True):
+            if qualifier is None:
+                mine.append(setting)
+            elif qualifier in names:
+                mine.append(setting.removeprefix(f"{qualifier}."))
+    return given
 
 
 def trained(name: str, place: str | None) -> str:
@@ -133,32 +290,3 @@ def trained(name: str, place: str | None) -> str:
 
     say(f"{name}: no finished weights yet; training it first, as ltm-train {name} would")
     return str(train_preset(name))
-
-
-def _find(name: str, checkpoint: str | None) -> Path | None:
-    itself = False
-    if checkpoint is None and "/" not in name and not os.path.isdir(name):
-        itself = registry.preset(name)[1].trains_itself
-    try:
-        directory = find(name, checkpoint)
-    except UserError:
-        if itself:
-            return None
-        raise
-    if itself and not checkpoints.read_info(directory)[1]["training"].get("complete", True):
-        return None
-    return directory
-
-
-def _check_settings(name: str, directory: Path | None, settings: Sequence[str]) -> None:
-    if not settings:
-        return
-    if directory is None:
-        config = registry.preset(name)[1].config
-    else:
-        info = checkpoints.read_info(directory)[1]
-        config = from_dict(registry.model_family(info["family"]).config_class, info["config"])
-    try:
-        with_settings(config, settings)
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from error

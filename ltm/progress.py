@@ -39,6 +39,11 @@ def duration(seconds: float) -> str:
     return f"{seconds} s"
 
 
+def count(number: int, things: str) -> str:
+    """Format a number of things, named in the plural, so that the two agree: `1 token`, `1,024 tokens`."""
+    return f"{number:,} {things.removesuffix('es' if things.endswith('sses') else 's') if number == 1 else things}"
+
+
 Show = Callable[[float, str], None]
 """Called with the share done, 0 to 1, and the facts to show next to it."""
 
@@ -115,8 +120,8 @@ def training_progress(
 
 
 @contextmanager
-def scoring_progress(title: str, *, rows: int) -> Iterator[Advance]:
-    """Show rows done, tokens/s and time left of scoring or generating."""
+def scoring_progress(title: str, *, rows: int, items: str = "blocks") -> Iterator[Advance]:
+    """Show rows done, which are called `items`, tokens/s and time left of scoring or generating."""
     with display(title, transient=True) as show:
         done, tokens, began = 0, 0, time.monotonic()
 
@@ -125,6 +130,6 @@ def scoring_progress(title: str, *, rows: int) -> Iterator[Advance]:
             done, tokens = done + more_rows, tokens + more_tokens
             rate = tokens / max(time.monotonic() - began, 1e-9)
             if done:
-                show(done / max(rows, 1), f"{done:,}/{rows:,} blocks, {rate:,.0f} tokens/s")
+                show(done / max(rows, 1), f"{done:,}/{count(rows, items)}, {rate:,.0f} tokens/s")
 
         yield advance

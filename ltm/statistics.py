@@ -19,6 +19,8 @@ from ltm.errors import UserError
 
 RESAMPLES = 9999
 SEED = 20250
+NORMAL_95 = 1.959964
+"""Half the width of a 95% interval of a normal distribution, in standard errors."""
 
 
 class Measured(NamedTuple):

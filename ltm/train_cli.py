@@ -12,6 +12,9 @@ from ltm.errors import run_command
 from ltm.training.processes import is_lead
 from ltm.training.run import train_preset
 
+RESULTS = Path("results")
+"""Where ltm-eval writes results by default."""
+
 EPILOG = """examples:
   ltm-train ltm-tiny --corpus pydocs
   ltm-train ltm-small --corpus novels --data-dir data --budget seconds=600 --device cuda
@@ -49,6 +52,11 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="a setting of the model (posterior.steps=32, kl_warmup=0.3) or of the recipe (training.lr=1e-3)",
     )
+    p.add_argument(
+        "--extend",
+        action="store_true",
+        help="go on from the finished run in --output to a larger --budget, which is recorded: it is no fresh run",
+    )
     p.add_argument("--fresh", action="store_true", help="delete the run that --output holds and start over")
     add_reading_options(p)
     return p
@@ -60,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace) -> int:
-    train_preset(
+    folder = train_preset(
         options.name,
         corpus=options.corpus,
         split=options.split,
@@ -73,22 +81,50 @@ def _main(options: argparse.Namespace) -> int:
         device=options.device,
         settings=options.set,
         fresh=options.fresh,
+        extend=options.extend,
     )
     if is_lead():
-        command = ["ltm-eval", "--model", options.name, "--tasks", _task_for(options.corpus)]
-        for option, value in (("--checkpoint", options.output), ("--data-dir", options.data_dir)):
-            command += [option, str(value)] if value else []
-        print(f"next: {shlex.join(command)}")
+        print(f"next: {_next(options, folder)}")
     return 0
 
 
-def _task_for(corpus: str) -> str:
+def _next(options: argparse.Namespace, folder: Path) -> str:
+    """The command to type next: tasks whose data are here and of which these weights have no result, if any."""
+    tasks = [task for task in _tasks_for(options.corpus, options.data_dir) if not _is_done(folder, task)]
+    if not tasks:
+        return f"ltm-leaderboard build --results {RESULTS}"
+    command = ["ltm-eval", "--model", options.name, "--tasks", ",".join(tasks)]
+    for option, value in (("--checkpoint", options.output), ("--data-dir", options.data_dir)):
+        command += [option, str(value)] if value else []
+    return shlex.join(command)
+
+
+def _tasks_for(corpus: str, data_dir: Path | None) -> list[str]:
     from ltm import registry
+    from ltm.data.corpora import at_hand
 
     source = corpus.partition(":")[0]
     if source in registry.names(registry.CORPORA) and isinstance(registry.corpus_factory(source), type):
-        return "audit"
-    return corpus if corpus in ("pydocs", "arithmetic", "ptb", "wikitext") else "ptb,wikitext"
+        return ["audit"]
+    splits = {"ptb": "validation", "wikitext": "validation", "pydocs": "validation", "arithmetic": "test"}
+    wanted = [corpus] if corpus in splits else ["ptb", "wikitext"]
+    return [task for task in wanted if at_hand(task, splits[task], data_dir=data_dir)] or ["pydocs"]
+
+
+def _is_done(folder: Path, task: str) -> bool:
+    """True if `RESULTS` has a result of the task for the weights in `folder`."""
+    from ltm.errors import UserError
+    from ltm.result import read_result
+    from ltm.training.checkpoint import read_info
+
+    info = read_info(folder)[1]
+    for path in (RESULTS / info["name"] / f"ltm_{task}").glob("*.json"):
+        try:
+            if read_result(path).model["weights_digest"] == info["weights_digest"]:
+                return True
+        except UserError:  # not one of ours, or damaged, which is for other commands to say
+            continue
+    return False
 
 
 if __name__ == "__main__":

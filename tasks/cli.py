@@ -17,7 +17,7 @@ from ltm.untrusted.display import printable
 EPILOG = """examples:
   ltm-eval --model ltm-tiny,ar-tiny --tasks pydocs
   ltm-eval --model ltm-small --tasks ptb,wikitext --data-dir data --device cuda
-  ltm-eval --model ltm-tiny --tasks pydocs --set posterior.steps=32 --draws 16
+  ltm-eval --model ltm-tiny,ar-tiny --tasks pydocs --set ltm.posterior.steps=32 --draws 16
 
 Running the same command again does only what is missing, even after Ctrl-C or a crash."""
 
@@ -64,8 +64,9 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         dest="settings",
-        metavar="FIELD=VALUE",
-        help="override a setting of the model, such as posterior.steps=32",
+        metavar="[WHICH.]FIELD=VALUE",
+        help="override a setting of all models, such as posterior.steps=32, or of a family or model: "
+        "ltm.posterior.steps=32",
     )
     add_reading_options(p)
     text = p.add_argument_group("perplexity")

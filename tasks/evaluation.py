@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ltm import model_store
+from ltm.data import corpora
 from ltm.errors import UserError
+from ltm.evaluation.labels import model_labels
 from ltm.files import check_writable
-from ltm.progress import say
+from ltm.progress import count, say
 from ltm.result import Identity, Result, read_records, read_result, result_path, write_result
 from tasks import catalog, models, results
 from tasks.kinds import Task, kind
@@ -20,6 +23,17 @@ from tasks.provenance import provenance
 
 if TYPE_CHECKING:
     from ltm.harness import HarnessModel
+
+Given = TypeVar("Given")
+Found = TypeVar("Found")
+
+
+class Evaluated(NamedTuple):
+    """A result, its task, and what the model is called among those of the run."""
+
+    task: Task
+    result: Result
+    label: str
 
 
 class Evaluation:
@@ -31,7 +45,7 @@ class Evaluation:
         checkpoint: weights of the only model.
 
     Raises:
-        UserError: a model, a task or its data is missing, or an option does not fit; names every missing corpus.
+        UserError: a model, a task or its data is missing, or an option does not fit; names all that is missing.
     """
 
     def __init__(
@@ -41,30 +55,32 @@ class Evaluation:
         if checkpoint and len(models) > 1:
             raise UserError(f"--checkpoint is for one model, found {len(models)}: {', '.join(models)}")
         self.options = options
-        self.tasks: list[Task] = []
-        missing = []
-        for entry in entries:
-            try:
-                self.tasks.append(kind(entry.kind)(entry, options))
-            except UserError as error:
-                missing.append(str(error))
-        if missing:
-            raise UserError("\n".join(dict.fromkeys(missing)))
-        self.places = {name: model_store.locate(name, checkpoint, options.settings) for name in models}
+        self.tasks, wrong_tasks = _each(entries, lambda entry: kind(entry.kind)(entry, options))
+        located, wrong_models = _each(models, lambda name: model_store.located(name, checkpoint))
+        if not wrong_models:
+            self.settings = model_store.settings_of(located, options.settings)
+            pairs = zip(located, self.settings, strict=True)
+            _, wrong_models = _each(pairs, lambda pair: model_store.check_settings(*pair))
+        if wrong_tasks or wrong_models:
+            hint = _at_hand(entries, located[0].name if located else model_store.self_training(models[0]), options)
+            raise UserError("\n".join((*([hint] if hint else []), *wrong_tasks, *wrong_models)))
+        self.models = located
+        infos = [{**model.info, "place": _shown_place(model)} for model in located]
+        self.labels = model_labels([info["name"] for info in infos], infos)
         check_writable(options.output)
 
-    def run(self, command: str) -> list[tuple[Task, Result]]:
+    def run(self, command: str) -> list[Evaluated]:
         """Measure what has no result yet, and return all results.
 
         Args:
             command: what the user typed, for the provenance.
         """
         made = []
-        for name, place in self.places.items():
-            model = models.open_model(name, place, self.options)
+        for found, settings, label in zip(self.models, self.settings, self.labels, strict=True):
+            model = models.open_model(found.name, found.place, self.options, settings=settings, label=label)
             if model.loaded.info["training"].get("complete") is False:
-                say(f"{name}: warning: its training was not finished, as its results will say")
-            made += [(task, self._evaluate(model, task, command)) for task in self.tasks]
+                say(f"{label}: warning: its training was not finished, as its results will say")
+            made += [Evaluated(task, self._evaluate(model, task, command), label) for task in self.tasks]
         return made
 
     @staticmethod
@@ -82,7 +98,7 @@ class Evaluation:
         return None
 
     def _evaluate(self, model: HarnessModel, task: Task, command: str) -> Result:
-        title, identity = f"{model.loaded.name} on {task.entry.name}", task.identity(model)
+        title, identity = f"{model.runner.label} on {task.entry.name}", task.identity(model)
         path = result_path(self.options.output, model=model.loaded.name, task=task.entry.name, key=identity.key)
         if done := self._done(path, identity):
             from ltm.evaluation.code import model_code
@@ -93,8 +109,8 @@ class Evaluation:
             if result.model.get("code", code) != code:
                 say(f"{title}: the model's code has changed since; to score it again, delete {path}")
             return result
-        tokens, items = identity.scoring["tokens"], f"{identity.scoring['blocks']:,} {task.items}"
-        say(f"{title}: {f'{tokens:,} tokens in {items}' if tokens else items}")
+        tokens, items = identity.scoring["tokens"], count(identity.scoring["blocks"], task.items)
+        say(f"{title}: {count(tokens, 'tokens') + ' in ' if tokens else ''}{items}")
         measurement = task.measure(model, identity)
         record = provenance(
             command,
@@ -111,3 +127,36 @@ class Evaluation:
         if warning := results.too_good(result):
             say(f"warning: {warning}")
         return result
+
+
+def _each(given: Iterable[Given], find: Callable[[Given], Found]) -> tuple[list[Found], list[str]]:
+    """Return what is found of each thing given, and what is wrong with the others, each complaint once."""
+    found, wrong = [], []
+    for one in given:
+        try:
+            found.append(find(one))
+        except UserError as error:
+            wrong.append(str(error))
+    return found, list(dict.fromkeys(wrong))
+
+
+def _at_hand(entries: Sequence[catalog.TaskEntry], model: str | None, options: EvalOptions) -> str | None:
+    """Return what is missing in a line, and a command that gives a number without it; None if no data are missing."""
+    named = [entry for entry in entries if entry.path is None and entry.corpus]
+    try:
+        missing = [one for one in named if not corpora.at_hand(one.corpus, one.split, data_dir=options.data_dir)]
+    except UserError:  # of the directory itself, which the tasks have complained of
+        return None
+    if not missing or model is None:
+        return None
+    names = ", ".join(f"{entry.corpus}/{entry.split}" for entry in missing)
+    return (
+        f"no data here for {names}. A number with what is here:\n"
+        f"  ltm-eval --model {shlex.quote(model)} --tasks pydocs\n"
+        "What is missing, and where to get it:"
+    )
+
+
+def _shown_place(model: model_store.Located) -> str | None:
+    """Where a model is, as far as it was said: a path or repository as typed."""
+    return model.name.partition(":")[2] or model.name

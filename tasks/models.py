@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,21 +19,30 @@ if TYPE_CHECKING:
     from tasks.options import EvalOptions
 
 
-def open_model(name: str, place: str | None, options: EvalOptions) -> HarnessModel:
-    """Open the model that `model_store.locate` found at `place`; None for a preset that trains itself first."""
+def open_model(
+    name: str, place: str | None, options: EvalOptions, *, settings: Sequence[str] = (), label: str | None = None
+) -> HarnessModel:
+    """Open the model that `model_store.locate` found at `place`; None for a preset that trains itself first.
+
+    Args:
+        settings: `field=value` of its config.
+        label: how progress calls it, if not by its name.
+    """
     from ltm.harness import HarnessModel
 
-    return HarnessModel(
+    model = HarnessModel(
         pretrained=model_store.trained(name, place),
         draws=options.draws,
         seed=options.seed,
         device=options.device,
         batch_size=options.batch_size,
         dtype=options.dtype,
-        settings=options.settings,
+        settings=list(settings),
         headline_only=options.headline_only,
         limit_blocks=options.limit_blocks,
     )
+    model.runner.label = label or model.loaded.name
+    return model
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,7 +64,7 @@ class HelperModel:
         If it is not from the model store, its name ends in a digest, since several models may share a name.
         """
         if self._model is None:
-            plain = dataclasses.replace(options, settings=(), draws=None, headline_only=True, limit_blocks=None)
+            plain = dataclasses.replace(options, draws=None, headline_only=True, limit_blocks=None)
             self._model = open_model(self.name, self.place, plain)
             loaded = self._model.loaded
             if self.place and Path(self.place).is_dir() and Path(self.place).parent != home() / "models" / loaded.name:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from ltm.config import whole_number
 from ltm.data.reading import Reading
@@ -32,10 +34,11 @@ class EvalOptions:
     """Options of one run of `ltm-eval`, named as on the command line; None means the model's or the task's default.
 
     Attributes:
-        settings: `field=value` of the measured models' configs (`--set`).
+        settings: `field=value` of the measured models' configs (`--set`), each perhaps after a family or a model and
+            a dot; see `ltm.model_store.settings_of`.
 
     Raises:
-        UserError: a value is out of range; names the option.
+        UserError: a value is out of range or no number; names the option. A number may be given as text.
     """
 
     output: Path = Path("results")
@@ -80,9 +83,29 @@ class EvalOptions:
         for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and not (name == "batch_size" and value == "auto"):
-                whole_number(flag(name), value, least=least)
-        if self.temperature is not None and not self.temperature >= 0:
-            raise UserError(f"--temperature: expected at least 0, found {self.temperature}")
+                object.__setattr__(self, name, whole_number(flag(name), value, least=least))
+        for name in ("temperature", "top_p"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _real(flag(name), value))
+        for name in ("headline_only", "eos_between_documents"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise UserError(f"{flag(name)}: expected True or False, found {value!r}")
+        if isinstance(self.settings, str):
+            raise UserError(f"--set: expected a list of field=value, found the text {self.settings!r}")
+        for name, kind in (("output", Path), ("data_dir", Path), ("settings", tuple)):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, kind(value))
+
+
+def _real(name: str, value: Any) -> float:
+    """Return a number, given as such or as text, that is at least 0."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise UserError(f"{name}: expected a number of at least 0, found {value!r}")
+    return number
 
 
 def flag(name: str) -> str:

@@ -21,6 +21,7 @@ from ltm.untrusted.display import printable
 if TYPE_CHECKING:
     from ltm.result import Metric, Result
     from ltm.statistics import Measured
+    from tasks.evaluation import Evaluated
     from tasks.kinds import Column, Task
     from tasks.options import EvalOptions
 
@@ -30,29 +31,29 @@ PERPLEXITY = "token_perplexity"
 """The metric by which models are paired."""
 
 
-def show(made: Sequence[tuple[Task, Result]], options: EvalOptions) -> None:
+def show(made: Sequence[Evaluated], options: EvalOptions) -> None:
     """Print results by kind of task, paired differences between models, and samples if asked for."""
-    by_kind: dict[type[Task], list[Result]] = defaultdict(list)
-    for task, result in made:
-        by_kind[type(task)].append(result)
+    by_kind: dict[type[Task], list[Evaluated]] = defaultdict(list)
+    for one in made:
+        by_kind[type(one.task)].append(one)
     show_tables(by_kind)
-    show_paired([result for task, result in made if task.entry.kind == "perplexity"], options.output)
+    show_paired([one for one in made if one.task.entry.kind == "perplexity"], options.output)
     if options.show_samples:
-        show_samples([result for _, result in made], options.output, options.show_samples)
+        show_samples(made, options.output, options.show_samples)
 
 
-def show_tables(by_kind: Mapping[type[Task], Sequence[Result]]) -> None:
+def show_tables(by_kind: Mapping[type[Task], Sequence[Evaluated]]) -> None:
     """Print a table of the results of each kind."""
     signs = False
-    for kind, results in by_kind.items():
+    for kind, made in by_kind.items():
         signs |= any(column.sign for column in kind.columns)
         table = plain_table()
         table.add_column("Task", no_wrap=True, overflow="fold")
         table.add_column("Model", overflow="fold")
         for header in (*(column.header for column in kind.columns), "Tokens/s"):
             table.add_column(header, justify="right", overflow="fold")
-        for result in results:
-            label = result.model["name"] + ("" if result.status == "complete" else f" ({result.status})")
+        for _, result, name in made:
+            label = name + ("" if result.status == "complete" else f" ({result.status})")
             speed = result.provenance["tokens_per_second"]
             table.add_row(
                 short_name(result),
@@ -62,7 +63,9 @@ def show_tables(by_kind: Mapping[type[Task], Sequence[Result]]) -> None:
             )
         # Reference rows are the same for all models of a task, so they are shown once.
         rows = {
-            (short_name(r), row.label): (row.metrics, _reserved(r)) for r in results for row in kind.reference_rows(r)
+            (short_name(one.result), row.label): (row.metrics, _reserved(one.result))
+            for one in made
+            for row in kind.reference_rows(one.result)
         }
         for (task, label), (metrics, reserved) in rows.items():
             values = (shown(metrics.get(column.metric), column, reserved) for column in kind.columns)
@@ -120,20 +123,20 @@ def shown(metric: Metric | None, column: Column, reserved: str = "") -> str:
     return f"{text} by {helper}" if helper else text
 
 
-def show_paired(results: Sequence[Result], output: Path) -> None:
+def show_paired(made: Sequence[Evaluated], output: Path) -> None:
     """Print, for each text, the paired difference between every other model and the first one named.
 
     Paired differences are far more certain than two separate intervals. Models with different tokens or blocks cannot
     be paired; they are listed below the table.
     """
-    groups: dict[tuple[Any, ...], list[Result]] = defaultdict(list)
-    for result in results:
-        if result.metric(PERPLEXITY):
-            groups[short_name(result), result.data["fingerprint"]].append(result)
+    groups: dict[tuple[Any, ...], list[Evaluated]] = defaultdict(list)
+    for one in made:
+        if one.result.metric(PERPLEXITY):
+            groups[short_name(one.result), one.result.data["fingerprint"]].append(one)
     rows, apart = [], []
-    for (task, _), (first, *others) in groups.items():
-        for result in others:
-            names = f"{result.model['name']} − {first.model['name']}"
+    for (task, _), ((_, first, first_label), *others) in groups.items():
+        for _, result, label in others:
+            names = f"{label} − {first_label}"
             if (difference := paired(result, first, output)) is None:
                 apart.append(f"{task}: {names}")
             else:
@@ -186,14 +189,14 @@ def _ratio(nats: float) -> float:
     return math.exp(nats) if nats < 700 else math.inf
 
 
-def show_samples(results: Sequence[Result], output: Path, count: int) -> None:
+def show_samples(made: Sequence[Evaluated], output: Path, count: int) -> None:
     """Print the first `count` texts of each result that has texts, each after its prompt in brackets.
 
     They are not selected: samples are independent. For problems, the first sample of each is shown, with the right
     answer.
     """
-    for result in results:
-        title, path = f"{result.model['name']} on {result.task['name']}", _path(result, output)
+    for _, result, label in made:
+        title, path = f"{label} on {result.task['name']}", _path(result, output)
         records = read_records(path, read_result(path)) or ()
         with computing_from_records(path, "samples"):
             samples = [texts for record in records if (texts := _texts(record))]

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from ltm.progress import duration
+from ltm.progress import count, duration
 
 
 @pytest.mark.parametrize(
@@ -18,3 +18,15 @@ from ltm.progress import duration
 )
 def test_durations_have_two_units(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "things", "text"),
+    [
+        *((1, "tokens", "1 token"), (0, "blocks", "0 blocks"), (2, "minutes", "2 minutes"), (1, "minutes", "1 minute")),
+        *((1, "processes", "1 process"), (1, "fresh texts", "1 fresh text"), (1_234_567, "bytes", "1,234,567 bytes")),
+        *((1, "bytes", "1 byte"), (1, "passages", "1 passage"), (1, "chances", "1 chance"), (1, "GPUs", "1 GPU")),
+    ],
+)
+def test_counts_agree_in_number(number: int, things: str, text: str) -> None:
+    assert count(number, things) == text

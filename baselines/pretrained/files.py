@@ -23,10 +23,6 @@ _HUB_FILES = (
     (*_DESCRIBED, "pytorch_model.bin"),
 )
 _PICKLED_TENSORS = 2_000
-_NEW_NAMES = {
-    **{name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")},
-    "distilgpt2": "distilbert/distilgpt2",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +59,7 @@ def find(source: str) -> Path:
     if not re.fullmatch(r"\w[\w.-]{,95}(/\w[\w.-]{,95})?", source):
         where = shown(str(directory))[1:-1]
         raise UserError(f"{name}: there is no directory {where}; {wanted}, or the name of a hub repository")
-    repository = _NEW_NAMES.get(source, source)
+    repository = hub.PUBLIC.get(source, source)
     for where in dict.fromkeys((repository, source)):
         for files in _HUB_FILES:
             if found := hub.cached(where, "model", files):

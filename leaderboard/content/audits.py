@@ -9,6 +9,7 @@ from leaderboard.content import notation
 from leaderboard.content.document import FAILED, NOTHING, Part, Table, Value
 from leaderboard.entries import AUDIT, Entry
 from leaderboard.labels import labels
+from ltm.progress import count
 from ltm.result import NO_TWIN, Metric, Result, computing_from_records, read_records, reservations
 
 THRESHOLD = math.log(100)
@@ -101,7 +102,7 @@ def _limits(entry: Entry) -> str:
     if not reservations(result.scoring, result.status):
         return ""
     if result.status == "partial":
-        return f"audited on {result.scoring['blocks']} texts only"
+        return f"audited on {count(result.scoring['blocks'], 'texts')} only"
     checks = [record for record in read_records(entry.path, result) or [] if record.get("part") == "check"]
     with computing_from_records(entry.path, "the checks of an audit"):
         names = dict.fromkeys(record["check"].replace("_", " ") for record in checks if record["passed"] is None)

@@ -11,6 +11,7 @@ from leaderboard.content import notation
 from leaderboard.content.document import NOTHING, Axis, Figure, Part, Point, Series, Table, Value, slug
 from leaderboard.content.sections import by_perplexity, perplexity, rank
 from leaderboard.ranking import claim, ranked
+from ltm.progress import count
 
 EQUAL_TOKENS = 1.05
 """Training tokens count as equal if the most is at most this many times the least."""
@@ -168,7 +169,7 @@ def _pareto_figure(dominators: Mapping[Row, Row | None], column: Column, cost: C
     return Figure(
         name=f"{name}-{cost.key}",
         title=f"{column.title}: perplexity against {cost.label[0].lower()}{cost.label[1:]}",
-        words=f"{len(points)} models. Not dominated: {front}.",
+        words=f"{count(len(points), 'models')}. Not dominated: {front}.",
         x=Axis(label=cost.label, log=True),
         y=Axis(label="Perplexity, or the bound on it", log=True),
         series=(Series(name="", points=points),),

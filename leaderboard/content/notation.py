@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from leaderboard.content.document import FAILED, NOTHING, Value
 from leaderboard.entries import Entry
+from ltm.progress import count
 from ltm.result import Metric
 
 SIGNS = {"exact": "", "lower_bound": "≤ ", "estimate": "~ "}
@@ -101,7 +102,7 @@ def describe(entry: Entry, metric: Metric) -> str:
         parts.append(f"n {metric.n}, no interval")
     if metric.likelihood is not None:
         error = "" if metric.stderr_mc is None else f", Monte Carlo s.e. {number(metric.stderr_mc, 2)}"
-        parts.append(f"{result.scoring['draws']} draws{error}" if result.scoring["draws"] else "no draws")
+        parts.append(f"{count(result.scoring['draws'], 'draws')}{error}" if result.scoring["draws"] else "no draws")
         parts.append(f"audit: {audit(entry, metric.likelihood)}")
     seed = result.training["seed"]
     parts.append(f"{'no training seed' if seed is None else f'training seed {seed}'}; {provenance(entry)}")

@@ -10,6 +10,7 @@ from leaderboard.content import notation, reported
 from leaderboard.content.document import NOTHING, Table, Value
 from leaderboard.entries import PERPLEXITY, Entry
 from leaderboard.ranking import headline, ranked
+from ltm.progress import count
 
 
 def by_perplexity(rows: Sequence[Row], columns: Sequence[Column]) -> list[Row]:
@@ -185,8 +186,8 @@ def caption(section: Section, column: Column) -> str:
     data, scoring = result.data, result.scoring
     return (
         f"{column.task} version {column.version}, {data['corpus']} {column.split} (text {column.fingerprint[:8]}): "
-        f"{data['documents']:,} documents, {data['bytes']:,} bytes, {data['words']:,} words, "
-        f"{scoring['tokens']:,} tokens in {scoring['blocks']:,} blocks"
+        f"{count(data['documents'], 'documents')}, {count(data['bytes'], 'bytes')}, {count(data['words'], 'words')}, "
+        f"{count(scoring['tokens'], 'tokens')} in {count(scoring['blocks'], 'blocks')}"
     )
 
 

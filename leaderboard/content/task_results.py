@@ -12,6 +12,7 @@ from leaderboard.content.document import NOTHING, Axis, Figure, Part, Point, Ser
 from leaderboard.entries import Entry
 from leaderboard.labels import labels
 from leaderboard.ranking import judged_by
+from ltm.progress import count
 from ltm.result import Metric, Result, computing_from_records, read_records
 from ltm.statistics import mean_and_error
 
@@ -39,7 +40,7 @@ def caption(entries: Sequence[Entry]) -> str:
     task, data = entries[0].result.task, entries[0].result.data
     return (
         f"{task['name']} version {task['version']}, {data['corpus']} {task['split']} "
-        f"(text {data['fingerprint'][:8]}): {data['documents']:,} documents"
+        f"(text {data['fingerprint'][:8]}): {count(data['documents'], 'documents')}"
     )
 
 

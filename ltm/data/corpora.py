@@ -88,6 +88,21 @@ def available(data_dir: Path | None = None) -> dict[str, list[str]]:
     return splits | {name: [] for name in registry.names(registry.CORPORA)}
 
 
+def at_hand(corpus: str, split: str, *, data_dir: Path | None = None) -> bool:
+    """True if a split is embedded, in the local directory or in the hub's cache; nothing is read or downloaded."""
+    if corpus.partition(":")[0] in registry.names(registry.CORPORA):
+        return True
+    directory = files.data_directory(data_dir)
+    if directory and local_files.find(directory, corpus, split):
+        return True
+    source = KNOWN.get(corpus, KnownCorpus()).hub
+    return bool(
+        source
+        and split in source.files
+        and hub.cached(source.repository, "dataset", (source.files[split],), source.revision)
+    )
+
+
 def _unknown(corpus: str, split: str, directory: Path | None) -> UserError:
     known = available(directory)
     if corpus in known:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ltm.data.detokenize import detokenizer as detokenizer_named
 from ltm.errors import UserError
+from ltm.progress import count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +62,7 @@ class Split:
             total += len(encoded)
             words += len(document.split())
         if not words:
-            raise UserError(f"{corpus}/{split}: no text in {len(documents)} documents ({_place(source)})")
+            raise UserError(f"{corpus}/{split}: no text in {count(len(documents), 'documents')} ({_place(source)})")
         return cls(
             corpus=corpus,
             split=split,

@@ -22,6 +22,7 @@ from ltm.config import canonical_json, digest
 from ltm.data.split import Split
 from ltm.errors import UserError
 from ltm.files import sha256_file, sweep, sync, temporary_name, write_atomically
+from ltm.progress import count
 from ltm.rng import seed_of
 from ltm.tokenizer import Tokenizer
 from ltm.untrusted import json_text
@@ -109,7 +110,7 @@ class TokenDataset:
         )
         if not dataset.blocks:
             raise UserError(
-                f"{split.corpus}/{split.split} has {dataset.tokens} tokens under {tokenizer.name}, "
+                f"{split.corpus}/{split.split} has {count(dataset.tokens, 'tokens')} under {tokenizer.name}, "
                 f"fewer than the {block_length} of one block; use more text, shorter blocks or the tokenizer bytes"
             )
         return dataset

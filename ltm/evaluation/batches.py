@@ -8,13 +8,13 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 
 from ltm.api import LanguageModel, LikelihoodEstimate
-from ltm.errors import UserError
+from ltm.errors import UserError, first_line, out_of_memory
 from ltm.evaluation.cache import ResponseCache
 from ltm.evaluation.rows import Row, padded
 from ltm.evaluation.unprefixed import Unprefixed
@@ -24,14 +24,17 @@ from ltm.rng import SequenceRng
 
 log = logging.getLogger(__name__)
 
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
 
 class BatchScorer:
     """Scores rows with one model.
 
     Args:
         draws: Monte Carlo draws of the headline; the model's default when None.
-        batch_size: rows per batch, or None to choose by the length of a block. It is halved if a GPU's memory does not
-            hold that many; no number depends on it.
+        batch_size: rows per batch, or None to choose by the length of a block. It is halved where memory does not hold
+            that many; no number depends on it.
     """
 
     def __init__(self, model: LanguageModel | Prequential | Unprefixed, *, draws: int | None, batch_size: int | None):
@@ -61,26 +64,43 @@ class BatchScorer:
         todo = {row.record: row for row in rows if row.record not in cache}
         for given in (False, True):
             waiting = sorted((r for r in todo.values() if (r.context > 0) == given), key=lambda r: -len(r.tokens))
-            while waiting:
-                batch = waiting[: self.batch_size]
-                records = self._try_batch(batch, seed, companions)
-                if records is None:
-                    continue
+            for batch, records in self.in_batches(waiting, lambda batch: self._batch(batch, seed, companions)):
                 cache.add({row.record: record for row, record in zip(batch, records, strict=True)})
                 advance(len(batch), sum(len(row.tokens) - row.context for row in batch))
-                waiting = waiting[len(batch) :]
         return [cache[row.record] for row in rows]
 
-    def _try_batch(self, batch: Sequence[Row], seed: int, companions: bool) -> list[Any] | None:
-        try:
-            return self._batch(batch, seed, companions)
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
-            torch.cuda.empty_cache()
-            self.batch_size = len(batch) // 2
-            log.warning("out of GPU memory: going on with batches of %d", self.batch_size)
-            return None
+    def in_batches(
+        self, items: Sequence[Item], compute: Callable[[Sequence[Item]], Answer]
+    ) -> Iterator[tuple[Sequence[Item], Answer]]:
+        """Yield consecutive batches of items, each with what `compute` makes of it.
+
+        A batch that memory does not hold is tried again at half the size, as are all later ones.
+
+        Raises:
+            UserError: memory does not hold a single item.
+        """
+        while items:
+            batch = items[: self.batch_size]
+            try:
+                answer = compute(batch)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                if len(batch) == 1:
+                    raise UserError(
+                        f"out of memory on {self.device} with a batch of one: {first_line(error)}. Free memory "
+                        "there, or try another --device, --dtype bfloat16, --headline-only, fewer --draws, or a "
+                        "smaller model; finished work is kept"
+                    ) from error
+                # Nothing is freed here, where the error still holds what was computed.
+                self.batch_size = len(batch) // 2
+                log.warning("out of memory on %s: going on with batches of %d", self.device, self.batch_size)
+                continue
+            finally:
+                if self.device.type == "cuda" and self.batch_size < len(batch):
+                    torch.cuda.empty_cache()
+            yield batch, answer
+            items = items[len(batch) :]
 
     def _batch(self, batch: Sequence[Row], seed: int, companions: bool) -> list[Any]:
         started = time.perf_counter()

@@ -17,6 +17,7 @@ from typing import Any
 from ltm.config import canonical_json, digest
 from ltm.errors import UserError
 from ltm.files import check_held, locked, write_atomically
+from ltm.progress import count
 from ltm.untrusted import regular_files
 
 SCHEMA = 1
@@ -106,7 +107,7 @@ def _read(path: Path) -> dict[str, Any]:
         records[name] = value
         kept.append(line + b"\n")
     if len(kept) < len(lines):
-        log.warning("%s: %d damaged records dropped; they are computed again", path, len(lines) - len(kept))
+        log.warning("%s: %s dropped, to be computed again", path, count(len(lines) - len(kept), "damaged records"))
     if torn or len(kept) < len(lines):
         write_atomically(path, b"".join(kept))
     return records

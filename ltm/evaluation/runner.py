@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +30,9 @@ class Runner:
         batch_size: rows per batch; None to choose. No number depends on it, beyond the rounding of floats.
         chunk: read whole texts in chunks of this many tokens; see `ltm.latent.prequential`.
         unprefixed: reads texts without our BOS; see `ltm.evaluation.unprefixed`.
+
+    Attributes:
+        label: how progress calls the model; its name, unless another of the same name is measured beside it.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Runner:
         self.dtype = dtype
         self.chunk = chunk
         self.unprefixed = unprefixed
+        self.label = loaded.name
         self.cache_at: Path | None = None
         self._generator = unprefixed or loaded.model
         reader = self._generator if chunk is None else Prequential(loaded.model, chunk)
@@ -72,42 +76,38 @@ class Runner:
         with self._at_work(task, len(prompts)) as (cache, advance):
             todo = {prompt.record: prompt for prompt in prompts if prompt.record not in cache}
             advance(len(prompts) - len(todo), 0)
-            for batch in self._batches(todo.values()):
-                started = time.perf_counter()
-                generated = self._generator.generate(
-                    [prompt.tokens for prompt in batch],
-                    max_new_tokens=batch[0].new_tokens,
-                    sampling=batch[0].sampling,
-                    rng=SplitNoise(
-                        seed_of(self.seed, task),
-                        [prompt.index for prompt in batch],
-                        [prompt.index if prompt.latents is None else prompt.latents for prompt in batch],
-                    ),
-                )
-                seconds = (time.perf_counter() - started) / len(batch)
-                answers = zip(batch, generated.tokens, generated.network_evaluations, strict=True)
-                cache.add(
-                    {
-                        prompt.record: {"tokens": new, "network_evaluations": evaluations, "seconds": seconds}
-                        for prompt, new, evaluations in answers
-                    }
-                )
-                advance(len(batch), sum(map(len, generated.tokens)))
+            # A call has one answer length and one way of sampling; prompts of equal length are decoded together.
+            alike = defaultdict(list)
+            for prompt in todo.values():
+                alike[prompt.new_tokens, prompt.sampling].append(prompt)
+            for same in alike.values():
+                same.sort(key=lambda prompt: -len(prompt.tokens))
+                for batch, records in self.scorer.in_batches(same, lambda batch: self._generated(task, batch)):
+                    cache.add({prompt.record: record for prompt, record in zip(batch, records, strict=True)})
+                    advance(len(batch), sum(len(record["tokens"]) for record in records))
             return [cache[prompt.record] for prompt in prompts]
 
-    def _batches(self, prompts: Iterable[Prompt]) -> Iterator[list[Prompt]]:
-        # A call has one answer length and one way of sampling; prompts of equal length are decoded together.
-        alike = defaultdict(list)
-        for prompt in prompts:
-            alike[prompt.new_tokens, prompt.sampling].append(prompt)
-        size = self.scorer.batch_size
-        for same in alike.values():
-            same.sort(key=lambda prompt: -len(prompt.tokens))
-            yield from (same[start : start + size] for start in range(0, len(same), size))
+    def _generated(self, task: str, batch: Sequence[Prompt]) -> list[dict[str, Any]]:
+        started = time.perf_counter()
+        generated = self._generator.generate(
+            [prompt.tokens for prompt in batch],
+            max_new_tokens=batch[0].new_tokens,
+            sampling=batch[0].sampling,
+            rng=SplitNoise(
+                seed_of(self.seed, task),
+                [prompt.index for prompt in batch],
+                [prompt.index if prompt.latents is None else prompt.latents for prompt in batch],
+            ),
+        )
+        seconds = (time.perf_counter() - started) / len(batch)
+        return [
+            {"tokens": new, "network_evaluations": evaluations, "seconds": seconds}
+            for new, evaluations in zip(generated.tokens, generated.network_evaluations, strict=True)
+        ]
 
     @contextmanager
     def _at_work(self, task: str, rows: int) -> Iterator[tuple[ResponseCache, Advance]]:
-        title = f"{self.loaded.name} {task}".strip()
+        title = f"{self.label} {task}".strip()
         with (
             open_cache(self.cache_directory, self.circumstances(task), work=f"scoring of {title}") as cache,
             scoring_progress(title, rows=rows) as advance,

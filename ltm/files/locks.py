@@ -29,6 +29,7 @@ from typing import Any
 
 from ltm.errors import UserError
 from ltm.files.whole import write_atomically
+from ltm.progress import count
 from ltm.untrusted import json_text, regular_files
 from ltm.untrusted.display import shown
 
@@ -160,6 +161,6 @@ def _describe(record: dict[str, Any]) -> str:
     process, host, since = (record.get(field) for field in ("pid", "host", "since"))
     begun = "begun at an unknown time"
     if isinstance(since, int | float) and 0 < since <= time.time():
-        begun = f"begun {(time.time() - since) / 60:.0f} minutes ago"
+        begun = f"begun {count(round((time.time() - since) / 60), 'minutes')} ago"
     named = shown(host, most=80)[1:-1] if isinstance(host, str) else "an unknown host"
     return f"process {shown(process, most=20)} on {named}, {begun}"

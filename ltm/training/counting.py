@@ -16,11 +16,11 @@ from ltm.api import LanguageModel
 from ltm.config import settled, to_dict
 from ltm.devices import device_name
 from ltm.errors import UserError
-from ltm.progress import say
+from ltm.progress import count, say
 from ltm.training import checkpoint
 from ltm.training.config import TrainConfig, parse_budget, total_steps
-from ltm.training.loop import NO_EFFECT, refuse_other_run
 from ltm.training.processes import world_size
+from ltm.training.resuming import NO_EFFECT, grown, refuse_other_run
 
 if TYPE_CHECKING:
     from ltm.data.token_dataset import TokenDataset
@@ -37,6 +37,7 @@ def train_by_counting(
     *,
     provenance: Mapping[str, Any],
     report: Callable[[int, int | None, float, Mapping[str, float]], None] = lambda *_: None,
+    extend: bool = False,
 ) -> Path:
     """Count to the end of the budget, or of the text: a second pass would add nothing; returns the step folder.
 
@@ -51,11 +52,15 @@ def train_by_counting(
     folder, info = checkpoint.read_info(directory) if checkpoint.steps(directory) else (None, {})
     config = settled(config, "float32", info.get("training", {}).get("recipe"))  # of no effect: nothing is multiplied
     recipe = {k: v for k, v in {**to_dict(config), **provenance}.items() if k not in NO_EFFECT}
+    cost = model.cost(model.block_length)
     if folder:
-        refuse_other_run(directory, info, model, recipe)
-        checkpoint.drop(directory, keep=1)  # what a run that was killed after its last step was about to do
-        return folder
-    started, cost = time.monotonic(), model.cost(model.block_length)
+        larger = grown(info, config, total_steps(config, model.block_length, cost.train_flops_per_token))
+        refuse_other_run(directory, info, model, recipe, but=("budget",) if larger else ())
+        if not larger:
+            checkpoint.drop(directory, keep=1)  # what a run that was killed after its last step was about to do
+            return folder
+        say(f"{name}: counted anew for the larger budget, which gives what a fresh run would")
+    started = time.monotonic()
     try:
         steps, blocks = _count(model, data, config, cost.train_flops_per_token, report)
         model.finish()
@@ -92,7 +97,7 @@ def _count(
     size = config.batch * config.accumulation
     steps, blocks = total_steps(config, model.block_length, flops_per_token), data.blocks
     if steps is not None and steps * size > blocks:
-        say(f"the budget is more than the text has: each of its {blocks:,} blocks is counted once")
+        say(f"the budget is more than the text has: each of its {count(blocks, 'blocks')} is counted once")
     elif steps is not None:
         blocks = steps * size
     unit, amount = parse_budget(config.budget)

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ltm.api import LanguageModel
-from ltm.config import AUTO, leaves, settled, to_dict
+from ltm.config import AUTO, settled, to_dict
 from ltm.devices import device_name, threads_for
 from ltm.errors import UserError
 from ltm.files import check_held
@@ -31,15 +31,12 @@ from ltm.training import checkpoint
 from ltm.training import log as training_log
 from ltm.training.config import TrainConfig, parse_budget, total_steps
 from ltm.training.processes import agreed, is_lead, rank, world_size
+from ltm.training.resuming import NO_EFFECT, extended, grown, recorded_recipe, refuse_other_run
 from ltm.training.weights import check_alike
-from ltm.untrusted.display import shown
 
 if TYPE_CHECKING:
     from ltm.data.token_dataset import TokenDataset
     from ltm.tokenizer import Tokenizer
-
-NO_EFFECT = ("checkpoint_seconds", "data_source")
-"""Settings that may differ when a run is resumed: the weights do not depend on them."""
 
 
 @dataclass(slots=True)
@@ -110,6 +107,13 @@ class Run:
         check_alike({name: kind for name, kind in possible.items() if name in always or name in state}, shapes(state))
         if not bool(state["run"].isfinite().all()) or float(state["run"].min()) < 0:
             raise UserError(f"the step and seconds of the run are {state['run'].tolist()}; add --fresh to train anew")
+
+    def restart(self, weights: Mapping[str, Tensor], training: Mapping[str, Any]) -> None:
+        """Go on from the scored weights of a finished run: with a fresh optimiser, since such a run keeps none."""
+        self.model.load_state_dict(dict(weights))
+        for name in self.average:
+            self.average[name].copy_(weights[name])
+        self.step, self.seconds = int(training["steps"]), float(training["seconds"])
 
     def scored(self) -> dict[str, Tensor]:
         """The weights to evaluate: the moving average if there is one."""
@@ -196,15 +200,19 @@ def train(
     *,
     provenance: Mapping[str, Any],
     report: Callable[[int, int | None, float, Mapping[str, float]], None] = lambda *_: None,
+    extend: bool = False,
 ) -> Path:
     """Train to the end of the budget, or resume the run in `directory`; returns the final step folder.
 
     Args:
         provenance: corpus, data fingerprint and packing, recorded in the checkpoint and compared on resume.
         report: called after each update with (step, total steps or None, progress, log).
+        extend: go on from a finished run of a smaller budget, or with one so extended; the recipe's `extended` says
+            so, since a fresh run of the larger budget would have had a higher learning rate.
 
     Raises:
-        UserError: the directory holds another run; the loss is not finite; nothing can be written.
+        UserError: the directory holds another run, or a finished one and not `extend`; the loss is not finite; nothing
+            can be written.
         KeyboardInterrupt: after Ctrl-C, with the current update finished and saved.
     """
     cost = model.cost(model.block_length)
@@ -218,15 +226,22 @@ def train(
     run = Run.new(model, config)
     recipe = {k: v for k, v in {**to_dict(config), **provenance}.items() if k not in NO_EFFECT}
     if folder:
-        refuse_other_run(directory, info, model, recipe)
-        if info["training"].get("complete"):
-            if is_lead():
-                checkpoint.drop(directory, keep=1)  # what the run was about to do, if it was killed after its last step
-            return folder
-        try:
-            run.restore(checkpoint.load_weights(folder), checkpoint.load_state(folder))
-        except UserError as error:
-            raise UserError(f"cannot go on from {folder}: {error}") from error
+        if extend and (before := recorded_recipe(directory, info).get("extended")):
+            recipe["extended"] = before
+        if grown(info, config, total):
+            refuse_other_run(directory, info, model, recipe, but=("budget", "extended"))
+            recipe["extended"] = extended(directory, info, config, extend=extend)
+            run.restart(checkpoint.load_weights(folder), info["training"])
+        else:
+            refuse_other_run(directory, info, model, recipe)
+            if info["training"].get("complete"):
+                if is_lead():
+                    checkpoint.drop(directory, keep=1)  # what the run was about to do, if it was killed after its end
+                return folder
+            try:
+                run.restore(checkpoint.load_weights(folder), checkpoint.load_state(folder))
+            except UserError as error:
+                raise UserError(f"cannot go on from {folder}: {error}") from error
     lead = is_lead()
     started, saved = time.monotonic() - run.seconds, time.monotonic()
 
@@ -318,19 +333,3 @@ def settle(model: LanguageModel, config: TrainConfig, info: Mapping[str, Any]) -
 
 def _stack(model: LanguageModel) -> Stack | None:
     return next((module for module in model.modules() if isinstance(module, Stack)), None)
-
-
-def refuse_other_run(directory: Path, info: Mapping[str, Any], model: LanguageModel, recipe: Mapping[str, Any]) -> None:
-    """Raise UserError unless the checkpoint in `directory` was made with exactly this model config and recipe."""
-    if info["training"].get("recipe") is None:
-        raise UserError(f"{directory} does not say how it was trained. Add --fresh to replace it")
-    recorded = {k: v for k, v in info["training"]["recipe"].items() if k not in NO_EFFECT}
-    theirs = leaves({**recorded, "model": info["config"]})
-    ours = leaves({**recipe, "model": to_dict(model.config)})
-    for key in sorted(theirs.keys() | ours.keys()):
-        if theirs.get(key) != ours.get(key):
-            raise UserError(
-                f"{directory} holds another run: its {shown(key)[1:-1]} is {shown(theirs.get(key))}, this command's "
-                f"{shown(ours.get(key))}. "
-                "Add --fresh to replace it, or --output to write elsewhere"
-            )

@@ -35,8 +35,12 @@ def train_preset(
     device: str = "cpu",
     settings: Sequence[str] = (),
     fresh: bool = False,
+    extend: bool = False,
 ) -> Path:
     """Train a preset, or resume the run in `output` unless it is complete; returns the final step folder.
+
+    Args:
+        extend: go on from a complete run to a larger budget; see `ltm.training.loop.train`.
 
     Raises:
         UserError: unknown name, corpus or setting; a corpus smaller than a block; another run in `output`.
@@ -59,6 +63,7 @@ def train_preset(
         output=output or home() / "models" / name,
         device=device,
         fresh=fresh,
+        extend=extend,
     )
 
 
@@ -76,6 +81,7 @@ def train_model(
     reading: Reading = AS_IT_IS,
     device: str = "cpu",
     fresh: bool = False,
+    extend: bool = False,
 ) -> Path:
     """Train a model of any config and recipe, as `train_preset` does; its `vocab_size` comes from the tokenizer."""
     if recipe.batch % (world := world_size()):
@@ -91,7 +97,7 @@ def train_model(
     from ltm.data import corpora
     from ltm.data.token_dataset import TokenDataset
     from ltm.files import home
-    from ltm.progress import say, training_progress
+    from ltm.progress import count, say, training_progress
     from ltm.training.config import total_steps
     from ltm.training.counting import train_by_counting
     from ltm.training.loop import train
@@ -127,17 +133,27 @@ def train_model(
     # The lead process locks and prepares the directory; then the others join it.
     with _owned(output, fresh=fresh), joined(device):
         if is_lead():
-            size, amount = f"{cost.parameters:,} parameters", f"{updates:,} updates" if updates else recipe.budget
+            size, amount = count(cost.parameters, "parameters"), count(updates, "updates") if updates else recipe.budget
             if cls.learns_by_counting:  # what is counted becomes the parameters
                 size, amount = "counts", recipe.budget
             say(
-                f"{name}: {size}, {tokenizer.name} tokenizer; {text.corpus}/{split}: {data.tokens:,} tokens, "
-                f"{data.blocks:,} blocks of {model.block_length}; {amount}"
+                f"{name}: {size}, {tokenizer.name} tokenizer; {text.corpus}/{split}: {count(data.tokens, 'tokens')}, "
+                f"{count(data.blocks, 'blocks')} of {model.block_length}; {amount}"
             )
         place = f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and world > 1 else device
         with training_progress(name, quiet=not is_lead(), tokens_per_step=tokens_per_step) as report:
             run = train_by_counting if cls.learns_by_counting else train
-            folder = run(name, model.to(place), data, tokenizer, recipe, output, provenance=provenance, report=report)
+            folder = run(
+                name,
+                model.to(place),
+                data,
+                tokenizer,
+                recipe,
+                output,
+                provenance=provenance,
+                report=report,
+                extend=extend,
+            )
     if is_lead():
         say(f"{name}: trained; weights in {folder}")
     return folder

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ltm.progress import count
 from tasks.audit.checks.evidence import Evidence, power_curve
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def _compared(audit: Audit) -> list[str]:
     entropy = audit.entropy.nats_per_text / length
     error = f" ± {audit.entropy.stderr / length:.4f}" if audit.entropy.stderr else ""
     return [
-        f"{audit.subject}, on {audit.source.spec}: {n} fresh texts of {length} tokens",
+        f"{audit.subject}, on {audit.source.spec}: {count(n, 'fresh texts')} of {count(length, 'tokens')}",
         f"  the source: {reference:.4f} nats/token on these texts, entropy {entropy:.4f}{error}",
     ]
 
@@ -97,7 +98,7 @@ def _time(audit: Audit) -> list[str]:
     elif audit.twin is not None:
         twin = f"; the twin was {audit.twin}"
     checks = ", ".join(f"{name} {seconds:.0f}" for name, seconds in audit.seconds.items() if name != "training")
-    return _wrapped(f"{total:.0f} seconds in total{twin}: {checks}")
+    return _wrapped(f"{count(round(total), 'seconds')} in total{twin}: {checks}")
 
 
 def _wrapped(text: str) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ltm import statistics
 from ltm.errors import UserError
+from ltm.progress import count
 from ltm.result import Identity, Interval, Metric
 from tasks import results
 from tasks.diagnostics import figure
@@ -51,8 +52,8 @@ class Diagnostics(Perplexity):
         blocks = min(settings["blocks"], available, model.limit_blocks or available)
         if blocks < 2:
             raise UserError(
-                f"{self.entry.name}: expected at least 2 full blocks of {model.block_length} tokens, found {blocks}; "
-                "what varies over texts needs several (--limit-blocks 2 or more, or a longer text)"
+                f"{self.entry.name}: expected at least 2 full blocks of {count(model.block_length, 'tokens')}, "
+                f"found {blocks}; what varies over texts needs several (--limit-blocks 2 or more, or a longer text)"
             )
         scoring = {
             **whole.scoring,

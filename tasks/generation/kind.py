@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ltm.config import digest, whole_number
 from ltm.data import corpora
 from ltm.errors import UserError
+from ltm.progress import count
 from tasks import results
 from tasks.generation import gen_perplexity, mauve
 from tasks.generation import metrics as generation_metrics
@@ -93,7 +94,7 @@ class Generation(Task):
         new = self.new(model)
         if new < 1:
             raise UserError(
-                f"{model.loaded.name}: prompts of {self.prompt_tokens} tokens leave no room in a block of "
+                f"{model.loaded.name}: prompts of {count(self.prompt_tokens, 'tokens')} leave no room in a block of "
                 f"{model.block_length}; fewer --prompt-tokens"
             )
         helpers = {"scorer": self.scorer, "featuriser": self.featuriser}
@@ -165,7 +166,7 @@ class Generation(Task):
     def reference_rows(cls, result: Result) -> Sequence[ReferenceRow]:
         """Return rows for human text as long as the samples and, if there is MAUVE, for its words shuffled."""
         tokenizer = f"{result.tokenizer['name']} ({result.tokenizer['fingerprint'][:8]})"
-        length = f"{result.scoring['new_tokens']} tokens of {tokenizer}"
+        length = f"{count(result.scoring['new_tokens'], 'tokens')} of {tokenizer}"
         rows = []
         for prefix, title in (("human_", f"human, {length}"), ("shuffled_", f"shuffled, {length}")):
             metrics = [metric for metric in result.metrics if metric.name.startswith(prefix)]
@@ -189,9 +190,10 @@ class Generation(Task):
         wanted = self.samples * (1 if self.featuriser is None else 2)
         if len(human) < wanted and (self.prompt_tokens or self.featuriser is not None):
             raise UserError(
-                f"{self.entry.corpus}/{self.entry.split} in tokens of {tokenizer.name} has {len(human)} passages of "
-                f"{human.shape[1]} tokens, {wanted} are needed: ask for fewer --samples, shorter ones, or take a "
-                "larger corpus (a task ..._openwebtext, or a task file of your own)"
+                f"{self.entry.corpus}/{self.entry.split} in tokens of {tokenizer.name} has "
+                f"{count(len(human), 'passages')} of {count(human.shape[1], 'tokens')}, {wanted} are needed: ask for "
+                "fewer --samples, shorter ones, or take a larger corpus (a task ..._openwebtext, or a task "
+                "file of your own)"
             )
         return human
 
@@ -225,9 +227,12 @@ class Generation(Task):
         notes = []
         values = {metric.name: metric.value for metric in metrics}
         if empty := sum(not text for _, text in written):
-            notes.append(f"{empty} of {self.samples} samples are empty")
+            notes.append(f"{empty} of {self.samples} samples {'is' if empty == 1 else 'are'} empty")
         if broken := sum("\ufffd" in text for _, text in written):
-            notes.append(f"{broken} of {self.samples} samples have bytes that form no character, shown as U+FFFD")
+            notes.append(
+                f"{broken} of {self.samples} samples {'has' if broken == 1 else 'have'} bytes that form no character, "
+                "shown as U+FFFD"
+            )
         if "human_unigram_entropy" in values:
             count = min(len(human), self.samples)
             short = "" if count == self.samples else f" (only {count}, so its distinct-n are not comparable)"

@@ -87,17 +87,19 @@ def features(featuriser: HarnessModel, texts: Sequence[str]) -> np.ndarray:
 
     from ltm.evaluation.rows import padded
 
-    model, size = featuriser.loaded.model, featuriser.runner.scorer.batch_size
+    model = featuriser.loaded.model
     streams = [ids[: model.block_length] for ids in featuriser.loaded.tokenizer.encode_batch(texts) if len(ids)]
     order = sorted(range(len(streams)), key=lambda n: -len(streams[n]))
     rows: dict[int, np.ndarray] = {}
-    for start in range(0, len(order), size):
-        batch = order[start : start + size]
+
+    @torch.no_grad()
+    def compute(batch: Sequence[int]) -> np.ndarray:
         lengths = torch.tensor([len(streams[n]) for n in batch])
         tokens_BL = padded([streams[n] for n in batch])
-        with torch.no_grad():
-            features_BD = model.features(tokens_BL.to(model.device), lengths.to(model.device))
-        rows |= zip(batch, features_BD.float().cpu().numpy(), strict=True)
+        return model.features(tokens_BL.to(model.device), lengths.to(model.device)).float().cpu().numpy()
+
+    for batch, features_BD in featuriser.runner.scorer.in_batches(order, compute):
+        rows |= zip(batch, features_BD, strict=True)
     return np.stack([rows[n] for n in range(len(streams))])
 
 

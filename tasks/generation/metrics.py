@@ -15,8 +15,6 @@ from tasks.generation import text_statistics as counted
 
 REPEATED_ORDER = 4
 """Length of the n-grams whose repetition within a text is measured."""
-_NORMAL_95 = 1.959964
-"""Half the width of a 95% interval, in standard errors."""
 Direction = Literal["lower", "higher"]
 
 
@@ -60,7 +58,7 @@ def _shares(name: str, values: Sequence[float], direction: Direction) -> Metric:
 def _varied(name: str, statistic: counted.Varied, n: int, method: str, direction: Direction) -> Metric:
     ci95 = None
     if statistic.stderr is not None:
-        margin = _NORMAL_95 * statistic.stderr
+        margin = statistics.NORMAL_95 * statistic.stderr
         ci95 = (max(0.0, statistic.value - margin), min(1.0, statistic.value + margin))
     measured = statistics.Measured(statistic.value, None, statistic.stderr, ci95, f"normal, {method} over {n} samples")
     return metric(name, measured, direction, unit="set", n=n)

@@ -15,6 +15,7 @@ import numpy as np
 from ltm.data import corpora
 from ltm.data.reading import Reading
 from ltm.errors import UserError
+from ltm.progress import count
 from ltm.rng import seed_of
 
 NAMES = (
@@ -55,7 +56,10 @@ def load(
     spans = [match.span() for match in re.finditer(r"\S+", text)]
     rows = passages(np.arange(len(spans)), words)
     if len(rows) < documents:
-        raise UserError(f"{corpus}/{split} has {len(rows)} passages of {words} words, {documents} prompts are wanted")
+        raise UserError(
+            f"{corpus}/{split} has {count(len(rows), 'passages')} of {count(words, 'words')}, "
+            f"{documents} prompts are wanted"
+        )
     prompts = [text[spans[row[0]][0] : spans[row[-1]][1]] for row in rows[:documents]]
     return {split: datasets.Dataset.from_list([{"prompt": prompt} for prompt in prompts])}
 

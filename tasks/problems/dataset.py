@@ -14,6 +14,7 @@ from ltm.data import corpora
 from ltm.data.reading import AS_IT_IS, Reading
 from ltm.data.split import Split
 from ltm.errors import UserError, did_you_mean
+from ltm.progress import count
 
 HOLDOUT = "train_holdout"
 """A split made of the last problems of train; exemplars and chance rows then come from the others."""
@@ -130,7 +131,7 @@ def exemplars(train: Sequence[Problem], number: int, shots: int) -> list[Problem
     from ltm.rng import seed_of
 
     if shots > len(train):
-        raise UserError(f"{shots} shots: train has {len(train)} problems")
+        raise UserError(f"{count(shots, 'shots')}: train has {count(len(train), 'problems')}")
     seed = EXEMPLAR_SEEDS[number % len(EXEMPLAR_SEEDS)]
     chosen: dict[int, None] = {}
     draw = 0

@@ -5,7 +5,8 @@ flexible   the last number
 first      the first number: after a prompt that ends in `Answer:`, the first one after that
 substring  legacy, from published scripts: the gold answer's characters anywhere, so that 30 counts as a 3 too
 
-Answers are canonical: `1,080`, `$1080.00` and `+1080.` are all 1080. Words are not numbers.
+Answers are canonical: `1,080`, `1 080`, `1{,}080`, `$1080.00`, `1.08e3` and `+1080.` are all 1080. Words are not
+numbers.
 lm-eval loads this file by its path, so it imports only the standard library.
 """
 
@@ -22,15 +23,34 @@ NUMBERS = ("strict", "flexible", "first")
 RULES = (*NUMBERS, LEGACY)
 """All rules."""
 
-# A comma groups thousands; any other comma separates numbers.
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![\w.])\.[0-9]+"
-# A minus is a sign unless it subtracts: 9-4 and 9 - 4 have 9 and 4; $-4 and -$4 are both -4.
-_SIGN = r"(?<![\w)%])(?P<sign>[-+−])?[$€£]?(?P<inner>[-+−])?"
-_NUMBER = re.compile(rf"(?:{_SIGN}|(?<![0-9]))(?<![0-9]\.)(?P<digits>{_DIGITS})")
-# Part of a number is no answer: not the 1 of 1/2, 1:30, 1e3 or 1.2.3.
-_STRICT = re.compile(
-    rf"####[^\S\n]*(?P<sign>[-+−])?[$€£]?[^\S\n]*(?P<inner>[-+−])?(?P<digits>{_DIGITS})(?![0-9]|[,./:eE][0-9])"
+# What may stand between groups of digits: commas as in 1,080 and, in LaTeX, 1{,}080; spaces of every width that cannot
+# end a line, and LaTeX's; and as Swiss and program text have it, 1'080 and 1_080.
+_COMMA = r",|\{,\}"
+_SPACE = "[ \u00a0\u2009\u202f]"
+_GROUPED = "|".join(
+    (
+        # Thousands, with one separator throughout.
+        rf"[0-9]{{1,3}}(?P<sep>{_COMMA}|['’_]|\\,|\{{\\,\}})[0-9]{{3}}(?:(?P=sep)[0-9]{{3}})*(?![0-9])",
+        # Lakhs and crores, 10,00,000.
+        rf"[0-9]{{1,2}}(?P<lakh>{_COMMA})[0-9]{{2}}(?:(?P=lakh)[0-9]{{2}}){{0,9}}(?P=lakh)[0-9]{{3}}(?![0-9])",
+        # Spaces group where all numbers in a row are groups; 1 000 20 is a list.
+        rf"(?<![0-9]{_SPACE})[0-9]{{1,3}}(?P<gap>{_SPACE})[0-9]{{3}}(?:(?P=gap)[0-9]{{3}})*(?!{_SPACE}?[0-9])",
+    )
 )
+_DIGITS = rf"(?:{_GROUPED}|[0-9]+)(?:\.[0-9]+)?|(?<![\w.])\.[0-9]+"
+# Scientific notation; not the 3 of 1e3x, a name, or of 1e3.5, which is no number.
+_EXPONENT = r"(?:[eE](?P<exponent>[-+−]?[0-9]+)(?!\w|\.[0-9]))?"
+_CURRENCY = r"(?:\\?[$€£])?"
+# A minus is a sign unless it subtracts: 9-4 and 9 - 4 have 9 and 4; $-4 and -$4 are both -4.
+_SIGN = rf"(?<![\w)%])(?P<sign>[-+−])?{_CURRENCY}(?P<inner>[-+−])?"
+_NUMBER = re.compile(rf"(?:{_SIGN}|(?<![0-9]))(?<![0-9]\.)(?P<digits>{_DIGITS}){_EXPONENT}")
+# Part of a number is no answer: not the 1 of 1/2, 1:30, 1e3.5 or 1.2.3.
+_STRICT = re.compile(
+    rf"####[^\S\n]*(?P<sign>[-+−])?{_CURRENCY}[^\S\n]*(?P<inner>[-+−])?(?P<digits>{_DIGITS}){_EXPONENT}"
+    rf"(?![0-9]|(?:{_COMMA}|[./:'’_]|[eE][-+−]?)[0-9])"
+)
+_LARGEST_EXPONENT = 999
+"""A number with a larger one is no answer: written out, it would fill the memory."""
 
 
 def strict(text: str) -> str | None:
@@ -51,10 +71,17 @@ def first(text: str) -> str | None:
     return None if match is None else _canonical(match)
 
 
-def _canonical(match: re.Match[str]) -> str:
+def _canonical(match: re.Match[str]) -> str | None:
     # As text: a model may write more digits than Python converts to a number.
     negative = {match["sign"], match["inner"]} & {"-", "−"}
-    whole, _, fraction = match["digits"].replace(",", "").partition(".")
+    whole, _, fraction = re.sub(r"[^0-9.]", "", match["digits"]).partition(".")
+    if exponent := match["exponent"]:
+        size = exponent.lstrip("-+−").lstrip("0") or "0"
+        if len(size) > len(str(_LARGEST_EXPONENT)):
+            return None
+        point = len(whole) + (-int(size) if exponent[0] in "-−" else int(size))
+        digits = "0" * -point + whole + fraction + "0" * (point - len(whole + fraction))
+        whole, fraction = digits[: max(point, 0)], digits[max(point, 0) :]
     whole, fraction = whole.lstrip("0") or "0", fraction.rstrip("0")
     number = f"{whole}.{fraction}" if fraction else whole
     return f"-{number}" if negative and number != "0" else number

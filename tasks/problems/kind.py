@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ltm.errors import UserError
+from ltm.progress import count
 from tasks import results
 from tasks.kinds import Column, Measurement, ReferenceRow, Task
 from tasks.problems import chance, prompts, solver
@@ -44,7 +45,7 @@ class Problems(Task):
         problems, self.train = self.splits.parsed()
         self.problems = problems[: options.limit_problems]
         if self.how.shots > len(self.train):
-            raise UserError(f"--shots {self.how.shots}: {entry.corpus}/train has {len(self.train)} problems")
+            raise UserError(f"--shots {self.how.shots}: {entry.corpus}/train has {count(len(self.train), 'problems')}")
         self._chance: dict[int, chance.Rows] = {}
 
     def identity(self, model: HarnessModel) -> Identity:
@@ -97,7 +98,7 @@ def notes(metrics: Sequence[Metric], answered: solver.Answered, how: Settings) -
     ]
     asked = answered.asked
     dropped = [how.shots - problem.shots for problem in asked]
-    for count, what in (
+    for prompts_so, what in (
         (
             sum(map(bool, dropped)),
             f"lost exemplars to fit the block, {sum(dropped) / len(asked):.1f} of {how.shots} on average",
@@ -105,8 +106,8 @@ def notes(metrics: Sequence[Metric], answered: solver.Answered, how: Settings) -
         (sum(p.new_tokens < how.tokens for p in asked), f"left room for fewer than {how.tokens} new tokens"),
         (sum(p.cut > 0 for p in asked), "had a question too long for the block, cut at its front"),
     ):
-        if count:
-            lines.append(f"{count} of {len(asked)} prompts {what}")
+        if prompts_so:
+            lines.append(f"{prompts_so} of {len(asked)} prompts {what}")
     if empty := answered.empty():
-        lines.append(f"{empty} of {len(asked) * how.samples} generations were empty; they count as wrong")
+        lines.append(f"{empty} of {len(asked) * how.samples} generations came out empty, which counts as wrong")
     return tuple(lines)

@@ -204,6 +204,83 @@ def test_a_run_from_text_to_weights(data: Path, tmp_path: Path, capsys: pytest.C
     assert {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.name != ".lock"} == before
 
 
+def test_a_finished_run_goes_on_to_a_larger_budget_on_request(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "run"
+    assert main(command("ar-tiny", data, output, updates=3)) == 0
+    before = checkpoint.read_info(output)[1]
+    larger = command("ar-tiny", data, output, updates=6)
+    assert main(larger) == 2
+    error = capsys.readouterr().err
+    assert "holds another run: its budget is 'tokens=384', this command's 'tokens=768'" in error and "--extend" in error
+    assert checkpoint.read_info(output)[1] == before
+    assert main([*command("ar-tiny", data, output, updates=2), "--extend"]) == 2
+    assert main([*larger, "--extend", "--set", "training.lr=0.5"]) == 2
+    assert "its lr is 0.002, this command's 0.5" in capsys.readouterr().err
+
+    assert main([*larger, "--extend"]) == 0
+    after = checkpoint.read_info(output)[1]
+    training, recipe = after["training"], after["training"]["recipe"]
+    assert (training["steps"], training["tokens"], training["complete"]) == (6, 768, True)
+    assert recipe["extended"] == "tokens=384 (3 updates)" and recipe["budget"] == "tokens=768"
+    assert after["weights_digest"] != before["weights_digest"] and "extended" not in before["training"]["recipe"]
+    # The data go on where they stopped, and the learning rate is that of the larger budget.
+    assert main(command("ar-tiny", data, tmp_path / "fresh", updates=6)) == 0
+    assert [line["step"] for line in log(output)] == list(range(1, 7))
+    assert [line["lr"] for line in log(output)[3:]] == [line["lr"] for line in log(tmp_path / "fresh")[3:]]
+    assert "extended" not in checkpoint.read_info(tmp_path / "fresh")[1]["training"]["recipe"]
+
+    assert main([*larger, "--extend"]) == 0 and checkpoint.read_info(output)[1] == after
+    assert main(larger) == 2
+    assert "was extended from tokens=384 (3 updates); add --extend to go on with it" in capsys.readouterr().err
+    assert main([*command("ar-tiny", data, output, updates=7), "--extend"]) == 0
+    recipe = checkpoint.read_info(output)[1]["training"]["recipe"]
+    assert recipe["extended"] == "tokens=384 (3 updates), then tokens=768 (6 updates)"
+
+
+def test_counting_more_is_counting_anew(data: Path, tmp_path: Path) -> None:
+    def counts(output: str, tokens: int) -> dict[str, Any]:
+        arguments = ["ngram-tiny", "--corpus", "toy", "--data-dir", str(data), "--tokenizer", "bytes"]
+        arguments += ["--output", str(tmp_path / output), "--budget", f"tokens={tokens}"]
+        assert main(arguments) == 0
+        return checkpoint.read_info(tmp_path / output)[1]
+
+    small, grown, fresh = counts("a", 2000), counts("a", 8000), counts("b", 8000)
+    assert grown["weights_digest"] == fresh["weights_digest"] != small["weights_digest"]
+    assert grown["training"]["tokens"] == fresh["training"]["tokens"] > small["training"]["tokens"]
+
+
+def test_what_comes_next_has_its_data_here_and_is_not_done_yet(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    arguments = command("ar-tiny", data, tmp_path / "run", updates=1)
+    assert main(arguments) == 0
+    assert "--tasks pydocs " in capsys.readouterr().out
+    (data / "ptb").mkdir()
+    (data / "ptb" / "validation.txt").write_text("a b c\n" * 20)
+    assert main(arguments) == 0
+    suggested = capsys.readouterr().out
+    assert "--tasks ptb " in suggested
+    from tasks import cli
+
+    assert cli.main(shlex.split(suggested.removeprefix("next: "))[1:]) == 0
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == "next: ltm-leaderboard build --results results\n"
+
+
+def test_the_rate_of_this_machine_is_measured_quickly() -> None:
+    from ltm.devices import flops_per_second
+
+    flops_per_second(64)
+    started = time.perf_counter()
+    assert 1e6 < flops_per_second(256) < 1e16
+    assert time.perf_counter() - started < 5
+
+
 def test_fresh_replaces_a_run_and_nothing_else(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "run"
     arguments = command("ar-tiny", data, output, updates=2)

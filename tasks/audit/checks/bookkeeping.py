@@ -20,6 +20,7 @@ from ltm.data.split import Split
 from ltm.errors import UserError
 from ltm.evaluation.rows import padded
 from ltm.latent.base import LatentModel
+from ltm.progress import count
 from ltm.rng import SequenceRng
 from ltm.training.weights import weights_digest
 from tasks.audit.checks.check import CheckResult
@@ -61,7 +62,8 @@ def accounting(model: HarnessModel, text: str) -> list[CheckResult]:
             passed=not errors,
             value=worst.get(name, math.nan),
             limit=limit,
-            detail="; ".join(errors) or f"{len(ids):,} tokens in {len(rows)} blocks, each scored once; sums agree",
+            detail="; ".join(errors)
+            or f"{count(len(ids), 'tokens')} in {count(len(rows), 'blocks')}, each scored once; sums agree",
         )
         for name, errors in faults.items()
     ]
@@ -84,7 +86,7 @@ def _check_report(model: HarnessModel, text: str, faults: Mapping[str, list[str]
     tokens = len(model.loaded.tokenizer.encode(scored))
     if measured.tokens != tokens:
         for errors in faults.values():
-            errors.append(f"{measured.tokens} tokens scored of {tokens}")
+            errors.append(f"{count(measured.tokens, 'tokens')} scored of {tokens}")
     words, size_of_raw = (sum(map(len, parts)) for parts in ((d.split() for d in raw), (d.encode() for d in raw)))
     for name, errors in faults.items():
         if not all(name in record for record in measured.records):

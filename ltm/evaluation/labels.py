@@ -1,0 +1,70 @@
+"""What tells models of one name apart: the same words in progress lines, in the tables of ltm-eval and on the board."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ltm.config import MACHINE_SETTINGS, leaves
+
+
+def training_identity(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a model's training in which the results of a row agree; the seed is not among them."""
+    extended = (training.get("recipe") or {}).get("extended")
+    return {
+        "corpus": training.get("corpus"),
+        "training text": (training.get("data_fingerprint") or "")[:8],
+        "training tokens": training.get("tokens"),
+        "training finished": training.get("complete"),
+        **({} if extended is None else {"training extended from": extended}),
+    }
+
+
+def readable_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a config, such as `posterior.steps`, without those that a machine chooses for itself."""
+    return {name: value for name, value in leaves(config).items() if name.rpartition(".")[2] not in MACHINE_SETTINGS}
+
+
+def tell_apart(names: Sequence[str], identities: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return each name, followed by what tells it apart from others of the same name, if there are any."""
+    by_name: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for name, identity in zip(names, identities, strict=True):
+        by_name[name].append(identity)
+    different: dict[str, list[str]] = {}
+    for name, namesakes in by_name.items():
+        keys = dict.fromkeys(key for identity in namesakes for key in identity) if len(namesakes) > 1 else ()
+        different[name] = [key for key in keys if len({repr(identity.get(key)) for identity in namesakes}) > 1]
+    labels = []
+    for name, identity in zip(names, identities, strict=True):
+        difference = ", ".join(f"{key} {identity.get(key)}" for key in different[name])
+        labels.append(f"{name} ({difference})" if difference else name)
+    return labels
+
+
+def model_labels(names: Sequence[str], infos: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the label of each model of a run: its name and, among namesakes, its training, settings and seed.
+
+    Where these agree too, the label has the weights' digest, as on the board, or else the place.
+
+    Args:
+        infos: `family`, `config`, `training`, `weights_digest` of each model as far as they are known, and its `place`.
+    """
+    identities = [
+        {
+            **readable_settings(info.get("config") or {}),
+            "family": info.get("family"),
+            **training_identity(info.get("training") or {}),
+            "training seed": (info.get("training") or {}).get("seed"),
+        }
+        for info in infos
+    ]
+    weights = [(info.get("weights_digest") or "")[:8] or None for info in infos]
+    for word, values in (("weights", weights), ("in", [info.get("place") for info in infos])):
+        labels = tell_apart(names, identities)
+        alike = {name for name, label in zip(names, labels, strict=True) if labels.count(label) > 1}
+        identities = [
+            {**identity, word: value} if name in alike else identity
+            for name, identity, value in zip(names, identities, values, strict=True)
+        ]
+    return tell_apart(names, identities)

@@ -1,0 +1,25 @@
+"""Models of one name: what the board would say of them tells them apart, then their weights, then their place."""
+
+from __future__ import annotations
+
+from ltm.evaluation.labels import model_labels
+
+
+def test_namesakes_are_told_apart_and_others_left_alone():
+    short = {"training": {"tokens": 10, "seed": 0}, "weights_digest": "a" * 64, "place": "runs/a"}
+    assert model_labels(["x", "y"], [short, short]) == ["x", "y"]
+    longer = {**short, "training": {"tokens": 20, "seed": 0}, "weights_digest": "b" * 64}
+    assert model_labels(["x", "x"], [short, longer]) == ["x (training tokens 10)", "x (training tokens 20)"]
+    other = {**short, "weights_digest": "c" * 64, "place": "runs/c"}
+    assert model_labels(["x", "x"], [short, other]) == ["x (weights aaaaaaaa)", "x (weights cccccccc)"]
+    again = {**short, "config": {"posterior": {"steps": 4, "matmul": "bfloat16"}}}
+    faster = {**short, "config": {"posterior": {"steps": 8, "matmul": "float32"}}}
+    assert model_labels(["x", "x"], [again, faster]) == ["x (posterior.steps 4)", "x (posterior.steps 8)"]
+    extended = {**short, "training": {**short["training"], "recipe": {"extended": "tokens=5 (1 update)"}}}
+    assert model_labels(["x", "x"], [short, extended])[1] == "x (training extended from tokens=5 (1 update))"
+
+
+def test_models_made_elsewhere_are_told_apart_by_their_place():
+    places = ("runs/a/checkpoint-500", "runs/b/checkpoint-500")
+    infos = [{"family": "pretrained", "place": place} for place in places]
+    assert model_labels(["checkpoint-500"] * 2, infos) == [f"checkpoint-500 (in {place})" for place in places]
