@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from ltm.testing.miniatures import FamilyTests, L, V, all_texts
 from ltm.training.config import TrainConfig
 
 
-def built(family: type[LanguageModel], config: object) -> LanguageModel:
+def built(family: type[LanguageModel], config: Any) -> LanguageModel:
     """A model without memory for its weights."""
     with torch.device("meta"):
         return family(config)
@@ -46,8 +47,9 @@ class DeclarationTests(FamilyTests):
     def test_its_config_is_frozen_plain_data(self) -> None:
         """An instance of `config_class` that is the same after a journey through JSON, with one digest."""
         config = self.family.miniature(vocab_size=V + 1, block_length=L)
-        assert isinstance(config, self.family.config_class)
-        again = from_dict(self.family.config_class, json.loads(json.dumps(to_dict(config))))
+        config_class: Any = self.family.config_class
+        assert isinstance(config, config_class)
+        again = from_dict(config_class, json.loads(json.dumps(to_dict(config))))
         assert again == config and config_digest(again) == config_digest(config)
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(config, dataclasses.fields(config)[0].name, None)
@@ -64,8 +66,8 @@ class DeclarationTests(FamilyTests):
     def test_every_preset_builds(self) -> None:
         """At the tokenizer's vocabulary, without memory for weights; recipes have settings that there are."""
         for name, preset in self.family.presets.items():
-            assert isinstance(preset.config, self.family.config_class), name
             model = built(self.family, dataclasses.replace(preset.config, vocab_size=2049))
+            assert type(preset.config) is self.family.config_class, name
             assert model.vocab_size == 2049 and model.block_length > 0, name
             check_cost(model.cost(model.block_length), model)
             from_dict(TrainConfig, preset.training, where=name)

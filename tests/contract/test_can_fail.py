@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -53,7 +54,7 @@ class Thawed:
 
 @breaks("its_config_is_frozen_plain_data")
 class NotFrozen(NGram):
-    config_class = Thawed
+    config_class: ClassVar[Any] = Thawed
 
     @classmethod
     def miniature(cls, vocab_size, block_length):
@@ -69,7 +70,7 @@ class OneTooShort(NGram):
 
 @breaks("every_preset_builds")
 class RecipeOfAnother(NGram):
-    presets = {"ngram-tiny": Preset(config=NGramConfig(), tokenizer="bytes", training={"epochs": 3})}  # noqa: RUF012
+    presets: ClassVar = {"ngram-tiny": Preset(config=NGramConfig(), tokenizer="bytes", training={"epochs": 3})}
 
 
 @breaks("every_preset_has_a_twin")
@@ -290,7 +291,7 @@ def run(family, name, **given) -> None:
     wanted = inspect.signature(test).parameters
     if "model" in wanted:
         given["model"] = trained(family)
-    sets = [{}]
+    sets: list[dict[str, Any]] = [{}]
     for mark in getattr(test, "pytestmark", []):
         names = (mark.args[0],) if isinstance(mark.args[0], str) else mark.args[0]
         sets = [dict(zip(names, v if len(names) > 1 else (v,), strict=True)) for v in mark.args[1]]

@@ -20,8 +20,8 @@ def law(family: str, texts_BL: Tensor):
     if family in ("ltm", "vae"):
         posterior = PosteriorConfig() if family == "ltm" else None
         cls: Any = registry.model_family(family)
-        model = two_dimensional(0, posterior, cls=cls)
-        return model, evidence(model, texts_BL)
+        latent = two_dimensional(0, posterior, cls=cls)
+        return latent, evidence(latent, texts_BL)
     model: Any = trained(registry.model_family(family))
     if family in ("mdlm", "md4"):
         return model, first_hitting(model, texts_BL)
