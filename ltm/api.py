@@ -1,5 +1,7 @@
 """The contract of every model: likelihoods that state their kind, losses, generations and cost.
 
+`ltm.testing` has a test for each of its promises.
+
 Shapes: B sequences, L stream tokens, V vocabulary. Natural logarithms; totals in float64.
 """
 
@@ -156,7 +158,14 @@ class LanguageModel(nn.Module, ABC):
     Every method takes stream tokens without BOS and puts the BOS in front itself: given, never scored.
     A block holds at most `block_length` = max_length - 1 stream tokens.
 
+    A family is made from its config alone, also on the device `meta`, where tensors have shapes and no values. Initial
+    weights come from torch's global generator; the noise of every method comes from its `rng`, and from nothing else.
+
     Attributes:
+        family: its name, that of its entry point: at least two letters, digits, `-` and `_`, a letter first.
+        config_class: a frozen dataclass of plain values and other such dataclasses.
+        presets: by name, each `FAMILY-SIZE`; their configs have a field `vocab_size`. Empty if it only opens models
+            made elsewhere.
         learns_by_counting: trained by `count` and `finish` instead of by gradients of `training_loss`.
     """
 
@@ -169,7 +178,10 @@ class LanguageModel(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def miniature(cls, vocab_size: int, block_length: int) -> Any:
-        """The smallest config that still has every part of the family: what the contract tests build."""
+        """The smallest config that still has every part of the family: what the contract tests build.
+
+        The block may come out a little longer than asked for, never shorter.
+        """
 
     @classmethod
     def twin_config(cls, config: Any, *, vocab_size: int, block_length: int, width: int = 64, layers: int = 2) -> Any:
@@ -269,6 +281,8 @@ class LanguageModel(nn.Module, ABC):
     ) -> dict[str, LikelihoodEstimate]:
         """Every likelihood that the model offers for tokens[context:length] given tokens[:context], headline first.
 
+        What a row gets depends on its own text, context and noise, never on the rest of the batch.
+
         Args:
             tokens_BL: int64 stream tokens; what lies at or beyond `lengths` is padding and changes nothing.
             context: how many leading tokens are given and not scored; one number or one per row.
@@ -276,6 +290,10 @@ class LanguageModel(nn.Module, ABC):
             draws: Monte Carlo draws of the headline; the model's own default when None.
             rng: noise for fitting and drawing, one stream per sequence.
             only: the name of the one likelihood to compute; all when None.
+
+        Raises:
+            ValueError: an id outside 0 .. vocab_size - 2, which the message names, BOS among them; or not
+                0 <= context <= length <= L. `ltm.nn.spans.prepare_batch` checks both.
         """
 
     def log_likelihood(self, tokens_BL: Tensor, *, rng: Rng, **options: Any) -> LikelihoodEstimate:
@@ -292,7 +310,14 @@ class LanguageModel(nn.Module, ABC):
     def generate(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling, rng: Rng
     ) -> Generations:
-        """Continue each prompt (without BOS; empty for unconditional text). Repeats under the same rng."""
+        """Continue each prompt (without BOS; empty for unconditional text). Repeats under the same rng.
+
+        Raises:
+            ValueError: a prompt longer than `block_length`, whose length the message says, since nothing is cut
+                silently; a prompt and new tokens that exceed it, if the family cannot go on beyond its block; an id
+                outside 0 .. vocab_size - 2, which the message names; `max_new_tokens` below 1; or `reinfer_every`,
+                if the model has no posterior.
+        """
 
     def features(self, tokens_BL: Tensor, lengths: Tensor) -> Tensor:
         """One feature vector of the network per text, (B, D), for comparing sets of texts (MAUVE).

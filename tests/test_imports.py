@@ -31,6 +31,7 @@ COMMANDS = ("ltm-train", "ltm-eval", "ltm-leaderboard")
 
 LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "ltm": (
+        ("testing",),
         ("interactive", "harness", "harness_requests", "train_cli", "model_store", "_lm_eval_hook"),
         ("training", "evaluation"),
         ("data", "latent"),
@@ -135,6 +136,16 @@ def arrows() -> dict[str, set[str]]:
         # `from ltm.data import corpora` is an arrow to the module, and to its package only where that holds something.
         found[name] = {target for target in targets if target in known and known[target].name != "__init__.py"} - {name}
     return found
+
+
+def test_only_the_public_tests_need_pytest() -> None:
+    need = {
+        str(path.relative_to(ROOT).parent)
+        for package in PACKAGES
+        for path in sources(package)
+        if "pytest" in imported(path)
+    }
+    assert need == {"ltm/testing"}
 
 
 def circles(graph: dict[str, set[str]]) -> list[str]:

@@ -70,3 +70,19 @@ def test_it_imports_and_finds_its_tasks_and_models(wheel, tmp_path):
     place, names, _ = done.stdout.splitlines()
     assert place.startswith(str(wheel)) and place.endswith("ExactModel")
     assert {"ltm", "ar", "pretrained", "perplexity", "audit"} <= set(names.split())
+
+
+def test_the_public_contract_tests_are_in_it(wheel, tmp_path):
+    (tmp_path / "test_mine.py").write_text(
+        "from baselines.ngram import NGram\nfrom ltm.testing import ltm_contract_tests\n"
+        "TestNGram = ltm_contract_tests(NGram)\n"
+        f"def test_place(): assert ltm_contract_tests.__code__.co_filename.startswith({str(wheel)!r})\n"
+    )
+    done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py", path=[wheel], cwd=tmp_path)
+    assert done.returncode == 0 and " passed" in done.stdout and "skipped" not in done.stdout, done.stdout
+    # Nothing else asks for pytest.
+    code = (
+        "import sys; sys.modules['pytest'] = None\nimport ltm.interactive, ltm.training.run, tasks.cli, leaderboard.cli"
+    )
+    done = run("-c", code, path=[wheel], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr

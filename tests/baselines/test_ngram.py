@@ -20,10 +20,10 @@ from ltm.api import Sampling
 from ltm.errors import UserError
 from ltm.result import find_results, read_result
 from ltm.rng import SequenceRng
+from ltm.testing.miniatures import all_texts
 from ltm.training import checkpoint
 from ltm.training.counting import train_by_counting
 from tasks import cli
-from tests.contract.conftest import all_texts
 from tests.support.miniature_runs import RECIPE, dataset, text, tokenizer
 
 A, B = 0, 1

@@ -15,7 +15,7 @@ from ltm.config import with_settings
 from ltm.errors import UserError
 from ltm.registry import preset
 from ltm.rng import SequenceRng
-from tests.contract.conftest import L, V, all_texts, structured_batch, train_briefly
+from ltm.testing.miniatures import L, V, all_texts, structured_batch, train_briefly
 from tests.support.quadrature import evidence, two_dimensional
 
 TEXTS = all_texts()

@@ -5,15 +5,20 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+import types
 from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from baselines.ar import Autoregressive
 from ltm import registry
 from ltm.api import LanguageModel
 from ltm.data import pydocs
 from ltm.errors import UserError
+from ltm.nn.left_to_right import ExactModel
 
 PARAMETERS = {
     "ltm-small": 38_369_280,
@@ -34,17 +39,6 @@ def build(name: str, vocab_size: int) -> LanguageModel:
 
 def parameters(name: str, vocab_size: int) -> int:
     return sum(p.numel() for p in build(name, vocab_size).parameters())
-
-
-@pytest.mark.parametrize("name", registry.preset_names())
-def test_every_preset_builds(name: str) -> None:
-    cls, preset = registry.preset(name)
-    model = build(name, 2049)
-    assert isinstance(preset.config, cls.config_class) and name.startswith(f"{cls.family}-")
-    assert model.vocab_size == 2049 and model.block_length > 0
-    cost = model.cost(model.block_length)
-    assert cost.parameters == parameters(name, 2049)
-    assert min(cost.train_flops_per_token, cost.score_flops_per_token, cost.generate_flops_per_token) > 0
 
 
 def test_only_some_families_have_features() -> None:
@@ -96,7 +90,7 @@ def offer(monkeypatch: pytest.MonkeyPatch, *points: tuple[str, str]) -> None:
 def test_two_packages_for_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     offer(monkeypatch, ("ltm", "ltm.latent.model:LatentThoughtModel"), ("ltm", "other:Model"))
     with pytest.raises(
-        UserError, match=r"two packages offer 'ltm' .*ltm\.latent\.model:LatentThoughtModel, other:Model"
+        UserError, match=r"two packages offer 'ltm' .*ltm\.latent\.model:LatentThoughtModel, other:Model; uninstall one"
     ):
         registry.preset("ltm-tiny")
 
@@ -106,21 +100,108 @@ def test_one_package_found_twice_is_fine(monkeypatch: pytest.MonkeyPatch) -> Non
     assert registry.preset("ltm-tiny")[0].family == "ltm"
 
 
-def test_a_broken_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    offer(monkeypatch, ("gone", "no_such_module:Model"), ("empty", "ltm.latent.model:Missing"))
+def test_a_broken_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "ltm_test_unwritten.py").write_text("class Model(\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    places = ("no_such_module:Model", "ltm.latent.model:Missing", "ltm_test_unwritten:Model")
+    offer(monkeypatch, *zip(("gone", "empty", "unwritten"), places, strict=True))
     with pytest.raises(UserError, match=r"model family 'gone' cannot be imported from no_such_module:Model"):
         registry.preset("gone-tiny")
     with pytest.raises(UserError, match=r"'empty' cannot be imported from ltm\.latent\.model:Missing"):
         registry.preset("empty-tiny")
+    with pytest.raises(UserError, match=r"cannot be imported from ltm_test_unwritten:Model: SyntaxError"):
+        registry.preset("unwritten-tiny")
+
+
+TINY = Autoregressive.presets["ar-tiny"]
+
+
+def families(monkeypatch: pytest.MonkeyPatch, **presets: object) -> None:
+    """Pretend that a package `ltm_test_brought` offers families with these presets, `_` in their names for `-`."""
+    brought: dict[str, Any] = {
+        name: type("Model", (Autoregressive,), {"family": name.replace("_", "-"), "presets": found})
+        for name, found in presets.items()
+    }
+    monkeypatch.setitem(sys.modules, "ltm_test_brought", types.SimpleNamespace(**brought))
+    offer(monkeypatch, *[(name.replace("_", "-"), f"ltm_test_brought:{name}") for name in brought])
 
 
 def test_preset_names_may_have_any_number_of_dashes(monkeypatch: pytest.MonkeyPatch) -> None:
-    from baselines.ar import Autoregressive
+    families(monkeypatch, my={"my-tiny": TINY}, my_ar={"my-ar-b4-tiny": TINY, "my-ar-1.5B_v2": TINY})
+    assert registry.preset("my-ar-b4-tiny") == (registry.model_family("my-ar"), TINY)
+    assert set(registry.preset_names()) == {"my-tiny", "my-ar-b4-tiny", "my-ar-1.5B_v2"}
 
-    tiny = Autoregressive.presets["ar-tiny"]
-    monkeypatch.setattr(Autoregressive, "presets", {"my-ar-b4-tiny": tiny})
-    offer(monkeypatch, ("my", "ltm.latent.model:LatentThoughtModel"), ("my-ar", "baselines.ar:Autoregressive"))
-    assert registry.preset("my-ar-b4-tiny") == (Autoregressive, tiny)
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "tiny",
+            "ar-tiny",
+            "mine",
+            "mine-",
+            "mine-a,b",
+            "mine-a b",
+            "mine-../x",
+            "mine-a:b",
+            "mine-\x1b[2J",
+            "mine--x",
+        ),
+        *("mine-é", "mine-x\n", "Mine-tiny", "mine-" + "x" * 200, 7),
+    ],
+)
+def test_preset_names_that_no_command_line_could_hold_are_refused(monkeypatch: pytest.MonkeyPatch, name: Any) -> None:
+    families(monkeypatch, mine={"mine-tiny": TINY, name: TINY})
+    with pytest.raises(UserError, match=r"family 'mine' from ltm_test_brought:mine cannot be used: preset .*expected"):
+        registry.preset("mine-tiny")
+
+
+def test_a_preset_of_two_families_is_refused_whichever_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    families(monkeypatch, my={"my-ar-tiny": TINY}, my_ar={"my-ar-tiny": TINY})
+    for ask in (registry.model_family, lambda _: registry.preset("my-ar-tiny"), lambda _: registry.preset_names()):
+        with pytest.raises(UserError, match=r"'my-ar-tiny' is also one of the family 'my-ar' from .*:my_ar; rename"):
+            ask("my")
+
+
+@pytest.mark.parametrize("presets", [[], None, {"mine-tiny": {}}, {"mine-tiny": None}])
+def test_presets_are_a_table_of_presets(monkeypatch: pytest.MonkeyPatch, presets: object) -> None:
+    families(monkeypatch, mine=presets)
+    with pytest.raises(UserError, match="must be a table of names and Presets"):
+        registry.model_family("mine")
+
+
+def test_what_is_no_family_of_that_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    value, partial = "baselines.ar:Autoregressive", "ltm.nn.left_to_right:ExactModel"
+    offer(
+        monkeypatch, ("a", value), ("my", value), ("class", "ltm.api:Cost"), ("module", "ltm.api"), ("partial", partial)
+    )
+    for name, why in (
+        ("a", "at least two letters"),
+        ("my", r"Autoregressive.family is 'ar', but the entry point is called 'my'"),
+        ("class", "expected a subclass of ltm.LanguageModel"),
+        ("module", "expected a subclass of ltm.LanguageModel"),
+        ("partial", "ExactModel does not define family, config_class, presets"),
+    ):
+        with pytest.raises(UserError, match=why):
+            registry.model_family(name)
+    named = {"family": "partial", "config_class": Autoregressive.config_class, "presets": {}}
+    brought = types.SimpleNamespace(Model=type("Model", (ExactModel,), named))
+    monkeypatch.setitem(sys.modules, "ltm_test_brought", brought)
+    offer(monkeypatch, ("partial", "ltm_test_brought:Model"))
+    with pytest.raises(UserError, match="Model does not implement cost, miniature, token_nats, training_loss"):
+        registry.model_family("partial")
+
+
+def test_the_package_at_fault_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As `pip uninstall` knows it."""
+    (tmp_path / "ltm_test_brought.py").write_text("Model = 3\n")
+    info = tmp_path / "brought_by_others-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: brought-by-others\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[ltm.models]\nbrought = ltm_test_brought:Model\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"from ltm_test_brought:Model \(package brought-by-others\) cannot be used"):
+        registry.model_family("brought")
 
 
 def test_names_cost_no_heavy_import() -> None:

@@ -13,7 +13,7 @@ import torch
 from scipy.stats import chisquare
 
 from ltm.api import LanguageModel
-from tests.contract.conftest import L, V, train_briefly
+from ltm.testing.miniatures import L, V, train_briefly
 
 MASK = V + 1  # the id after BOS
 

@@ -12,7 +12,7 @@ from ltm.latent.base import LatentModel
 from ltm.latent.model import LatentThoughtModel
 from ltm.latent.posterior import PosteriorConfig
 from ltm.nn.output_head import token_nats
-from tests.contract.conftest import L, V, train_briefly
+from ltm.testing.miniatures import L, V, train_briefly
 
 
 def two_dimensional(

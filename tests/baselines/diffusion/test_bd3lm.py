@@ -21,7 +21,7 @@ from benchmarks import clipping_search
 from ltm.api import Sampling
 from ltm.nn.transformer import TransformerConfig
 from ltm.rng import SequenceRng
-from tests.contract.conftest import V, all_texts, structured_batch
+from ltm.testing.miniatures import V, all_texts, structured_batch
 
 BOS, MASK = V, V + 1
 

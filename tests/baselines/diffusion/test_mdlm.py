@@ -16,7 +16,7 @@ from ltm.api import Sampling
 from ltm.config import with_settings
 from ltm.errors import UserError
 from ltm.rng import SequenceRng
-from tests.contract.conftest import L, V, all_texts, train_briefly
+from ltm.testing.miniatures import L, V, all_texts, train_briefly
 
 
 @functools.cache

@@ -19,7 +19,7 @@ from ltm.api import Sampling
 from ltm.config import with_settings
 from ltm.errors import UserError
 from ltm.rng import SequenceRng
-from tests.contract.conftest import L, V, all_texts
+from ltm.testing.miniatures import L, V, all_texts
 from tests.support.canvas_laws import MASK, canvases, carry, nodes, p_value, trained
 
 UNIFORM = {"graph": "uniform", "noise": "geometric"}

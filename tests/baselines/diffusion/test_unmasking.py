@@ -14,7 +14,7 @@ from baselines.diffusion.mdlm import MDLM
 from baselines.diffusion.unmasking import ancestral, first_hitting, generate
 from ltm.api import Sampling
 from ltm.rng import SequenceRng
-from tests.contract.conftest import V, all_texts, structured_batch
+from ltm.testing.miniatures import V, all_texts, structured_batch
 
 LENGTH = 3
 MASK = V + 1  # the id after BOS

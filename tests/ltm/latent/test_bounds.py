@@ -11,7 +11,7 @@ import torch
 from ltm.latent import bounds
 from ltm.latent.posterior import Posterior, PosteriorConfig, fit
 from ltm.rng import SequenceRng
-from tests.contract.conftest import all_texts
+from ltm.testing.miniatures import all_texts
 from tests.support.quadrature import evidence, two_dimensional
 
 B, Z = 64, 6

@@ -19,7 +19,7 @@ from ltm.latent.langevin import LangevinConfig
 from ltm.latent.model import LatentThoughtModel
 from ltm.registry import preset
 from ltm.rng import SequenceRng, Stream
-from tests.contract.conftest import L, V, all_texts, structured_batch, train_briefly
+from ltm.testing.miniatures import L, V, all_texts, structured_batch, train_briefly
 from tests.support.quadrature import evidence, two_dimensional
 
 B, Z = 4096, 4

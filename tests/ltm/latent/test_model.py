@@ -9,7 +9,7 @@ import torch
 
 from ltm.api import Sampling
 from ltm.config import with_settings
-from ltm.latent.model import LatentThoughtModel
+from ltm.latent.model import LatentThoughtModel, LTMConfig
 from ltm.nn.attention import rotations
 from ltm.registry import preset
 from ltm.rng import SequenceRng
@@ -134,3 +134,9 @@ def test_published_code_is_one_setting():
     leaked = sum(float(p.grad.abs().sum()) for p in model.parameters())
     loss.value.backward()
     assert leaked > 0 and torch.isfinite(loss.value)
+
+
+def test_latents_are_a_multiple_of_layers():
+    decoder = LatentThoughtModel.miniature(4, 4).decoder
+    with pytest.raises(ValueError, match="multiple of layers"):
+        LTMConfig(decoder=decoder, latents=3)

@@ -13,7 +13,7 @@ from ltm.config import with_settings
 from ltm.latent.model import LatentThoughtModel, LTMConfig
 from ltm.latent.posterior import Posterior, PosteriorConfig
 from ltm.rng import SequenceRng
-from tests.contract.conftest import L, V, structured_batch
+from ltm.testing.miniatures import L, V, structured_batch
 
 TEXTS = structured_batch(torch.Generator().manual_seed(0), 5)
 RNG = SequenceRng(3, range(5))

@@ -27,9 +27,9 @@ from ltm.latent.prequential import Prequential, chunk_noise, first_position, pre
 from ltm.registry import preset
 from ltm.result import read_result
 from ltm.rng import SequenceRng, seed_of
+from ltm.testing.miniatures import L, V, all_texts, structured_batch
 from ltm.training import checkpoint
 from tasks import catalog, cli
-from tests.contract.conftest import L, V, all_texts, structured_batch
 from tests.support.harness_models import TRAINING, save_small
 
 TEXTS = all_texts()

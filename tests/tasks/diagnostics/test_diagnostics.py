@@ -15,10 +15,10 @@ from ltm.latent.model import LatentThoughtModel
 from ltm.latent.posterior import Posterior, PosteriorConfig
 from ltm.result import read_records, read_result
 from ltm.rng import SequenceRng
+from ltm.testing.miniatures import L, V, all_texts, structured_batch
 from ltm.training import checkpoint
 from tasks import cli
 from tasks.diagnostics import measures
-from tests.contract.conftest import L, V, all_texts, structured_batch
 from tests.support.harness_models import TRAINING, save_small
 from tests.support.quadrature import evidence, two_dimensional
 

@@ -16,8 +16,8 @@ import torch
 from ltm import registry
 from ltm.errors import UserError
 from ltm.harness import HarnessModel
+from ltm.testing.miniatures import trained
 from tasks.generation import mauve
-from tests.contract.conftest import trained
 from tests.support.harness_models import Bigram, BigramConfig, loaded, save_small
 
 installed = pytest.mark.skipif(find_spec("mauve") is None, reason="mauve-text, an optional extra, is not installed")
@@ -41,22 +41,8 @@ def test_too_few_texts_and_a_missing_package_are_said(monkeypatch):
         mauve.check_available()
 
 
-@pytest.mark.parametrize("family", ["ar", "pretrained"])
-def test_features_do_not_depend_on_padding_or_company(family):
-    model = trained(family)
-    tokens_BL = torch.tensor([[0, 1, 2, 1], [2, 0, 0, 0], [1, 1, 2, 0]])
-    lengths = torch.tensor([4, 1, 3])
-    together = model.features(tokens_BL, lengths)
-    other = model.features(torch.tensor([[0, 1, 2, 1], [2, 1, 2, 1], [1, 1, 2, 2]]), lengths)
-    assert torch.allclose(together, other, rtol=0, atol=1e-12)
-    for row, length in enumerate(lengths.tolist()):
-        alone = model.features(tokens_BL[row : row + 1, :length], lengths[row : row + 1])
-        assert torch.allclose(alone[0], together[row], rtol=0, atol=1e-12)
-    assert len({tuple(row.tolist()) for row in together}) == 3
-
-
 def test_the_features_of_an_ar_are_its_tokens_logits_by_dimensions():
-    model, tokens = trained("ar"), torch.tensor([[0, 1, 2, 1]])
+    model, tokens = trained(registry.model_family("ar")), torch.tensor([[0, 1, 2, 1]])
     features = model.features(tokens, torch.tensor([4]))
     logits_LV = model.decoder(model.decoder.with_bos(tokens))[0] @ model.decoder.head().T
     assert float(features.sum()) == pytest.approx(float(logits_LV.gather(1, tokens.T).mean()), rel=1e-9)

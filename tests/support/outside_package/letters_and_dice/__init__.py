@@ -1,1 +1,0 @@
-"""Another project's package. It imports `ltm` by its public names alone, and nothing of ours imports it."""
