@@ -178,10 +178,7 @@ class LanguageModel(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def miniature(cls, vocab_size: int, block_length: int) -> Any:
-        """The smallest config that still has every part of the family: what the contract tests build.
-
-        The block may come out a little longer than asked for, never shorter.
-        """
+        """The smallest config with every part of the family, for contract tests; blocks may be a little longer."""
 
     @classmethod
     def twin_config(cls, config: Any, *, vocab_size: int, block_length: int, width: int = 64, layers: int = 2) -> Any:
@@ -216,10 +213,7 @@ class LanguageModel(nn.Module, ABC):
         raise NotImplementedError(f"{cls.__name__}.from_source")
 
     def unprefixed(self, directory: Path) -> Any:
-        """Return what reads texts without a BOS of ours, as other tools read this model; see `ltm.evaluation`.
-
-        Args:
-            directory: where the model came from.
+        """What reads texts without BOS, as other tools read a model from `directory`; see `ltm.evaluation.unprefixed`.
 
         Raises:
             UserError: the family always begins with BOS.

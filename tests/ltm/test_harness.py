@@ -233,7 +233,7 @@ def test_long_prompts_leave_room_for_the_answer(caplog):
     assert model.generate_until([prompt(long, max_gen_toks=4)]) == model.generate_until([prompt(tail, max_gen_toks=4)])
     with caplog.at_level(logging.WARNING):
         model.generate_until([prompt(long, max_gen_toks=256)])
-    assert {r.getMessage()[:17] for r in caplog.records} == {"1 prompts shorten", "1 answers shorten"}
+    assert {r.getMessage()[:17] for r in caplog.records} == {"1 prompt shortene", "1 answer shortene"}
 
 
 def test_unknown_generation_options_are_not_ignored():

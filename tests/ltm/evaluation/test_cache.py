@@ -68,7 +68,7 @@ def test_a_changed_digit_is_noticed_and_its_record_dropped(tmp_path, caplog):
     path.write_bytes(path.read_bytes().replace(b"-2.5", b"-0.5"))
     with caplog.at_level(logging.WARNING), open_cache(tmp_path, WHERE, work="test") as cache:
         assert "good" in cache and "bad" not in cache and "last" in cache
-    assert "1 damaged records dropped" in caplog.text
+    assert "1 damaged record dropped" in caplog.text
     caplog.clear()
     with open_cache(tmp_path, WHERE, work="test"):
         assert not caplog.records

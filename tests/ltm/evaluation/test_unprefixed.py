@@ -54,7 +54,7 @@ def test_every_number_is_that_of_the_hf_backend(published, caplog):
         found = ours.loglikelihood(pairs)
     assert [float(nats) for nats, _ in found] == pytest.approx([nats for nats, _ in expected], abs=1e-4)
     assert [same for _, same in found] == [same for _, same in expected]
-    assert f"1 contexts shortened to fit blocks of {POSITIONS - 1} tokens" in caplog.text
+    assert f"1 context shortened to fit blocks of {POSITIONS - 1} tokens" in caplog.text
     texts = requests("loglikelihood_rolling", [(text,) for text in TEXTS])
     whole = ours.loglikelihood_rolling(texts)
     assert [float(nats) for nats in whole] == pytest.approx(
