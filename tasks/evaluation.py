@@ -61,6 +61,9 @@ class Evaluation:
             self.settings = model_store.settings_of(located, options.settings)
             pairs = zip(located, self.settings, strict=True)
             _, wrong_models = _each(pairs, lambda pair: model_store.check_settings(*pair))
+            if wrong_models and options.settings and len(located) > 1:
+                first = f"{located[0].info['family']}.FIELD=VALUE"
+                wrong_models.append(f"a setting for some of the models only has their family or name first: {first}")
         if wrong_tasks or wrong_models:
             hint = _at_hand(entries, located[0].name if located else model_store.self_training(models[0]), options)
             raise UserError("\n".join((*([hint] if hint else []), *wrong_tasks, *wrong_models)))

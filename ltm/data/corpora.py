@@ -114,7 +114,7 @@ def _unknown(corpus: str, split: str, directory: Path | None) -> UserError:
 
 def _looked_for(corpus: str, split: str, directory: Path | None) -> str:
     if directory is None:
-        return f"no local directory is given: put {local_files.names(split)} at DIR/{corpus}/ and set LTM_DATA_DIR=DIR"
+        return f"put {local_files.names(split)} in DIR/{corpus}/ and set LTM_DATA_DIR=DIR"
     others = local_files.corpora(directory).get(corpus)
     hint = (
         f", which has {' and '.join(others)} (another split is never used instead: rename its file)" if others else ""
@@ -130,9 +130,8 @@ def _from_hub(
         snapshot = hub.fetch(source.repository, "dataset", (pattern,), source.revision)
     except hub.HubError as error:
         raise UserError(
-            f"{corpus}/{split} is not here: {_looked_for(corpus, split, directory)}; "
-            f"the hub data set {source.repository} ({pattern}) gave nothing: {error}. "
-            f"Remedy: put the file there, or run once where the hub can be reached"
+            f"{corpus}/{split} is not here: {_looked_for(corpus, split, directory)}; or run once where the hub can be "
+            f"reached, for {pattern}: {error}"
         ) from error
     columns = rows.Columns(choices=(known.fields,))
     documents: list[str] = []

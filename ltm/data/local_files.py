@@ -61,7 +61,7 @@ def corpora(directory: Path) -> dict[str, list[str]]:
 
 def names(split: str) -> str:
     """The file names that a split may have, for messages."""
-    return f"{split}.txt or {split}.jsonl (also .json, .csv, .tsv, .parquet; packed as .xz, .gz, .zst)"
+    return f"{split}.txt or {split}.jsonl (or .json, .csv, .tsv, .parquet; packed or not)"
 
 
 def label(file: Path) -> str:

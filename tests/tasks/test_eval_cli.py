@@ -127,7 +127,7 @@ def test_data_out_of_reach_are_said_within_seconds(place):
     assert done.stdout.strip() == "[] 2"
     # All that is missing, not the first alone.
     assert "lm1b/validation is not here" in done.stderr and "arxiv/validation is not here" in done.stderr
-    assert done.stderr.count("Remedy: put the file there") == 2
+    assert done.stderr.count("or run once where the hub can be reached") == 2
 
 
 def test_any_text_file_is_scored_under_its_own_name(place, capsys):

@@ -95,5 +95,6 @@ def test_a_file_may_have_any_name(place: Path, capsys: pytest.CaptureFixture[str
     (path,) = find_results(place / "results")
     result = read_result(path)
     assert (
-        result.data["source"]["file"] == "a\ufffd[31m\ufffdb\ufffd\ufffd.txt" and "\x1b" not in result.provenance["command"]
+        result.data["source"]["file"] == "a\ufffd[31m\ufffdb\ufffd\ufffd.txt"
+        and "\x1b" not in result.provenance["command"]
     )

@@ -295,14 +295,21 @@ def test_missing_splits_say_what_was_looked_for_and_where(data: Path, tmp_path: 
     put(data, "wikitext/validation.txt", "x\n")
     with pytest.raises(UserError) as caught:
         load("wikitext", "train")
-    for part in ("train.txt", "train.jsonl", ".xz", str(data / "wikitext"), "Salesforce/wikitext", "cannot be reached"):
+    for part in (
+        "train.txt",
+        "train.jsonl",
+        "packed",
+        str(data / "wikitext"),
+        "Salesforce/wikitext",
+        "cannot be reached",
+    ):
         assert part in str(caught.value)
 
 
 def test_without_a_directory_the_remedy_names_the_layout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LTM_DATA_DIR", raising=False)
     for corpus in ("wikitext", "my-birds"):
-        with pytest.raises(UserError, match=rf"train.txt or .* at DIR/{corpus}/ and set LTM_DATA_DIR=DIR"):
+        with pytest.raises(UserError, match=rf"train.txt or .* in DIR/{corpus}/ and set LTM_DATA_DIR=DIR"):
             load(corpus, "train")
 
 
