@@ -71,17 +71,19 @@ def twin(loaded: LoadedModel, source: KnownSource) -> LoadedModel:
         UserError: the family can have no twin.
     """
     cls, directory = type(loaded.model), place(loaded, source)
-    folder = train_model(
-        directory.name,
-        cls,
-        _config(loaded, source),
-        from_dict(TrainConfig, RECIPE),
-        corpus=source.spec,
-        tokenizer_name=TOKENIZER,
-        output=directory,
-        device=loaded.model.device.type,
-    )
-    trained = checkpoint.load(folder, device=loaded.model.device.type)
+    # A finished twin is only read, so that audits of two models may share it at the same time.
+    if not is_trained(directory):
+        train_model(
+            directory.name,
+            cls,
+            _config(loaded, source),
+            from_dict(TrainConfig, RECIPE),
+            corpus=source.spec,
+            tokenizer_name=TOKENIZER,
+            output=directory,
+            device=loaded.model.device.type,
+        )
+    trained = checkpoint.load(directory, device=loaded.model.device.type)
     shape = {"vocab_size": trained.model.vocab_size, "block_length": source.length}
     return reconfigured(trained, cls.twin_config(loaded.model.config, **shape))
 

@@ -64,8 +64,9 @@ def test_twins_are_trained_once_and_scored_by_the_settings_of_now(tmp_path, quic
     when = first.directory.stat().st_mtime_ns
     assert first.directory.parent.parent == files.home() / "models" and first.name.startswith("audit-ltm-")
     assert recorded(first.info["training"]["data_source"]) == SOURCE
-    # Other settings of scoring find the same weights.
-    again = twins.twin(checkpoint.load(folder, settings=["posterior.steps=5"]), SOURCE)
+    # Other settings of scoring find the same weights, even while another audit holds their directory.
+    with files.locked(twins.place(model, SOURCE) / checkpoint.LOCK, work="another audit"):
+        again = twins.twin(checkpoint.load(folder, settings=["posterior.steps=5"]), SOURCE)
     assert again.directory == first.directory and again.directory.stat().st_mtime_ns == when
     assert (first.model.config.posterior.steps, again.model.config.posterior.steps) == (2, 5)
     assert again.info["config_digest"] != first.info["config_digest"]
