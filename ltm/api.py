@@ -246,17 +246,17 @@ class LanguageModel(nn.Module, ABC):
 
     @property
     def inference_matmul(self) -> str | None:
-        """Dtype of matrix products in the inference that scoring does for each text; None if it does none.
-
-        A machine may choose it, and it changes how tight a bound is, so it is part of the cache key and of a result's
-        provenance, but not of the result's identity.
-        """
+        """Dtype of matrix products in the inference that scoring does for each text, if any; machines may choose it."""
         return None
 
     @property
     def block_length(self) -> int:
         """The most stream tokens that fit next to the BOS; a family without a `decoder` overrides this."""
         return self.config.decoder.max_length - 1
+
+    def rate_of(self, parameter: str) -> float:
+        """Return what the learning rate of a parameter, by its name, is multiplied by in training."""
+        return 1.0
 
     @abstractmethod
     def training_loss(self, tokens_BL: Tensor, *, rng: Rng, progress: float = 1.0) -> Loss:
@@ -292,9 +292,8 @@ class LanguageModel(nn.Module, ABC):
 
     def log_likelihood(self, tokens_BL: Tensor, *, rng: Rng, **options: Any) -> LikelihoodEstimate:
         """The headline likelihood; the options are those of `log_likelihoods`."""
-        return self.log_likelihoods(tokens_BL, rng=rng, only=self.headline(options.get("context", 0)), **options)[
-            self.headline(options.get("context", 0))
-        ]
+        which = self.headline(options.get("context", 0))
+        return self.log_likelihoods(tokens_BL, rng=rng, only=which, **options)[which]
 
     @abstractmethod
     def headline(self, context: int | Tensor = 0) -> str:

@@ -25,6 +25,12 @@ model from two machines share a key and a row. The value was the default before 
 still hold.
 """
 
+LATER_SETTINGS = {"optimizer": "adam", "precision_lr": 0.1, "cross_start": "random", "cross_rate": 1.0}
+"""Settings that came after results were published, and the value that stands for what was done before.
+
+Digests leave them out at that value, at any depth, so that older digests still hold.
+"""
+
 AUTO = "auto"
 
 
@@ -39,9 +45,20 @@ def digest(data: Any) -> str:
 
 
 def config_digest(config: Any) -> str:
-    """The identity of a config, a dataclass or plain data: its digest, which ignores machine settings."""
+    """The identity of a config, a dataclass or plain data: its digest, without what machines choose."""
     data = to_dict(config) if dataclasses.is_dataclass(config) else config
-    return digest(_each_machine_setting(data, lambda name, value, recorded: MACHINE_SETTINGS[name]))
+    return digest(
+        without_later_settings(_each_machine_setting(data, lambda name, value, recorded: MACHINE_SETTINGS[name]))
+    )
+
+
+def without_later_settings(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The same without later settings that say what was done before they existed."""
+    return {
+        name: without_later_settings(value) if isinstance(value, Mapping) else value
+        for name, value in data.items()
+        if name not in LATER_SETTINGS or value != LATER_SETTINGS[name]
+    }
 
 
 def settled(config: C, choice: str, recorded: Mapping[str, Any] | None = None) -> C:

@@ -7,13 +7,14 @@ D width, K draws.
 from __future__ import annotations
 
 import dataclasses
+import re
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ltm.api import Generations, LanguageModel, LikelihoodEstimate, Rng, Sampling
 from ltm.latent import bounds
@@ -40,6 +41,10 @@ class LatentConfig:
         kl_warmup: share of training over which the weight of the KL in fitting q rises linearly to 1.
         kl_weight_start: the weight at the start of training.
         free_bits: nats per latent vector below which training does not push the KL further down.
+        cross_start: initial weights of the cross-attentions' outputs: `random`, like those of other branches, or
+            `zero`: the decoder begins as one without latents, and the noise of z reaches it only as it learns to use z.
+        cross_rate: what multiplies the learning rate of the cross-attentions' weights. Adam moves them by the size of
+            its rate even where their gradients are noise.
     """
 
     vocab_size: int = 0
@@ -49,6 +54,8 @@ class LatentConfig:
     kl_warmup: float = 0.0
     kl_weight_start: float = 0.02
     free_bits: float = 0.0
+    cross_start: Literal["random", "zero"] = "random"
+    cross_rate: float = 1.0
 
     @property
     def fast_steps(self) -> int | None:
@@ -64,6 +71,8 @@ class LatentConfig:
             raise ValueError(f"latents {self.latents} must be a positive multiple of layers {self.decoder.layers}")
         if not 0 <= self.kl_warmup <= 1 or not 0 <= self.kl_weight_start <= 1 or self.free_bits < 0:
             raise ValueError("kl_warmup and kl_weight_start must be in [0, 1] and free_bits at least 0")
+        if self.cross_rate < 0:
+            raise ValueError(f"cross_rate must be at least 0, found {self.cross_rate}")
 
     def kl_weight(self, progress: float) -> float:
         """Weight of the KL in fitting q when a share `progress` of training is done."""
@@ -104,7 +113,14 @@ class LatentModel(LanguageModel):
         super().__init__()
         self.config = config
         self.decoder = Transformer(config.decoder, config.vocab_size, cross_attention=True)
+        if config.cross_start == "zero":
+            for block in self.decoder.blocks:
+                nn.init.zeros_(block.cross_out.weight)
         self.latent_shape = (config.decoder.layers, config.latents // config.decoder.layers, config.decoder.width)
+
+    def rate_of(self, parameter: str) -> float:
+        """See `LanguageModel.rate_of`."""
+        return self.config.cross_rate if re.match(r"decoder\.blocks\.\d+\.cross_", parameter) else 1.0
 
     @classmethod
     def twin_config(cls, config: Any, *, vocab_size: int, block_length: int, width: int = 64, layers: int = 2) -> Any:

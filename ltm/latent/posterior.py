@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ltm.devices import Matmul
+from ltm.latent.optimizers import Adam, NaturalGradient
 from ltm.rng import SequenceRng
 
 
@@ -26,12 +27,15 @@ class PosteriorConfig:
 
     Attributes:
         steps: T_fast, gradient steps per text.
-        lr: step size of Adam on mu and log sigma^2.
+        optimizer: `adam` on mu and log sigma^2 (Algorithm 1), or `natural` gradients on mu and the precision; see
+            `ltm.latent.optimizers`.
+        lr: step size of Adam, or of mu in natural gradients.
+        precision_lr: step size of the precision in natural gradients; Adam has none.
         noise: `fresh` draws a new epsilon every step (Algorithm 1). `reused` draws one and keeps it.
-        lr_schedule: `constant`, or `cosine`: lr (0.1 + 0.45 (1 + cos(pi s / schedule_steps))), lr/10 beyond. Adam's
-            steps are of size lr however small the gradient, so without decay a fit ends in noise of that size,
-            which the KL pays for.
-        schedule_steps: length of the cosine; longer fits than this stay at lr/10. None means `steps`.
+        lr_schedule: `constant`; `cosine`: lr (0.1 + 0.45 (1 + cos(pi s / schedule_steps))); or `linear`:
+            lr (1 - 0.9 s / schedule_steps); lr/10 beyond. Adam's steps are of size lr however small the gradient, so
+            without decay a fit ends in noise of that size, which the KL pays for.
+        schedule_steps: length of the schedule; longer fits than this stay at lr/10. None means `steps`.
         init_mean_std: mu starts as this times fresh normal noise; 0 is the prior's mean.
         init_log_variance: log sigma^2 starts here; 0 is the prior's.
         init_log_variance_std: plus this times fresh normal noise.
@@ -45,7 +49,7 @@ class PosteriorConfig:
     steps: int = 16
     lr: float = 0.3
     noise: Literal["fresh", "reused"] = "fresh"
-    lr_schedule: Literal["constant", "cosine"] = "cosine"
+    lr_schedule: Literal["constant", "cosine", "linear"] = "cosine"
     schedule_steps: int | None = None
     init_mean_std: float = 0.0
     init_log_variance: float = 0.0
@@ -53,6 +57,8 @@ class PosteriorConfig:
     weight_decay: float = 0.0
     leak_gradients: bool = False
     matmul: Matmul = "auto"
+    optimizer: Literal["adam", "natural"] = "adam"
+    precision_lr: float = 0.1
 
     NAMED: ClassVar[dict[str, PosteriorConfig]] = {}
 
@@ -61,6 +67,10 @@ class PosteriorConfig:
             raise ValueError(f"steps must be at least 0, found {self.steps}")
         if self.lr <= 0:
             raise ValueError(f"lr must be positive, found {self.lr}")
+        if not 0 < self.precision_lr <= 1:
+            raise ValueError(f"precision_lr must be in (0, 1], found {self.precision_lr}")
+        if self.optimizer == "natural" and self.weight_decay:
+            raise ValueError("natural gradients have no weight decay: the prior's part of the KL is one")
         if self.schedule_steps is not None and self.schedule_steps < 1:
             raise ValueError(f"schedule_steps must be at least 1, found {self.schedule_steps}")
 
@@ -73,10 +83,16 @@ class PosteriorConfig:
         if self.lr_schedule == "constant":
             return self.lr
         length = self.schedule_steps or self.steps
-        return 0.1 * self.lr if step >= length else self.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * step / length)))
+        if step >= length:
+            return 0.1 * self.lr
+        share = step / length
+        return self.lr * (
+            1 - 0.9 * share if self.lr_schedule == "linear" else 0.1 + 0.45 * (1 + math.cos(math.pi * share))
+        )
 
 
 PosteriorConfig.NAMED["algorithm_1"] = PosteriorConfig()
+PosteriorConfig.NAMED["natural_gradient"] = PosteriorConfig(optimizer="natural", steps=4, lr=0.3, lr_schedule="linear")
 PosteriorConfig.NAMED["published_code"] = PosteriorConfig(
     lr=0.34,
     noise="reused",
@@ -138,7 +154,7 @@ def fit(
     purpose: str = "fit",
     start: Posterior | None = None,
 ) -> Posterior:
-    """Fit q to each text of the batch by `config.steps` Adam steps on mu and log sigma^2.
+    """Fit q to each text of the batch by `config.steps` gradient steps, Adam's or natural ones.
 
     Texts are independent: neither batch size nor order changes a fit.
 
@@ -160,23 +176,17 @@ def fit(
             log_variance = log_variance + config.init_log_variance_std * draw()
         start = Posterior(mean=mean, log_variance=log_variance)
     q = start
-    parameters = torch.stack([q.mean, q.log_variance])
-    first, second = torch.zeros_like(parameters), torch.zeros_like(parameters)
+    optimizer: Adam | NaturalGradient
+    if config.optimizer == "natural":
+        optimizer = NaturalGradient(q.mean, q.log_variance, precision_lr=config.precision_lr)
+    else:
+        optimizer = Adam(q.mean, q.log_variance, weight_decay=config.weight_decay)
     epsilon: Tensor | None = None
     for step in range(config.steps):
         if epsilon is None or config.noise == "fresh":
             epsilon = draw()
-        gradient_z = gradient(q.at(epsilon)).to(dtype)
-        sigma = (0.5 * q.log_variance).exp()
         active = kl_weight if free_bits <= 0 else kl_weight * (q.kl() > free_bits).to(dtype)[..., None]
-        gradients = torch.stack(
-            [gradient_z + active * q.mean, 0.5 * (gradient_z * epsilon * sigma + active * (sigma.square() - 1))]
-        )
-        # Adam with the usual betas, written out: per-coordinate, so texts stay independent of their batch.
-        first.lerp_(gradients, 1 - 0.9)
-        second.lerp_(gradients.square(), 1 - 0.999)
-        lr = config.lr_at(step)
-        update = (first / (1 - 0.9 ** (step + 1))) / ((second / (1 - 0.999 ** (step + 1))).sqrt() + 1e-8)
-        parameters = parameters * (1 - lr * config.weight_decay) - lr * update
-        q = Posterior(mean=parameters[0], log_variance=parameters[1])
+        gradient_z = gradient(q.at(epsilon)).to(dtype)
+        mean, log_variance = optimizer.step(gradient_z, epsilon, active, config.lr_at(step))
+        q = Posterior(mean=mean, log_variance=log_variance)
     return Posterior(mean=q.mean, log_variance=q.log_variance, fitted_noise=epsilon)

@@ -52,10 +52,11 @@ class Run:
     @classmethod
     def new(cls, model: LanguageModel, config: TrainConfig) -> Run:
         """Start with a fresh optimiser; weight decay is for matrices, not for norms and other vectors."""
-        matrices = [p for p in model.parameters() if p.ndim > 1]
-        vectors = [p for p in model.parameters() if p.ndim <= 1]
+        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+        for name, p in model.named_parameters():
+            groups.setdefault((config.weight_decay if p.ndim > 1 else 0.0, model.rate_of(name)), []).append(p)
         optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+            [{"params": own, "weight_decay": decay, "rate": rate} for (decay, rate), own in groups.items()],
             lr=config.lr,
             betas=(config.beta1, config.beta2),
         )
@@ -179,7 +180,7 @@ def update(run: Run, data: TokenDataset, config: TrainConfig, *, progress: float
         )
     log["lr"] = lr
     for group in run.optimizer.param_groups:
-        group["lr"] = log["lr"]
+        group["lr"] = log["lr"] * group["rate"]
     run.optimizer.step()
     run.step += 1
     if run.average:

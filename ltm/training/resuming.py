@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ltm.config import leaves, to_dict
+from ltm.config import leaves, to_dict, without_later_settings
 from ltm.errors import UserError
 from ltm.progress import count
 from ltm.training.config import TrainConfig, parse_budget
@@ -59,8 +59,8 @@ def refuse_other_run(
         but: fields of the recipe that may differ.
     """
     recorded = {k: v for k, v in recorded_recipe(directory, info).items() if k not in NO_EFFECT}
-    theirs = leaves({**recorded, "model": info["config"]})
-    ours = leaves({**recipe, "model": to_dict(model.config)})
+    theirs = leaves({**recorded, "model": without_later_settings(info["config"])})
+    ours = leaves({**recipe, "model": without_later_settings(to_dict(model.config))})
     for key in sorted(theirs.keys() | ours.keys()):
         if key == "extended" and key not in but and key in theirs and key not in ours:
             raise UserError(

@@ -16,7 +16,16 @@ import pytest
 
 from ltm import registry
 from ltm.api import Preset
-from ltm.config import canonical_json, config_digest, from_dict, setting_names, to_dict, with_settings
+from ltm.config import (
+    LATER_SETTINGS,
+    canonical_json,
+    config_digest,
+    digest,
+    from_dict,
+    setting_names,
+    to_dict,
+    with_settings,
+)
 from ltm.errors import UserError
 from ltm.latent.model import LTMConfig
 from ltm.latent.posterior import PosteriorConfig
@@ -216,6 +225,17 @@ def test_digest_depends_on_content_alone() -> None:
     # A whole number in a float field is the number that comes back from JSON.
     assert config_digest(PosteriorConfig(lr=1)) == config_digest(PosteriorConfig(lr=1.0))
     assert to_dict(PosteriorConfig(lr=1)) == to_dict(from_dict(PosteriorConfig, to_dict(PosteriorConfig(lr=1))))
+
+
+def test_settings_that_came_later_leave_older_digests_alone() -> None:
+    older = to_dict(TINY)
+    for table, names in ((older, ("cross_start", "cross_rate")), (older["posterior"], ("optimizer", "precision_lr"))):
+        for name in names:
+            assert table.pop(name) == LATER_SETTINGS[name]
+    assert from_dict(type(TINY), older) == TINY
+    for group in ("posterior", "langevin"):
+        older[group]["matmul"] = "bfloat16"
+    assert digest(older) == config_digest(TINY)
 
 
 def test_digest_is_the_same_in_another_process() -> None:

@@ -11,8 +11,9 @@ from ltm.api import Sampling
 from ltm.config import with_settings
 from ltm.latent.model import LatentThoughtModel, LTMConfig
 from ltm.nn.attention import rotations
-from ltm.registry import preset
+from ltm.registry import model_family, preset
 from ltm.rng import SequenceRng
+from ltm.testing.miniatures import L, V, structured_batch
 
 
 def miniature(*settings: str, seed: int = 0) -> LatentThoughtModel:
@@ -134,6 +135,22 @@ def test_published_code_is_one_setting():
     leaked = sum(float(p.grad.abs().sum()) for p in model.parameters())
     loss.value.backward()
     assert leaked > 0 and torch.isfinite(loss.value)
+
+
+@pytest.mark.parametrize("family", ["ltm", "vae"])
+def test_a_zero_start_is_the_decoder_without_latents(family):
+    cls = model_family(family)
+    config = dataclasses.replace(cls.miniature(V + 1, L), cross_start="zero")
+    torch.manual_seed(0)
+    model = cls(config).double()
+    torch.manual_seed(0)
+    usual = cls(dataclasses.replace(config, cross_start="random")).double()
+    texts = structured_batch(torch.Generator().manual_seed(0), 4)
+    prepared, z = model.prepare(model.decoder, texts), torch.randn(4, *model.latent_shape, dtype=torch.float64)
+    assert torch.equal(model.hidden(model.decoder, prepared, z), model.hidden(model.decoder, prepared, 0 * z))
+    # No other weight is drawn differently.
+    apart = [name for name, p in model.named_parameters() if not torch.equal(p, usual.get_parameter(name))]
+    assert apart == [f"decoder.blocks.{layer}.cross_out.weight" for layer in range(config.decoder.layers)]
 
 
 def test_latents_are_a_multiple_of_layers():

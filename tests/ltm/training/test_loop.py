@@ -451,6 +451,17 @@ def test_matrices_decay_and_vectors_do_not() -> None:
         torch.testing.assert_close(p.detach(), expected)
 
 
+def test_cross_attention_learns_at_its_own_rate(tmp_path: Path) -> None:
+    one = Run.new(model("ltm", cross_rate=0.25), dataclasses.replace(RECIPE, weight_decay=0.0))
+    data = dataset(tmp_path)
+    before = {name: p.detach().clone() for name, p in one.model.named_parameters()}
+    update(one, data, RECIPE, progress=0.5, lr=0.01)
+    # Adam's first step is of the size of the rate wherever the gradient is well above its epsilon.
+    for name, p in one.model.named_parameters():
+        rate = 0.01 * (0.25 if ".cross_" in name else 1.0)
+        assert 0.9 * rate < float((p.detach() - before[name]).abs().max()) < 1.001 * rate, name
+
+
 def test_termination_saves_like_an_interrupt(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt, match="step 3 is saved"):
         run("ar", tmp_path / "run", tmp_path, report=interrupt_at(3, signal.SIGTERM))
