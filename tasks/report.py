@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,7 @@ def show_tables(by_kind: Mapping[type[Task], Sequence[Evaluated]]) -> None:
     """Print a table of the results of each kind."""
     signs = False
     for kind, made in by_kind.items():
+        named = task_names(one.result for one in made)
         signs |= any(column.sign for column in kind.columns)
         table = plain_table()
         table.add_column("Task", no_wrap=True, overflow="fold")
@@ -56,14 +57,14 @@ def show_tables(by_kind: Mapping[type[Task], Sequence[Evaluated]]) -> None:
             label = name + ("" if result.status == "complete" else f" ({result.status})")
             speed = result.provenance["tokens_per_second"]
             table.add_row(
-                short_name(result),
+                named[_text(result)],
                 label,
                 *(_value(result, column) for column in kind.columns),
                 "-" if speed is None else f"{speed:,.0f}",
             )
         # Reference rows are the same for all models of a task, so they are shown once.
         rows = {
-            (short_name(one.result), row.label): (row.metrics, _reserved(one.result))
+            (named[_text(one.result)], row.label): (row.metrics, _reserved(one.result))
             for one in made
             for row in kind.reference_rows(one.result)
         }
@@ -92,6 +93,21 @@ def plain_table(title: str | None = None) -> Table:
 def short_name(result: Result) -> str:
     """Return the task's name as `ltm-eval --tasks` takes it."""
     return str(result.task["name"]).removeprefix("ltm_")
+
+
+def task_names(results: Iterable[Result]) -> dict[tuple[str, str], str]:
+    """Return what each task is called, by its short name and its text's fingerprint.
+
+    Texts of one name, such as those of two files `notes.txt`, are told apart by the start of their fingerprints, as on
+    the board.
+    """
+    texts = list(dict.fromkeys(map(_text, results)))
+    alike = Counter(name for name, _ in texts)
+    return {(name, text): f"{name} ({text[:8]})" if alike[name] > 1 else name for name, text in texts}
+
+
+def _text(result: Result) -> tuple[str, str]:
+    return short_name(result), str(result.data["fingerprint"])
 
 
 def _value(result: Result, column: Column) -> str:
@@ -129,12 +145,13 @@ def show_paired(made: Sequence[Evaluated], output: Path) -> None:
     Paired differences are far more certain than two separate intervals. Models with different tokens or blocks cannot
     be paired; they are listed below the table.
     """
-    groups: dict[tuple[Any, ...], list[Evaluated]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[Evaluated]] = defaultdict(list)
     for one in made:
         if one.result.metric(PERPLEXITY):
-            groups[short_name(one.result), one.result.data["fingerprint"]].append(one)
-    rows, apart = [], []
-    for (task, _), ((_, first, first_label), *others) in groups.items():
+            groups[_text(one.result)].append(one)
+    named, rows, apart = task_names(one.result for one in made), [], []
+    for text, ((_, first, first_label), *others) in groups.items():
+        task = named[text]
         for _, result, label in others:
             names = f"{label} − {first_label}"
             if (difference := paired(result, first, output)) is None:

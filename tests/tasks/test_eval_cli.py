@@ -546,3 +546,13 @@ def test_public_models_are_recognised(place, capsys):
         "--scorer gpt2-large: unknown model 'gpt2-large'; did you mean pretrained:gpt2-large?"
         in capsys.readouterr().err
     )
+
+
+def test_files_of_one_name_are_told_apart(place, capsys):
+    for folder, text in (("a", PTB * 3), ("b", PTB * 5)):
+        (place / folder).mkdir()
+        (place / folder / "notes.txt").write_text(text)
+    assert cli.main(["--model", "ar-tiny", "--tasks", "text:a/notes.txt,text:b/notes.txt"]) == 0
+    texts = {read_result(path).data["fingerprint"][:8] for path in find_results(place / "results")}
+    shown = capsys.readouterr().out
+    assert len(texts) == 2 and all(f"text_notes ({text})" in shown for text in texts)
