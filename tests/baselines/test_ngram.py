@@ -247,8 +247,8 @@ def test_counts_the_batches_that_training_would_see(tmp_path):
     whole = run("whole", dataclasses.replace(RECIPE, budget="tokens=1M")).info["training"]
     assert whole["tokens"] == data.blocks * data.block_length and whole["flops"] == 2 * whole["tokens"]
     assert run("timed", dataclasses.replace(RECIPE, budget="seconds=1e-9")).info["training"]["steps"] == 1
-    with pytest.raises(UserError, match="holds another run"):
-        run("short", RECIPE)
+    with pytest.raises(UserError, match="holds another run: its batch is 4"):
+        run("short", dataclasses.replace(short, batch=2))
 
 
 def test_ctrl_c_says_that_nothing_is_kept(tmp_path):
