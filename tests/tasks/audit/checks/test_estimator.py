@@ -42,6 +42,19 @@ def test_a_kl_that_costs_less_is_seen_to_the_digit(monkeypatch):
     assert not elbo.passed and "the stated KL" in elbo.detail and importance.passed
 
 
+def test_a_thousandth_of_a_nat_is_seen_under_the_same_noise(monkeypatch):
+    # As in a model that hardly uses its latents, where a KL of half its size is worth no more.
+    model, sound = reading("vae"), bounds.elbo
+
+    def better(*arguments, **options):
+        found = sound(*arguments, **options)
+        return dataclasses.replace(found, nats_B=found.nats_B + 1e-3)
+
+    monkeypatch.setattr(bounds, "elbo", better)
+    elbo, importance = estimator.recomputed_bounds(model, TOKENS)
+    assert not elbo.passed and elbo.value == pytest.approx(1e-3, rel=0.1) and importance.passed
+
+
 def test_what_states_no_terms_is_held_against_other_draws(monkeypatch):
     model = reading("ltm", posterior=PosteriorConfig(steps=4))
     sound = bounds.elbo
