@@ -212,8 +212,9 @@ def trials(place: Path, options: argparse.Namespace) -> Iterator[dict[str, Any]]
     choose = random.Random(options.seed)
     started = time.monotonic()
     reference = attempt(fresh(place))
+    assert reference.code == 0, reference.said
     seconds, expected = time.monotonic() - started, outcome(place)
-    assert reference.code == 0 and not expected["left over"], (reference.said, expected)
+    assert not expected["left over"], expected
     yield {"acts": len(reference.acts), "seconds": round(seconds, 2)}
     of_stage = [[i for i, act in enumerate(reference.acts, 1) if stage in act] for stage in STAGES]
 
