@@ -72,7 +72,8 @@ def run_command(main: Callable[[], int | None]) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A question mark for what a terminal cannot show, such as ≤, and for names of files that are no text.
-        sys.stdout.reconfigure(errors="replace")
+        with suppress(OSError):  # of a descriptor that became a pipe after Python had opened a file there
+            sys.stdout.reconfigure(errors="replace")
     try:
         code = main() or 0
         sys.stdout.flush()  # while a reader that has gone, or a full disk, can still be answered
