@@ -95,7 +95,7 @@ mutants: $(INSTALLED)
 # Of the timed kills some come too late, hence a few more.
 torture: export OMP_NUM_THREADS = 1
 torture: $(INSTALLED)
-	$(BIN)/python -m tests.support.torture --kills 140 --timed 70 --full 60
+	$(BIN)/python -m tests.support.torture --kills 150 --timed 80 --full 60
 
 # The tests' only npm package: the accessibility checker for the HTML page.
 axe:
