@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union
 
 from ltm.errors import UserError, did_you_mean
-from ltm.untrusted.display import shown
+from ltm.untrusted.display import bare
 
 C = TypeVar("C")
 
@@ -116,7 +116,7 @@ def from_dict(cls: type[C], data: Mapping[str, Any], *, where: str = "config") -
         UserError: naming the field, what was expected and what was found.
     """
     if not isinstance(data, Mapping):
-        raise UserError(f"{where}: expected a table of settings, found {shown(repr(data))[1:-1]}")
+        raise UserError(f"{where}: expected a table of settings, found {bare(repr(data))}")
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in data:
@@ -211,7 +211,7 @@ def _convert(hint: Any, value: Any, where: str, else_what: str = "") -> Any:
         if hint is float and not math.isfinite(value):
             raise UserError(f"{where}: expected a finite number, found {value}")
         return value
-    raise UserError(f"{where}: expected {hint.__name__}{else_what}, found {shown(repr(value))[1:-1]}")
+    raise UserError(f"{where}: expected {hint.__name__}{else_what}, found {bare(repr(value))}")
 
 
 def whole_number(name: str, value: Any, *, least: int) -> int:

@@ -81,7 +81,7 @@ def run_command(main: Callable[[], int | None]) -> int:
     except UserError as error:
         if os.environ.get("LTM_TRACEBACK"):
             raise
-        print(f"{os.path.basename(sys.argv[0])}: error: {printable(str(error))}", file=sys.stderr)
+        print(f"{os.path.basename(sys.argv[0])}: error: {error}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error) or os.environ.get("LTM_TRACEBACK"):

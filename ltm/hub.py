@@ -80,10 +80,10 @@ def _connects(address: str) -> bool:
 def cache_directory() -> Path:
     """Where the hub's clients keep their files: $HF_HUB_CACHE, $HF_HOME/hub, or below the user's cache."""
     if given := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
-        return Path(os.path.expandvars(given)).expanduser()
+        return Path(os.path.expanduser(os.path.expandvars(given)))
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = os.environ.get("HF_HOME") or os.path.join(caches, "huggingface")
-    return Path(os.path.expandvars(home)).expanduser() / "hub"
+    return Path(os.path.expanduser(os.path.expandvars(home))) / "hub"
 
 
 def cached(repository: str, kind: Kind, patterns: tuple[str, ...], revision: str = "main") -> HubFiles | None:

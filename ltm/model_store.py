@@ -23,7 +23,7 @@ from ltm.progress import duration
 from ltm.training import checkpoint as checkpoints
 from ltm.training.checkpoint import MANIFEST, SCORED, step_folder, steps
 from ltm.training.config import DEFAULT_CORPUS, TrainConfig, parse_budget
-from ltm.untrusted.display import shown
+from ltm.untrusted.display import bare, shown
 
 if TYPE_CHECKING:
     from ltm.api import Cost, LanguageModel, LoadedModel, Preset
@@ -92,7 +92,7 @@ def _external(source: str) -> str:
 def _from_hub(repository: str) -> Path:
     """The files of a step folder, at the top of a hub repository."""
     if not re.fullmatch(r"\w[\w.-]{,95}/\w[\w.-]{,95}", repository):
-        name = shown(repository)[1:-1]
+        name = bare(repository)
         raise UserError(f"there is no directory {name}: expected a run of ltm-train or one of its step folders")
     try:
         return hub.fetch(repository, "model", (MANIFEST, *SCORED)).files[0].parent

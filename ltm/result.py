@@ -24,7 +24,7 @@ from ltm.errors import UserError
 from ltm.files import write_atomically
 from ltm.result_schema import SCHEMA, check
 from ltm.untrusted import json_lines, json_text
-from ltm.untrusted.display import shown
+from ltm.untrusted.display import bare, shown
 from ltm.untrusted.regular_files import read_bytes
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ def computing_from_records(path: Path, what: str) -> Iterator[None]:
         yield
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         found = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path}: expected records that give {what}, found others: {shown(found)[1:-1]}") from error
+        raise UserError(f"{path}: expected records that give {what}, found others: {bare(found)}") from error
 
 
 def read_blocks(path: Path, result: Result, metric: Metric) -> Blocks | None:

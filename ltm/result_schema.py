@@ -12,7 +12,7 @@ from typing import Any
 
 from ltm.config import canonical_json
 from ltm.errors import UserError
-from ltm.untrusted.display import shown
+from ltm.untrusted.display import bare, shown
 from ltm.untrusted.json_text import LARGEST
 
 SCHEMA = 1
@@ -261,4 +261,4 @@ def _check_choice(table: Mapping[str, Any], field: str, where: str, prefix: str)
 
 
 def _wrong(where: str, field: str, expected: str, found: str) -> UserError:
-    return UserError(f"{where}: field {shown(field)[1:-1]}: expected {expected}, found {found}")
+    return UserError(f"{where}: field {bare(field)}: expected {expected}, found {found}")

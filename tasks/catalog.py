@@ -13,6 +13,7 @@ import yaml  # type: ignore[import-untyped]
 from ltm import registry
 from ltm.data.local_files import label
 from ltm.errors import UserError, did_you_mean
+from ltm.files import expanded
 
 DIRECTORY = Path(__file__).parent
 """The folder of our task files."""
@@ -104,7 +105,7 @@ def read(name: str) -> TaskEntry:
         UserError: the file is missing.
     """
     if name.startswith(FILE):
-        path = Path(name.removeprefix(FILE)).expanduser()
+        path = expanded(name.removeprefix(FILE))
         full = f"text_{label(path)}"
         return TaskEntry(name=full, version=1.0, kind="perplexity", corpus=full, split="all", path=path)
     settings = _settings(files()[name])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ltm.data.reading import add_reading_options
 from ltm.errors import UserError, run_command
+from ltm.files import expanded
 from ltm.untrusted.display import printable
 
 EPILOG = """examples:
@@ -173,7 +174,7 @@ def _listed(text: str, option: str) -> list[str]:
 
 
 def _is_path(name: str) -> bool:
-    place = Path(name.strip().removeprefix("text:")).expanduser()
+    place = expanded(name.strip().removeprefix("text:"))
     try:
         return place.exists() if name.strip().startswith("text:") else place.is_dir()
     except (OSError, ValueError):

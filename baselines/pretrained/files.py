@@ -12,7 +12,7 @@ from ltm import hub
 from ltm.errors import UserError
 from ltm.files import expanded
 from ltm.untrusted import json_text, tensor_file
-from ltm.untrusted.display import shown
+from ltm.untrusted.display import bare, shown
 from ltm.untrusted.regular_files import opened
 
 FAMILY = "pretrained"
@@ -45,7 +45,7 @@ def find(source: str) -> Path:
     Raises:
         UserError: there is no such directory or repository, it lacks files, or the hub cannot be reached.
     """
-    name, directory = f"{FAMILY}:{shown(source)[1:-1]}", expanded(source)
+    name, directory = f"{FAMILY}:{bare(source)}", expanded(source)
     wanted = "expected config.json, tokenizer.json and model.safetensors, as save_pretrained writes them"
     if os.path.isdir(directory):
         absent = [] if (directory / "config.json").is_file() else ["config.json"]
@@ -57,7 +57,7 @@ def find(source: str) -> Path:
             raise UserError(f"{name}: {directory} has no {' and no '.join(absent)}; {wanted}")
         return directory.resolve()
     if not re.fullmatch(r"\w[\w.-]{,95}(/\w[\w.-]{,95})?", source):
-        where = shown(str(directory))[1:-1]
+        where = bare(str(directory))
         raise UserError(f"{name}: there is no directory {where}; {wanted}, or the name of a hub repository")
     repository = hub.PUBLIC.get(source, source)
     for where in dict.fromkeys((repository, source)):

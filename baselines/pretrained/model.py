@@ -34,7 +34,7 @@ from ltm.tokenizer import Tokenizer
 from ltm.training.checkpoint import check_name
 from ltm.training.weights import check_finite, check_memory, limited_to, weights_digest
 from ltm.untrusted import json_text
-from ltm.untrusted.display import shown
+from ltm.untrusted.display import bare, shown
 
 _LOGITS_AT_A_TIME = 1 << 27
 _MAX_LENGTH = 1024
@@ -207,7 +207,7 @@ class Pretrained(ExactModel):
         directory, model, tokenizer = _described(source, settings)
         model.network = _network(directory, model.shape, source).float()
         name = f"{cls.family}:{directory.name if os.path.isdir(expanded(source)) else source}"
-        check_name(name, where=f"{cls.family}:{shown(source)[1:-1]}")
+        check_name(name, where=f"{cls.family}:{bare(source)}")
         check_finite(model, where=name)
         model = model.to(device).eval()
         info = {
@@ -285,9 +285,7 @@ def _described(source: str, settings: Sequence[str]) -> tuple[Path, Pretrained, 
         raise UserError(f"{name}: {error}") from error
     # The package raises whatever its code runs into at settings that nobody meant.
     except Exception as error:
-        raise UserError(
-            f"{name}: cannot use {directory / 'config.json'}: {shown(str(error), most=500)[1:-1]}"
-        ) from error
+        raise UserError(f"{name}: cannot use {directory / 'config.json'}: {bare(str(error), most=500)}") from error
     title = f"{model.shape.model_type}-{outputs}"
     return directory, model, read_tokenizer(directory, name=title, outputs=outputs, eos_id=eos_id)
 

@@ -23,7 +23,7 @@ from ltm.errors import UserError
 from ltm.files import write_atomically
 from ltm.tokenizer import EOS, FILE, LIMITS, Tokenizer, token_bytes, vocabulary
 from ltm.untrusted import json_text
-from ltm.untrusted.display import shown
+from ltm.untrusted.display import bare
 from ltm.untrusted.regular_files import read_bytes
 
 
@@ -130,7 +130,7 @@ def read_tokenizer(directory: Path, *, name: str, outputs: int, eos_id: int | No
         raise
     except BaseException as error:  # the tokenizers package raises bare exceptions, and panics that are no `Exception`
         raise UserError(
-            f"the tokenizer of {name} in {directory} is damaged or of an unknown format: {shown(str(error))[1:-1]}"
+            f"the tokenizer of {name} in {directory} is damaged or of an unknown format: {bare(str(error))}"
         ) from error
 
 

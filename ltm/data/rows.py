@@ -11,7 +11,7 @@ from typing import IO, Any
 from ltm.data.reading import Reading
 from ltm.errors import UserError
 from ltm.untrusted import json_text
-from ltm.untrusted.display import shown
+from ltm.untrusted.display import bare, shown
 
 MOST_BYTES = 256 << 20
 """The most bytes of a row."""
@@ -117,7 +117,7 @@ def of_parquet(file: IO[bytes] | Path, columns: Columns, name: str, *, within: t
                     if within is not None and total > (most := within[0].allowed(within[1])):
                         raise within[0].too_much(name, most=most)
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise UserError(f"cannot read {name}: {shown(str(error))[1:-1]}; is it damaged? copy it again") from error
+        raise UserError(f"cannot read {name}: {bare(str(error))}; is it damaged? copy it again") from error
     return documents
 
 

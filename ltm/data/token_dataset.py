@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from torch import Tensor
 from ltm.config import canonical_json, digest
 from ltm.data.split import Split
 from ltm.errors import UserError
-from ltm.files import sha256_file, sweep, sync, temporary_name, write_atomically
+from ltm.files import replacing, sha256_file, sweep, write_atomically
 from ltm.progress import count
 from ltm.rng import seed_of
 from ltm.tokenizer import Tokenizer
@@ -188,22 +187,13 @@ def _with_progress(split: Split) -> Iterator[str]:
 def _write(file: Path, parts: Iterable[np.ndarray]) -> dict[str, Any]:
     """Stream the parts to `file`, which appears whole or not at all; return the number of tokens and the sha256."""
     sha256, tokens = hashlib.sha256(), 0
-    temporary = temporary_name(file)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "xb") as out:
-                for part in parts:
-                    data = part.tobytes()
-                    out.write(data)
-                    sha256.update(data)
-                    tokens += len(part)
-                out.flush()
-                os.fsync(out.fileno())
-            os.replace(temporary, file)
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync(file.parent)
+        with replacing(file) as out:
+            for part in parts:
+                data = part.tobytes()
+                out.write(data)
+                sha256.update(data)
+                tokens += len(part)
     except OSError as error:
         raise UserError(
             f"cannot write the token cache {file}: {error.strerror or error}; make room there or name another directory"

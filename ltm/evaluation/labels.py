@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ltm.config import MACHINE_SETTINGS, leaves
+from ltm.config import LATER_SETTINGS, MACHINE_SETTINGS, leaves
 
 
 def training_identity(training: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,12 +34,17 @@ def tell_apart(names: Sequence[str], identities: Sequence[Mapping[str, Any]]) ->
     different: dict[str, list[str]] = {}
     for name, namesakes in by_name.items():
         keys = dict.fromkeys(key for identity in namesakes for key in identity) if len(namesakes) > 1 else ()
-        different[name] = [key for key in keys if len({repr(identity.get(key)) for identity in namesakes}) > 1]
+        different[name] = [key for key in keys if len({repr(_value(identity, key)) for identity in namesakes}) > 1]
     labels = []
     for name, identity in zip(names, identities, strict=True):
-        difference = ", ".join(f"{key} {identity.get(key)}" for key in different[name])
+        difference = ", ".join(f"{key} {_value(identity, key)}" for key in different[name])
         labels.append(f"{name} ({difference})" if difference else name)
     return labels
+
+
+def _value(identity: Mapping[str, Any], key: str) -> Any:
+    """Return what an identity says; of a setting that it was written before, what was done then."""
+    return identity.get(key, LATER_SETTINGS.get(key.rpartition(".")[2]))
 
 
 def model_labels(names: Sequence[str], infos: Sequence[Mapping[str, Any]]) -> list[str]:

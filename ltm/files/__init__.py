@@ -2,7 +2,7 @@
 
 from ltm.files.directories import check_writable, data_directory, expanded, home
 from ltm.files.locks import check_held, locked
-from ltm.files.whole import sha256_file, sweep, sync, temporary_name, write_atomically
+from ltm.files.whole import replacing, sha256_file, sweep, sync, temporary_name, write_atomically
 
 __all__ = [
     "check_held",
@@ -11,6 +11,7 @@ __all__ = [
     "expanded",
     "home",
     "locked",
+    "replacing",
     "sha256_file",
     "sweep",
     "sync",

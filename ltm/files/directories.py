@@ -11,7 +11,7 @@ from ltm.files.whole import sweep, temporary_name
 
 def home() -> Path:
     """The directory of trained models, token files and caches: `$LTM_HOME`, or ~/.ltm."""
-    return Path(os.environ.get("LTM_HOME") or "~/.ltm").expanduser()
+    return expanded(os.environ.get("LTM_HOME") or "~/.ltm")
 
 
 def expanded(path: str | Path) -> Path:
@@ -48,7 +48,7 @@ def data_directory(given: Path | None = None) -> Path | None:
     named = given or os.environ.get("LTM_DATA_DIR") or None
     if named is None:
         return None
-    directory = Path(named).expanduser()
+    directory = expanded(named)
     if not directory.is_dir():
         which = "--data-dir" if given else "LTM_DATA_DIR"
         raise UserError(f"{which} is {directory}, which is not a directory; expected <directory>/<corpus>/<split>.txt")

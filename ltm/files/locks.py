@@ -31,7 +31,7 @@ from ltm.errors import UserError
 from ltm.files.whole import write_atomically
 from ltm.progress import count
 from ltm.untrusted import json_text, regular_files
-from ltm.untrusted.display import shown
+from ltm.untrusted.display import bare, shown
 
 BEAT_SECONDS = 20.0
 DEAD_SECONDS = 300.0
@@ -162,5 +162,5 @@ def _describe(record: dict[str, Any]) -> str:
     begun = "begun at an unknown time"
     if isinstance(since, int | float) and 0 < since <= time.time():
         begun = f"begun {count(round((time.time() - since) / 60), 'minutes')} ago"
-    named = shown(host, most=80)[1:-1] if isinstance(host, str) else "an unknown host"
+    named = bare(host, most=80) if isinstance(host, str) else "an unknown host"
     return f"process {shown(process, most=20)} on {named}, {begun}"

@@ -9,8 +9,10 @@ import platform
 import re
 import secrets
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from ltm.errors import UserError
 from ltm.untrusted import regular_files
@@ -29,24 +31,35 @@ def write_atomically(path: Path, data: bytes) -> Path:
     Raises:
         UserError: the directory cannot be made or written to, or the disk is full; the old file is untouched.
     """
-    temporary = temporary_name(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path.parent)
-        try:
-            with open(temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        sync(path.parent)
+        with replacing(path) as file:
+            file.write(data)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; make room there, or give another directory"
         ) from error
     return path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to be written, which takes the place of `path` when the block ends well, and not at all otherwise.
+
+    Raises:
+        OSError: the directory cannot be made or written to, or the disk is full.
+    """
+    temporary = temporary_name(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync(path.parent)
 
 
 def temporary_name(path: Path) -> Path:

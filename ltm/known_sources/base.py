@@ -22,7 +22,7 @@ from ltm import registry
 from ltm.config import from_dict
 from ltm.errors import UserError, did_you_mean
 from ltm.rng import seed_of
-from ltm.untrusted.display import shown
+from ltm.untrusted.display import bare, shown
 
 SYMBOLS = string.ascii_letters + string.digits + string.punctuation
 """All printable ASCII characters except the space: each is one byte, hence one token of the tokenizer `bytes`."""
@@ -176,8 +176,8 @@ def recorded(source: Mapping[str, Any]) -> KnownSource | None:
         raise UserError(f"trained on a known source whose record is damaged: expected its name, found {shown(spec)}")
     if edition != EDITION:
         raise UserError(
-            f"trained on {shown(spec)[1:-1]} of edition {shown(edition)}, and here it has edition {EDITION}: "
-            f"train it anew with ltm-train --corpus {shown(spec)[1:-1]} --fresh"
+            f"trained on {bare(spec)} of edition {shown(edition)}, and here it has edition {EDITION}: "
+            f"train it anew with ltm-train --corpus {bare(spec)} --fresh"
         )
     return from_settings(spec)
 

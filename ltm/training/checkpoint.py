@@ -22,7 +22,7 @@ from ltm.registry import model_family
 from ltm.training import weights as tensors
 from ltm.training.weights import weights_digest
 from ltm.untrusted import json_text, tensor_file
-from ltm.untrusted.display import shown
+from ltm.untrusted.display import bare, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -174,7 +174,7 @@ def step_folder(directory: Path) -> Path:
         UserError: there is none.
     """
     if not os.path.isdir(directory):  # False, not an error, for names that no file can have
-        name = shown(str(directory))[1:-1]
+        name = bare(str(directory))
         raise UserError(f"there is no directory {name}: expected a run of ltm-train or one of its step folders")
     if STEP.fullmatch(directory.name) or (directory / MANIFEST).is_file():
         return directory
@@ -287,7 +287,7 @@ def load(directory: Path, *, device: str = "cpu", settings: Iterable[str] = ()) 
     if info["config_digest"] not in (config_digest(trained), digest(to_dict(trained))):
         raise UserError(
             f"checkpoint {folder}: the config in model.json has digest {config_digest(trained)[:12]}, recorded is "
-            f"{shown(info['config_digest'][:12])[1:-1]}; it was edited, or written by another version: train again"
+            f"{bare(info['config_digest'][:12])}; it was edited, or written by another version: train again"
         )
     config = with_settings(unsettled(trained), settings)
     where = f"checkpoint {folder}"

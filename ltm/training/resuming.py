@@ -10,7 +10,7 @@ from ltm.config import leaves, to_dict, without_later_settings
 from ltm.errors import UserError
 from ltm.progress import count
 from ltm.training.config import TrainConfig, parse_budget
-from ltm.untrusted.display import shown
+from ltm.untrusted.display import bare, shown
 
 if TYPE_CHECKING:
     from ltm.api import LanguageModel
@@ -69,6 +69,6 @@ def refuse_other_run(
             )
         if theirs.get(key) != ours.get(key) and key not in but:
             raise UserError(
-                f"{directory} holds another run: its {shown(key)[1:-1]} is {shown(theirs.get(key))}, this command's "
+                f"{directory} holds another run: its {bare(key)} is {shown(theirs.get(key))}, this command's "
                 f"{shown(ours.get(key))}. Add --fresh to replace it, or --output to write elsewhere"
             )

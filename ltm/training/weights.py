@@ -10,15 +10,16 @@ import functools
 import hashlib
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from ltm.config import canonical_json, leaves, to_dict
 from ltm.errors import UserError
+from ltm.files import sha256_file
 from ltm.untrusted import tensor_file
-from ltm.untrusted.display import shown
+from ltm.untrusted.display import bare, shown
 from ltm.untrusted.regular_files import opened
 from ltm.untrusted.tensor_file import Entry
 
@@ -60,11 +61,11 @@ def file_digest(path: Path) -> str:
 
 
 def sha256(path: Path, *, most: int | None = None) -> str:
-    """The SHA-256 of a regular file of at most `most` bytes, in hex. Raises UserError if it is none."""
-    return _once(_digest_of_bytes, path, most)
+    """The `sha256_file` of a file of at most `most` bytes, computed once. Raises UserError if it is none."""
+    return _once(sha256_file, path, most)
 
 
-def _once(digest: Any, path: Path, most: int | None = None) -> str:
+def _once(digest: Callable[[Path], str], path: Path, most: int | None = None) -> str:
     # Commands ask several times for the same digests, which take a second for large weights.
     with opened(path, most=most) as file:
         found = os.fstat(file.fileno())
@@ -72,26 +73,18 @@ def _once(digest: Any, path: Path, most: int | None = None) -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def _remembered(digest: Any, path: Path, *state_of_file: int) -> str:
+def _remembered(digest: Callable[[Path], str], path: Path, *state_of_file: int) -> str:
+    return digest(path)
+
+
+def _digest_of_tensors(path: Path) -> str:
+    state = hashlib.sha256()
     with opened(path) as file:
-        found: str = digest(path, file)
-        return found
-
-
-def _digest_of_bytes(path: Path, file: IO[bytes]) -> str:
-    state = hashlib.sha256()
-    while block := file.read(_BLOCK):
-        state.update(block)
-    return state.hexdigest()
-
-
-def _digest_of_tensors(path: Path, file: IO[bytes]) -> str:
-    state = hashlib.sha256()
-    for name, entry in sorted(tensor_file.entries(path).items()):
-        state.update(canonical_json([name, list(entry.shape), f"torch.{entry.dtype}"]).encode())
-        file.seek(entry.start)
-        for start in range(entry.start, entry.end, _BLOCK):
-            state.update(file.read(min(_BLOCK, entry.end - start)))
+        for name, entry in sorted(tensor_file.entries(path).items()):
+            state.update(canonical_json([name, list(entry.shape), f"torch.{entry.dtype}"]).encode())
+            file.seek(entry.start)
+            for start in range(entry.start, entry.end, _BLOCK):
+                state.update(file.read(min(_BLOCK, entry.end - start)))
     return state.hexdigest()
 
 
@@ -133,8 +126,7 @@ def build(cls: type[LanguageModel], config: Any, stored: Mapping[str, Entry], *,
     # What a family's code raises at settings that nobody meant is up to that code.
     except Exception as error:
         raise UserError(
-            f"{where}: its config makes no model of the family {cls.family}: {type(error).__name__}: "
-            f"{shown(str(error))[1:-1]}"
+            f"{where}: its config makes no model of the family {cls.family}: {type(error).__name__}: {bare(str(error))}"
         ) from error
 
 
@@ -182,7 +174,7 @@ def check_alike(
         if before != after:
             same_shape = before and after and before[0] == after[0]
             wanted, given = (part and part[1 if same_shape else 0] for part in (before, after))
-            raise UserError(f"{shown(name)[1:-1]} expected {wanted}, found {given}")
+            raise UserError(f"{bare(name)} expected {wanted}, found {given}")
 
 
 def check_finite(model: LanguageModel, *, where: str) -> None:

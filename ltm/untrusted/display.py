@@ -35,3 +35,8 @@ def shown(value: object, *, most: int = SHOWN) -> str:
     else:
         text = repr(value)
     return printable(text if len(text) <= most else f"{text[: most - 1]}…", keep=frozenset())
+
+
+def bare(text: str, *, most: int = SHOWN) -> str:
+    """Return a foreign text as `shown`, without its quotes: a name or a message within a message."""
+    return shown(text, most=most)[1:-1]

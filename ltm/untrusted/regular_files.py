@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from ltm.errors import UserError
-from ltm.untrusted.display import shown
+from ltm.untrusted.display import bare
 
 _KINDS = {
     stat.S_IFDIR: "a directory",
@@ -32,7 +32,7 @@ def opened(path: Path, *, most: int | None = None, streams: bool = False) -> Ite
     Raises:
         UserError: there is none, it cannot be read, is something else, or is larger.
     """
-    name = shown(str(path))[1:-1]
+    name = bare(str(path))
     try:
         # Without O_NONBLOCK, opening a pipe waits for somebody to write into it.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
@@ -64,4 +64,4 @@ def read_bytes(path: Path, *, most: int) -> bytes:
         with opened(path, most=most) as file:
             return file.read()
     except OSError as error:
-        raise UserError(f"cannot read {shown(str(path))[1:-1]}: {error.strerror or error}") from None
+        raise UserError(f"cannot read {bare(str(path))}: {error.strerror or error}") from None

@@ -186,7 +186,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ltm.data.token_dataset.os.fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(UserError, match="No space left on device"):
         dataset(tmp_path)
     assert not list(tmp_path.iterdir())
@@ -223,7 +223,7 @@ def test_a_builder_killed_half_way_leaves_no_stream(tmp_path: Path) -> None:
         from ltm.tokenizer import build
         place = sys.argv[2]
         if place == "tokens":
-            dataset.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+            os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
         else:
             dataset.write_atomically = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
         dataset.TokenDataset.build(load("pydocs", "validation"), build("bytes"), block_length=64,

@@ -15,6 +15,11 @@ def test_namesakes_are_told_apart_and_others_left_alone():
     again = {**short, "config": {"posterior": {"steps": 4, "matmul": "bfloat16"}}}
     faster = {**short, "config": {"posterior": {"steps": 8, "matmul": "float32"}}}
     assert model_labels(["x", "x"], [again, faster]) == ["x (posterior.steps 4)", "x (posterior.steps 8)"]
+    # What was written before a setting existed does not differ by it from what has its first value.
+    later = {**faster, "config": {"posterior": {"steps": 8, "optimizer": "adam"}, "cross_rate": 1.0}}
+    assert model_labels(["x", "x"], [again, later]) == ["x (posterior.steps 4)", "x (posterior.steps 8)"]
+    slower = {**again, "config": {"posterior": {"steps": 4}, "cross_rate": 0.1}}
+    assert model_labels(["x", "x"], [again, slower]) == ["x (cross_rate 1.0)", "x (cross_rate 0.1)"]
     extended = {**short, "training": {**short["training"], "recipe": {"extended": "tokens=5 (1 update)"}}}
     assert model_labels(["x", "x"], [short, extended])[1] == "x (training extended from tokens=5 (1 update))"
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from ltm.errors import UserError
-from ltm.files import check_writable, sha256_file, sweep, temporary_name, write_atomically
+from ltm.files import check_writable, data_directory, home, sha256_file, sweep, temporary_name, write_atomically
+from tasks.catalog import read
 
 DAY = 86_400
 
@@ -84,3 +85,14 @@ def test_only_files_have_a_digest(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UserError, match="expected a file, found a pipe"):
         sha256_file(tmp_path / "pipe")
+
+
+def test_a_home_that_no_user_has_is_a_directory_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    # `Path.expanduser` raises RuntimeError.
+    monkeypatch.setenv("LTM_HOME", "~nobody-of-that-name/ltm")
+    assert home() == Path("~nobody-of-that-name/ltm")
+    with pytest.raises(UserError, match="--data-dir is ~nobody-of-that-name"):
+        data_directory(Path("~nobody-of-that-name/texts"))
+    assert read(f"text:{__file__}").path == Path(__file__)
+    with pytest.raises(UserError, match="no such file"):
+        read("text:~nobody-of-that-name/notes.txt")
