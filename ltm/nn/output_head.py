@@ -102,7 +102,11 @@ def nll_gradient(h_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weights_N: Te
         softmax, mean_ND = _Softmax(h, wide), torch.zeros_like(h, dtype=wide)
         for _, block_WD, logits_NW in _blocks(h, head_VD):
             weights_NW, earlier_N = softmax.add(logits_NW)
-            mean_ND.mul_(earlier_N[:, None]).add_(weights_NW @ block_WD)
+            mean_ND.mul_(earlier_N[:, None])
+            if wide == block_WD.dtype:
+                mean_ND.addmm_(weights_NW, block_WD)
+            else:
+                mean_ND.add_(weights_NW @ block_WD)
         mean_ND.div_(softmax.sum_N[:, None])
         torch.sub(mean_ND.to(h_ND.dtype), head_VD[targets_N[rows]], out=gradient_ND[rows])
     return gradient_ND if weights_N is None else gradient_ND * weights_N[:, None].to(h_ND.dtype)
