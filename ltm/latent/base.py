@@ -29,6 +29,9 @@ from ltm.rng import SequenceRng
 DRAWS = 8
 """Default draws of the ELBO; the importance bound takes eight times as many."""
 
+TOKENS_AT_ONCE = 1024
+"""Tokens up to which draws for short texts share a pass."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatentConfig:
@@ -91,6 +94,35 @@ class Prepared(NamedTuple):
     def part(self, start: int, end: int) -> Prepared:
         """The part for positions `start` .. `end` - 1."""
         return Prepared(self.x_BLD[:, start:end], self.first_queries[:, :, start:end], self.rotations_LC[start:end])
+
+    def repeated(self, times: int) -> Prepared:
+        """The part for as many copies of all texts, one copy after the other."""
+        if times == 1:
+            return self
+        return Prepared(self.x_BLD.repeat(times, 1, 1), self.first_queries.repeat(times, 1, 1, 1), self.rotations_LC)
+
+
+@dataclass(frozen=True, slots=True)
+class GivenLatents:
+    """log p(x|z) of the scored tokens of B texts, as a function of z; see `bounds.LogLikelihood`."""
+
+    model: LatentModel
+    prepared: Prepared
+    tokens_BL: Tensor
+    scored_BL: Tensor
+
+    @property
+    def draws_at_once(self) -> int:
+        """As many as make a pass worth its fixed costs; one for long texts."""
+        return max(1, TOKENS_AT_ONCE // self.tokens_BL.numel()) if self.tokens_BL.numel() else 1
+
+    def __call__(self, z_NYGD: Tensor) -> Tensor:
+        """Nats of each text for each of n draws, (n B,), float64; draws in the outer order."""
+        times, decoder = len(z_NYGD) // max(1, len(self.tokens_BL)), self.model.decoder
+        tokens_NL, scored_NL = self.tokens_BL.repeat(times, 1), self.scored_BL.repeat(times, 1)
+        h_NLD = self.model.hidden(decoder, self.prepared.repeated(times), z_NYGD)
+        nats = token_nats(h_NLD.flatten(0, 1), decoder.head(), tokens_NL.flatten())
+        return nats.view(tokens_NL.shape).double().masked_fill(~scored_NL, 0.0).sum(1)
 
 
 class ScoringBatch(NamedTuple):
@@ -219,13 +251,7 @@ class LatentModel(LanguageModel):
     def scoring_batch(self, tokens_BL: Tensor, context: int | Tensor, lengths: Tensor | None, rng: Rng) -> ScoringBatch:
         """Prepare a batch for `log_likelihoods`; what does not depend on z is computed once for all draws."""
         tokens_BL, given_BL, scored_BL = prepare_batch(tokens_BL, context, lengths, self.vocab_size)
-        prepared, head = self.prepare(self.decoder, tokens_BL), self.decoder.head()
-
-        def log_likelihood(z_BYGD: Tensor) -> Tensor:
-            h_ND = self.hidden(self.decoder, prepared, z_BYGD).flatten(0, 1)
-            nats_BL = token_nats(h_ND, head, tokens_BL.flatten()).view(tokens_BL.shape).double()
-            return nats_BL.masked_fill(~scored_BL, 0.0).sum(1)
-
+        log_likelihood = GivenLatents(self, self.prepare(self.decoder, tokens_BL), tokens_BL, scored_BL)
         rng = SequenceRng.of(rng, len(tokens_BL))
         return ScoringBatch(tokens_BL, given_BL, scored_BL, scored_BL.sum(1), rng, log_likelihood)
 

@@ -104,7 +104,7 @@ def nll_gradient(h_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weights_N: Te
             weights_NW, earlier_N = softmax.add(logits_NW)
             mean_ND.mul_(earlier_N[:, None])
             if wide == block_WD.dtype:
-                mean_ND.addmm_(weights_NW, block_WD)
+                torch.addmm(mean_ND, weights_NW, block_WD, out=mean_ND)
             else:
                 mean_ND.add_(weights_NW @ block_WD)
         mean_ND.div_(softmax.sum_N[:, None])

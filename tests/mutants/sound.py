@@ -1,7 +1,7 @@
 """Sound models before every check, under many seeds: `python -m tests.mutants.sound --runs 100`.
 
-Miniature sizes, smaller than those of `specimens`, since false alarms are sought and not power: a check judges by
-errors that it measures itself, so fewer draws make it blunter, never more easily alarmed.
+Smaller than `specimens`, since false alarms are sought and not power, but with as many draws for a first look: a check
+judges by errors that it measures itself, and from 8 draws they are too rough to judge by.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.mutants import Patch, specimens
 from tests.mutants.specimens import CHECKS, Specimen
 from tests.support.sound_models import SOUND, HMMConfig
 
-SIZES = {"UPDATES": 60, "FAST_STEPS": 20, "FEW_DRAWS": 8, "DRAWS": 64}
+SIZES = {"UPDATES": 60, "FAST_STEPS": 20, "DRAWS": 64}
 """Sizes of `enumeration`, in place of those of `specimens`."""
 UPDATES = 60
 """Updates of the model of the known source."""
