@@ -11,10 +11,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ltm.api import Generations, LanguageModel, LikelihoodEstimate, Rng, Sampling
 from ltm.nn.block import KeysValues
-from ltm.nn.sampling import draw
+from ltm.nn.sampling import draw, up_to_stop
 from ltm.nn.spans import check_ids, prepare_batch
 from ltm.rng import SequenceRng
 
@@ -130,24 +131,23 @@ def continue_prompts(
 def _continue(
     stack: Decoder, tokens_BL: Tensor, infer: Infer, max_new_tokens: int, sampling: Sampling, rng: SequenceRng
 ) -> tuple[list[list[int]], list[int]]:
-    uniforms = rng.stream("tokens")
-    outputs: list[list[int]] = [[] for _ in rng.indices]
-    evaluations, running = [0] * len(outputs), [True] * len(outputs)
+    given, device = tokens_BL.shape[1], tokens_BL.device
+    # BOS, the prompt and room for what is new; of all draws in advance, the same numbers as one at a time.
+    text_BL = F.pad(F.pad(tokens_BL, (1, 0), value=stack.vocab_size - 1), (0, max_new_tokens))
+    uniforms_TB = rng.stream("tokens").uniform(max_new_tokens).T.to(device)
+    stop_ids = torch.tensor(sampling.stop_ids, dtype=torch.int64, device=device)
+    running_B = torch.ones(len(tokens_BL), dtype=torch.bool, device=device)
     latents = infer(tokens_BL, rng, 0)
     past: Any = None
-    for n in range(max_new_tokens):
+    for n, end in enumerate(range(1 + given, 1 + given + max_new_tokens)):
         if sampling.reinfer_every and n and n % sampling.reinfer_every == 0:
-            latents, past = infer(tokens_BL, rng, n // sampling.reinfer_every), None
-        bos = tokens_BL.new_full((len(outputs), 1), stack.vocab_size - 1)
-        inputs = torch.cat([bos, tokens_BL], 1) if past is None else tokens_BL[:, -1:]
-        logits_BV, past = stack.decode(inputs, tokens_BL.shape[1] + 1 - inputs.shape[1], latents, past)
-        drawn_B = draw(logits_BV, uniforms.uniform(), sampling)
-        tokens_BL = torch.cat([tokens_BL, drawn_B[:, None]], 1)
-        for b, token in enumerate(drawn_B.tolist()):
-            if running[b]:
-                outputs[b].append(token)
-                evaluations[b] += 1
-                running[b] = token not in sampling.stop_ids
-        if not any(running):
-            break
-    return outputs, evaluations
+            latents, past = infer(text_BL[:, 1:end], rng, n // sampling.reinfer_every), None
+        start = 0 if past is None else end - 1
+        logits_BV, past = stack.decode(text_BL[:, start:end], start, latents, past)
+        text_BL[:, end] = draw(logits_BV, uniforms_TB[n], sampling)
+        if sampling.stop_ids:
+            running_B &= ~torch.isin(text_BL[:, end], stop_ids)
+            if not running_B.any():
+                break
+    outputs = [up_to_stop(new, sampling.stop_ids) for new in text_BL[:, 1 + given : end + 1].tolist()]
+    return outputs, [len(new) for new in outputs]
