@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltm.api import Sampling
-from ltm.nn.block import KeysValues, Linear
+from ltm.nn.block import Linear
+from ltm.nn.cache import KeyValueCache
 from ltm.nn.flops import StackFlops
 from ltm.nn.output_head import token_nats, weighted_nll
 from ltm.nn.sampling import draw
@@ -150,7 +151,7 @@ class Codebook(nn.Module):
         uniforms, device = rng.stream(purpose), self.vectors.device
         codes_BN = torch.empty(len(rng.indices), 0, dtype=torch.int64, device=device)
         inputs_B1 = torch.full((len(rng.indices), 1), self.config.codes, device=device)
-        past: list[KeysValues] | None = None
+        past: list[KeyValueCache] | None = None
         for n in range(latents):
             logits_BC, past = self.prior.decode(inputs_B1, n, None, past)
             inputs_B1 = draw(logits_BC, uniforms.uniform(), Sampling())[:, None]

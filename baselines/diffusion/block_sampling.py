@@ -22,8 +22,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ltm.api import Generations, Rng, Sampling
-from ltm.nn.block import KeysValues
-from ltm.nn.sampling import draw
+from ltm.nn.cache import KeyValueCache
+from ltm.nn.output_head import logits_of
+from ltm.nn.sampling import draw, up_to_stop
 from ltm.nn.spans import check_ids
 from ltm.nn.transformer import Transformer
 from ltm.rng import SequenceRng
@@ -67,8 +68,7 @@ def continue_in_blocks(
         tokens_BL = tokens_BL.to(stack.embedding.device)
         new_BT, used_B = _continue(stack, block_size, tokens_BL, max_new_tokens, sampling, rng.select(rows))
         for r, new, used in zip(rows, new_BT.tolist(), used_B.tolist(), strict=True):
-            stop = next((n for n, token in enumerate(new) if token in sampling.stop_ids), max_new_tokens)
-            outputs[r], evaluations[r] = new[: stop + 1], used
+            outputs[r], evaluations[r] = up_to_stop(new, sampling.stop_ids), used
     return Generations(tokens=outputs, network_evaluations=evaluations)
 
 
@@ -82,7 +82,7 @@ def _continue(
     stop_ids = torch.tensor(sampling.stop_ids, dtype=torch.int64, device=device)
     row_B = torch.arange(len(text_BL), device=device)
     done_B, evaluations_B = torch.zeros_like(row_B, dtype=torch.bool), torch.zeros_like(row_B)
-    noise, past, stored = rng.stream("blocks"), None, 0
+    noise, caches, stored = rng.stream("blocks"), [KeyValueCache() for _ in stack.blocks], 0
     for start in range(first // S * S, end, S):
         given, wanted = text_BL.shape[1] - start, min(S, end - start)
         canvas_BS = F.pad(text_BL[:, start:], (0, S - given), value=mask_id)
@@ -91,9 +91,9 @@ def _continue(
         order_XB = given + order_u_BS[:, given:wanted].argsort(1).T
         for position_B, u_B in zip(order_XB, token_u_BS.T, strict=False):
             inputs = torch.cat([text_BL[:, stored:start], canvas_BS], 1)
-            h_BLD, past = evaluate(stack, S, inputs, stored, past)
+            h_BLD = evaluate(stack, S, inputs, stored, caches)
             stored = start
-            logits_BV = h_BLD[row_B, position_B - S].to(stack.dtype) @ stack.head().T
+            logits_BV = logits_of(h_BLD[row_B, position_B - S], stack.head())
             canvas_BS[row_B, position_B] = draw(logits_BV, u_B, sampling)
             evaluations_B += ~done_B
             new_BT = canvas_BS[:, max(first - start, 0) : wanted]
@@ -107,21 +107,20 @@ def _continue(
     return text_BL[:, first:end], evaluations_B
 
 
-def evaluate(
-    stack: Transformer, S: int, inputs_BL: Tensor, start: int, past: list[KeysValues] | None
-) -> tuple[Tensor, list[KeysValues]]:
-    """Return hidden states of whole blocks from position `start` on, the last with masks; and the next cache.
+def evaluate(stack: Transformer, S: int, inputs_BL: Tensor, start: int, caches: list[KeyValueCache]) -> Tensor:
+    """Return hidden states of whole blocks from position `start` on, the last with masks, (B, L, D).
 
-    A position sees its own block and the N / S - 1 blocks before it. The cache holds what the next evaluation of the
-    last block may attend to, so not that block itself.
+    A position sees its own block and the N / S - 1 blocks before it. The caches are left with what the next evaluation
+    of the last block may attend to, so not with that block itself.
     """
     N, L = stack.config.max_length, inputs_BL.shape[1]
-    cached = past[0][0].shape[2] if past else 0
-    position_K = torch.arange(start - cached, start + L, device=inputs_BL.device)
-    block_K = position_K // S
-    age = block_K[cached:, None] - block_K
-    visible = (age >= 0) & (age < N // S)
-    embedded = stack.embed(inputs_BL)
-    h_BLD, cache = stack.run(embedded, positions_L=position_K[cached:], past=past, visible=visible)
-    kept = slice(max(0, cached + L - N), cached + L - S)
-    return h_BLD, [(k[:, :, kept], v[:, :, kept]) for k, v in cache]
+    visible = None  # the last block sees all that the caches hold
+    if L > S:
+        block_K = torch.arange(start - len(caches[0]), start + L, device=inputs_BL.device) // S
+        age = block_K[-L:, None] - block_K
+        visible = (age >= 0) & (age < N // S)
+    h_BLD, _ = stack.run(stack.embed(inputs_BL), positions_L=range(start, start + L), caches=caches, visible=visible)
+    for cache in caches:
+        cache.drop(S)
+        cache.keep(N - S)
+    return h_BLD

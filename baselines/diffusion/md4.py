@@ -32,7 +32,7 @@ from baselines.diffusion.time_embedding import TimeEmbedding, conditioning_flops
 from baselines.diffusion.unmasking import CanvasModel, check_settings, unmask
 from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng, Sampling, published_recipe, tiny_recipe
 from ltm.nn.flops import StackFlops, paper_train_flops
-from ltm.nn.output_head import over_vocabulary, token_nats, weighted_nll
+from ltm.nn.output_head import logits_of, over_vocabulary, token_nats, weighted_nll
 from ltm.nn.sampling import probabilities
 from ltm.nn.spans import prepare_batch
 from ltm.nn.transformer import Transformer, TransformerConfig
@@ -213,8 +213,7 @@ class MD4(CanvasModel):
     def predict(self, canvas_BL: Tensor, rate_B: Tensor, wanted_BL: Tensor) -> Tensor:
         """Return logits (N, V - 1) of the wanted positions, at the time with this mask rate; fixed schedules only."""
         assert self.fixed is not None
-        h_ND = self.hidden_states(canvas_BL, self.fixed.time(rate_B), wanted_BL)
-        return h_ND.to(self.decoder.dtype) @ self.decoder.head().T
+        return logits_of(self.hidden_states(canvas_BL, self.fixed.time(rate_B), wanted_BL), self.decoder.head())
 
     def _rates(self) -> list[float]:
         """Return the mask rates of the sampler's grid, 1 .. 0; for a learned schedule the times, the rates at speed 1.

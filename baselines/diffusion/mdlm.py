@@ -20,7 +20,7 @@ from baselines.diffusion.masking import DRAWS, diffusion_bound, draw_masks, visi
 from baselines.diffusion.unmasking import CanvasModel, check_settings, unmask
 from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng, Sampling, published_recipe, tiny_recipe
 from ltm.nn.flops import StackFlops, paper_train_flops
-from ltm.nn.output_head import token_nats, weighted_nll
+from ltm.nn.output_head import logits_of, token_nats, weighted_nll
 from ltm.nn.spans import prepare_batch
 from ltm.nn.transformer import Transformer, TransformerConfig
 from ltm.rng import SequenceRng, Stream
@@ -124,7 +124,7 @@ class MDLM(CanvasModel):
 
     def predict(self, canvas_BL: Tensor, rate_B: Tensor, wanted_BL: Tensor) -> Tensor:
         """Return logits (N, V - 1) of the wanted positions; the rate is ignored."""
-        return self.hidden_states(canvas_BL, wanted_BL).to(self.decoder.dtype) @ self.decoder.head().T
+        return logits_of(self.hidden_states(canvas_BL, wanted_BL), self.decoder.head())
 
     def fill(self, canvas_BL: Tensor, noise: Stream, sampling: Sampling) -> tuple[Tensor, Tensor]:
         """Reveal the masks with the configured sampler; see `CanvasModel.fill`."""

@@ -19,12 +19,10 @@ from torch import Tensor
 
 from baselines.diffusion.masking import MaskedModel
 from ltm.api import Generations, Rng, Sampling
-from ltm.nn.sampling import draw
+from ltm.nn.sampling import draw, up_to_stop
 from ltm.nn.spans import check_ids
 from ltm.nn.transformer import TransformerConfig
 from ltm.rng import SequenceRng, Stream
-
-_DRAWN_TOGETHER = 256  # tokens whose float64 probabilities are in memory at a time
 
 
 class Predict(Protocol):
@@ -121,8 +119,7 @@ def _reveal(
         return
     wanted, tokens = wanted_BL[rows], canvas_BL[rows]
     logits_NV, uniforms_N = predict(tokens, rate_B[rows], wanted), uniforms_BL[rows][wanted]
-    parts = zip(logits_NV.split(_DRAWN_TOGETHER), uniforms_N.split(_DRAWN_TOGETHER), strict=True)
-    tokens[wanted] = torch.cat([draw(logits, uniforms, sampling) for logits, uniforms in parts])
+    tokens[wanted] = draw(logits_NV, uniforms_N, sampling)
     canvas_BL[rows] = tokens
 
 
@@ -220,12 +217,9 @@ def generate(
             running = [r for r in running if not set(sampling.stop_ids).intersection(texts[r][reached:])]
             reached, canvas_number = reached + new, canvas_number + 1
     new_tokens = [text[len(p) :] for text, p in zip(texts, prompts, strict=True)]
-    return Generations(tokens=[_cut(t, sampling.stop_ids) for t in new_tokens], network_evaluations=evaluations)
-
-
-def _cut(tokens: list[int], stop_ids: tuple[int, ...]) -> list[int]:
-    """Cut after the first stop id."""
-    return tokens[: next((n + 1 for n, token in enumerate(tokens) if token in stop_ids), len(tokens))]
+    return Generations(
+        tokens=[up_to_stop(new, sampling.stop_ids) for new in new_tokens], network_evaluations=evaluations
+    )
 
 
 class CanvasModel(MaskedModel):

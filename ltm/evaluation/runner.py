@@ -76,7 +76,7 @@ class Runner:
         with self._at_work(task, len(prompts)) as (cache, advance):
             todo = {prompt.record: prompt for prompt in prompts if prompt.record not in cache}
             advance(len(prompts) - len(todo), 0)
-            # A call has one answer length and one way of sampling; prompts of equal length are decoded together.
+            # A call has one answer length and one way of sampling; prompts of similar length decode best together.
             alike = defaultdict(list)
             for prompt in todo.values():
                 alike[prompt.new_tokens, prompt.sampling].append(prompt)

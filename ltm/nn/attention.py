@@ -24,6 +24,16 @@ def rotations(positions: Tensor, channels: int, dtype: torch.dtype, base: float 
     )
 
 
+def rotation_table(end: int, channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the rotations of positions 0 .. end - 1, from a kept table: decoders ask for one at a time."""
+    return _rotation_table(max(128, 1 << (end - 1).bit_length()), channels, dtype, device)[:end]
+
+
+@functools.lru_cache(maxsize=16)
+def _rotation_table(length: int, channels: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return rotations(torch.arange(length, device=device), channels, dtype)
+
+
 def rotate(x_BHLC: Tensor, rotations_LC: Tensor, *, contiguous: bool = False) -> Tensor:
     """Apply RoPE to interleaved pairs of channels, in float32 or wider.
 
@@ -34,7 +44,7 @@ def rotate(x_BHLC: Tensor, rotations_LC: Tensor, *, contiguous: bool = False) ->
     wide = x_BHLC if x_BHLC.dtype == torch.float64 else x_BHLC.float()
     if wide.stride(-1) != 1:  # gradients may arrive expanded or transposed
         wide = wide.contiguous()
-    pairs = torch.view_as_complex(wide.unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(wide.view(*wide.shape[:-1], wide.shape[-1] // 2, 2))
     out = torch.empty(pairs.shape, dtype=pairs.dtype, device=pairs.device) if contiguous else None
     return torch.view_as_real(torch.mul(pairs, rotations_LC, out=out)).flatten(-2).to(x_BHLC.dtype)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltm.nn.attention import attend, causal_attention
+from ltm.nn.cache import KeyValueCache
 from ltm.nn.fused import norm_linear, rms_norm, rotated_heads, swiglu
 
 KeysValues = tuple[Tensor, Tensor]
@@ -112,25 +113,31 @@ class Block(nn.Module):
         dtype: torch.dtype,
         *,
         past: KeysValues | None = None,
+        cache: KeyValueCache | None = None,
         visible: Tensor | None = None,
         modulations: Sequence[Tensor | None] = (None, None, None),
     ) -> tuple[Tensor, KeysValues]:
-        """Add self-attention; also return the keys and values that later positions need, those of `past` first.
+        """Add self-attention; also return the keys and values that were attended to, those of `past` first.
 
         Args:
-            past: keys and values of earlier positions. With it, a causal block without `visible` takes a single
-                position, a decoding step.
-            visible: true where a query may look, broadcast to (B, H, L, K); it replaces the block's own rule.
+            past: keys and values of earlier positions.
+            cache: holds those of earlier positions, and from now on those of these. A causal block gives up what its
+                window hides from later positions; where something is held, it takes a single position, a decoding step.
+            visible: true where a query may look, broadcast to (B, H, L, K); it replaces the block's own rule, and must
+                be given with `past`.
             modulations: shift, scale and gate, from `modulations`.
         """
         shift, scale, gate = modulations
         projected = self._normed_linear(x_BLD, self.attention_norm, self.attention_in, dtype, shift, scale)
         q, k, v = rotated_heads(projected, rotations_LC, self.heads, rotated=2)
-        if past is not None:
+        first = past is None and not (cache and len(cache))
+        if cache is not None:
+            k, v = cache.add(k, v)
+            if self.causal and self.window is not None:
+                cache.keep(self.window - 1)
+        elif past is not None:
             k, v = torch.cat([past[0], k], 2), torch.cat([past[1], v], 2)
-            if visible is None and self.causal and self.window is not None:
-                k, v = k[:, :, -self.window :], v[:, :, -self.window :]
-        if past is None and visible is None and self.causal:
+        if first and visible is None and self.causal:
             attended = causal_attention(q, k, v, self.window)
         else:
             attended = attend(q, k, v, visible)

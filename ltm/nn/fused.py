@@ -1,8 +1,9 @@
 """Parts of a Transformer block as single functions with hand-written gradients.
 
 A small model spends more time between its matrix products than in them: autograd makes a dozen passes over memory where
-two or three suffice. Each function equals the composition that its docstring names, gradients included. Matrix products
-run in the dtype given, everything else in the parameters' own.
+two or three suffice. Each function equals the composition that its docstring names, gradients included. Where no
+gradient is recorded, as in decoding, the values are computed without autograd's own call, which would take longer than
+some of them. Matrix products run in the dtype given, everything else in the parameters' own.
 
 Shapes: B sequences, L positions, N positions of all sequences, D width, H heads, C channels per head, F hidden units.
 """
@@ -51,6 +52,8 @@ class _RMSNorm(torch.autograd.Function):
 
 def rms_norm(x: Tensor, weight_D: Tensor) -> Tensor:
     """Return x / sqrt(mean(x²) + 1e-5) · weight over the last dimension (arXiv 1910.07467); equals `F.rms_norm`."""
+    if not torch.is_grad_enabled():
+        return _unit(x)[0] * weight_D
     return _RMSNorm.apply(x, weight_D)
 
 
@@ -78,16 +81,24 @@ class _NormLinear(torch.autograd.Function):
 
 def norm_linear(x: Tensor, norm_D: Tensor, weight_XD: Tensor, dtype: torch.dtype) -> Tensor:
     """Apply `F.linear` to `rms_norm`, (..., D) to (..., X) in `dtype`, without keeping the normalised input."""
+    if not torch.is_grad_enabled():
+        return F.linear((_unit(x)[0] * norm_D).to(dtype), weight_XD.to(dtype))
     return _NormLinear.apply(x.flatten(0, -2), norm_D, weight_XD, dtype).unflatten(0, x.shape[:-1])
+
+
+def _activated(gate_and_up: Tensor) -> tuple[Tensor, Tensor]:
+    """Return silu(gate) and silu(gate) · up."""
+    gate, up = gate_and_up.chunk(2, -1)
+    activated = F.silu(gate)
+    return activated, activated * up
 
 
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate_and_up: Tensor) -> Tensor:
-        gate, up = gate_and_up.chunk(2, -1)
-        activated = F.silu(gate)
+        activated, out = _activated(gate_and_up)
         ctx.save_for_backward(gate_and_up, activated)
-        return activated * up
+        return out
 
     @staticmethod
     @once_differentiable
@@ -103,7 +114,16 @@ class _SwiGLU(torch.autograd.Function):
 
 def swiglu(gate_and_up: Tensor) -> Tensor:
     """Return silu(gate) · up of the two halves of the last dimension, (..., 2 F) to (..., F) (arXiv 2002.05202)."""
+    if not torch.is_grad_enabled():
+        return _activated(gate_and_up)[1]
     return _SwiGLU.apply(gate_and_up)
+
+
+def _split_and_turned(x_BLX: Tensor, rotations_LC: Tensor, heads: int, rotated: int) -> tuple[Tensor, ...]:
+    (B, L, X), C = x_BLX.shape, 2 * rotations_LC.shape[-1]
+    split = x_BLX.reshape(B, L, X // (heads * C), heads, C).permute(2, 0, 3, 1, 4)
+    turned = rotate(split[:rotated], rotations_LC, contiguous=True)
+    return *turned.unbind(0), *split[rotated:].contiguous().unbind(0)
 
 
 class _RotatedHeads(torch.autograd.Function):
@@ -111,10 +131,7 @@ class _RotatedHeads(torch.autograd.Function):
     def forward(ctx: Any, x_BLX: Tensor, rotations_LC: Tensor, heads: int, rotated: int) -> tuple[Tensor, ...]:
         ctx.save_for_backward(rotations_LC)
         ctx.shape, ctx.rotated = x_BLX.shape, rotated
-        parts = x_BLX.shape[-1] // (heads * 2 * rotations_LC.shape[-1])
-        split = x_BLX.unflatten(-1, (parts, heads, -1)).permute(2, 0, 3, 1, 4)
-        turned = rotate(split[:rotated], rotations_LC, contiguous=True)
-        return *turned.unbind(0), *split[rotated:].contiguous().unbind(0)
+        return _split_and_turned(x_BLX, rotations_LC, heads, rotated)
 
     @staticmethod
     @once_differentiable
@@ -137,4 +154,6 @@ def rotated_heads(x_BLX: Tensor, rotations_LC: Tensor, heads: int, *, rotated: i
         x_BLX: queries, keys and values side by side, or some of them; X = parts · H · C.
         rotations_LC: unit complex numbers (L, C/2), one row per position.
     """
+    if not torch.is_grad_enabled():
+        return _split_and_turned(x_BLX, rotations_LC, heads, rotated)
     return _RotatedHeads.apply(x_BLX, rotations_LC, heads, rotated)

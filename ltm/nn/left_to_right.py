@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ltm.api import Generations, LanguageModel, LikelihoodEstimate, Rng, Sampling
 from ltm.nn.block import KeysValues
-from ltm.nn.sampling import draw
+from ltm.nn.sampling import draw, up_to_stop
 from ltm.nn.spans import check_ids, prepare_batch
 from ltm.rng import SequenceRng
 
@@ -100,7 +100,7 @@ def continue_prompts(
     sampling: Sampling,
     rng: Rng,
 ) -> Generations:
-    """Decode a continuation of each prompt with a KV cache; prompts of equal length run as a batch.
+    """Decode a continuation of each prompt with a KV cache, in as few steps as `batches` finds.
 
     Raises:
         ValueError: no new token is asked for, a prompt and its continuation do not fit the stack, or an id is outside
@@ -115,39 +115,77 @@ def continue_prompts(
             f"a prompt of {longest} tokens and {max_new_tokens} new ones exceed the {stack.block_length} tokens that "
             "fit after the BOS"
         )
+    check_ids(torch.tensor([token for prompt in prompts for token in prompt]), stack.vocab_size)
     outputs: list[list[int]] = [[] for _ in prompts]
-    evaluations = [0] * len(prompts)
-    for length in sorted({len(p) for p in prompts}):
-        rows = [r for r, p in enumerate(prompts) if len(p) == length]
-        tokens_BL = torch.tensor([list(prompts[r]) for r in rows], dtype=torch.int64).view(len(rows), length)
-        check_ids(tokens_BL, stack.vocab_size)
-        new, used = _continue(stack, tokens_BL.to(stack.device), infer, max_new_tokens, sampling, rng.select(rows))
-        for r, sequence, count in zip(rows, new, used, strict=True):
-            outputs[r], evaluations[r] = sequence, count
-    return Generations(tokens=outputs, network_evaluations=evaluations)
+    # Latents are inferred anew after so many tokens of a row: only rows in step can be decoded together.
+    gap = 0 if sampling.reinfer_every else max_new_tokens
+    for rows in batches([len(p) for p in prompts], gap):
+        texts = _continue(stack, [prompts[r] for r in rows], infer, max_new_tokens, sampling, rng.select(rows))
+        for r, new in zip(rows, texts, strict=True):
+            outputs[r] = new
+    return Generations(tokens=outputs, network_evaluations=[len(new) for new in outputs])
+
+
+def batches(lengths: Sequence[int], gap: int) -> list[list[int]]:
+    """Cut prompts, sorted by length, where the next one is more than `gap` longer; return the indices of each part.
+
+    A batch begins after its shortest prompt, and rows with longer ones read them token by token; to make n tokens each
+    it takes n steps and one for each token between the shortest and the longest. So gaps of n give the fewest steps.
+    """
+    found: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
+        if not found or lengths[row] - lengths[found[-1][-1]] > gap:
+            found.append([])
+        found[-1].append(row)
+    return found
 
 
 def _continue(
-    stack: Decoder, tokens_BL: Tensor, infer: Infer, max_new_tokens: int, sampling: Sampling, rng: SequenceRng
-) -> tuple[list[list[int]], list[int]]:
-    uniforms = rng.stream("tokens")
-    outputs: list[list[int]] = [[] for _ in rng.indices]
-    evaluations, running = [0] * len(outputs), [True] * len(outputs)
-    latents = infer(tokens_BL, rng, 0)
+    stack: Decoder,
+    prompts: Sequence[Sequence[int]],
+    infer: Infer,
+    max_new_tokens: int,
+    sampling: Sampling,
+    rng: SequenceRng,
+) -> list[list[int]]:
+    """Decode a batch of prompts that are sorted by length; return the new tokens of each."""
+    device, lengths = stack.device, [len(p) for p in prompts]
+    shortest, steps = lengths[0], lengths[-1] - lengths[0] + max_new_tokens
+    # BOS, the prompt, and room for new tokens.
+    rows = [[stack.vocab_size - 1, *p] + [0] * (shortest + steps - len(p)) for p in prompts]
+    text_BL = torch.tensor(rows, device=device)
+    number_BS = torch.arange(steps) - torch.tensor(lengths)[:, None] + shortest  # which new token a step makes
+    # All draws in advance: the same numbers as one at a time.
+    uniforms_BT = rng.stream("tokens").uniform(max_new_tokens)
+    uniforms_SB = uniforms_BT.gather(1, number_BS.clamp(0, max_new_tokens - 1)).T.to(device)
+    new_SB = ((number_BS >= 0) & (number_BS < max_new_tokens)).T.to(device)
+    last_SB = (number_BS >= max_new_tokens - 1).T.to(device)
+    stop_ids = torch.tensor(sampling.stop_ids, dtype=torch.int64, device=device)
+    stopped_B = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    latents = _inferred(infer, text_BL, lengths, rng)
     past: Any = None
-    for n in range(max_new_tokens):
-        if sampling.reinfer_every and n and n % sampling.reinfer_every == 0:
-            latents, past = infer(tokens_BL, rng, n // sampling.reinfer_every), None
-        bos = tokens_BL.new_full((len(outputs), 1), stack.vocab_size - 1)
-        inputs = torch.cat([bos, tokens_BL], 1) if past is None else tokens_BL[:, -1:]
-        logits_BV, past = stack.decode(inputs, tokens_BL.shape[1] + 1 - inputs.shape[1], latents, past)
-        drawn_B = draw(logits_BV, uniforms.uniform(), sampling)
-        tokens_BL = torch.cat([tokens_BL, drawn_B[:, None]], 1)
-        for b, token in enumerate(drawn_B.tolist()):
-            if running[b]:
-                outputs[b].append(token)
-                evaluations[b] += 1
-                running[b] = token not in sampling.stop_ids
-        if not any(running):
-            break
-    return outputs, evaluations
+    for step, end in enumerate(range(1 + shortest, 1 + shortest + steps)):
+        if sampling.reinfer_every and step and step % sampling.reinfer_every == 0:
+            latents, past = infer(text_BL[:, 1:end], rng, step // sampling.reinfer_every), None
+        start = 0 if past is None else end - 1
+        logits_BV, past = stack.decode(text_BL[:, start:end], start, latents, past)
+        drawn_B = draw(logits_BV, uniforms_SB[step], sampling)
+        text_BL[:, end] = torch.where(new_SB[step], drawn_B, text_BL[:, end])
+        if sampling.stop_ids:
+            stopped_B |= new_SB[step] & torch.isin(drawn_B, stop_ids)
+            if (stopped_B | last_SB[step]).all():
+                break
+    texts = zip(text_BL.tolist(), lengths, strict=True)
+    return [up_to_stop(text[1 + n : 1 + n + max_new_tokens], sampling.stop_ids) for text, n in texts]
+
+
+def _inferred(infer: Infer, text_BL: Tensor, lengths: list[int], rng: SequenceRng) -> list[KeysValues] | None:
+    """Return the latents of each row's prompt, inferred for prompts of equal length at a time."""
+    parts = []
+    for length in sorted(set(lengths)):
+        rows = [row for row, own in enumerate(lengths) if own == length]
+        parts.append(infer(text_BL[rows, 1 : 1 + length], rng.select(rows), 0))
+    if any(part is None for part in parts):
+        return None
+    layers = zip(*(part for part in parts if part is not None), strict=True)
+    return [(torch.cat([k for k, _ in layer]), torch.cat([v for _, v in layer])) for layer in layers]

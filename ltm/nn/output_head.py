@@ -25,6 +25,17 @@ BLOCK_BYTES = {"cpu": 2**20, "cuda": 2**29}
 GROUP_TOKENS = {"cpu": 512, "cuda": 2**16}
 """Tokens that share a pass over the blocks."""
 
+FEW_TOKENS = 32
+"""Of at most so many tokens, a CPU forms logits as head · hᵀ: as the right factor, the whole head is first copied."""
+
+
+def logits_of(h_ND: Tensor, head_VD: Tensor) -> Tensor:
+    """Return the logits of few enough tokens for all to be in memory, (N, V), in the dtype of the head."""
+    h_ND = h_ND.to(head_VD.dtype)
+    if len(h_ND) <= FEW_TOKENS and h_ND.device.type == "cpu":
+        return (head_VD @ h_ND.T).T.contiguous()
+    return h_ND @ head_VD.T
+
 
 def _chunks(tokens: int, head_VD: Tensor) -> Iterator[slice]:
     device = head_VD.device.type

@@ -10,13 +10,17 @@ from torch import Tensor
 
 from ltm.api import Sampling
 
+TOGETHER = {"cpu": 2**18, "cuda": 2**24}
+"""Float64 probabilities in memory at a time; on a CPU, what stays in its caches and needs no new pages."""
+
 
 def probabilities(logits_BV: Tensor, sampling: Sampling) -> Tensor:
     """Return float64 probabilities (B, V) after temperature, top-k and top-p; the token that crosses top_p is kept."""
     logits_BV = logits_BV.double()
     if sampling.temperature == 0:
         return torch.zeros_like(logits_BV).scatter_(1, logits_BV.argmax(1, keepdim=True), 1.0)
-    logits_BV = logits_BV / sampling.temperature
+    if sampling.temperature != 1:
+        logits_BV = logits_BV / sampling.temperature
     if sampling.top_k is not None and sampling.top_k < logits_BV.shape[1]:
         smallest_kept = logits_BV.topk(sampling.top_k, dim=1).values[:, -1:]
         logits_BV = logits_BV.masked_fill(logits_BV < smallest_kept, -torch.inf)
@@ -31,7 +35,9 @@ def probabilities(logits_BV: Tensor, sampling: Sampling) -> Tensor:
 
 def draw(logits_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -> Tensor:
     """Draw one token id per row by inverting the cumulative distribution in float64, (B,) int64."""
-    return invert(probabilities(logits_BV, sampling), uniforms_B)
+    rows = max(1, TOGETHER[logits_BV.device.type] // logits_BV.shape[1])
+    parts = zip(logits_BV.split(rows), uniforms_B.split(rows), strict=True)
+    return torch.cat([invert(probabilities(logits, sampling), uniforms) for logits, uniforms in parts])
 
 
 def invert(weights_BV: Tensor, uniforms_B: Tensor) -> Tensor:
@@ -40,3 +46,8 @@ def invert(weights_BV: Tensor, uniforms_B: Tensor) -> Tensor:
     threshold = uniforms_B.to(cumulative)[:, None] * cumulative[:, -1:]
     # `right`: a uniform of exactly 0 must not pick a leading column of weight 0.
     return torch.searchsorted(cumulative, threshold, right=True)[:, 0].clamp(max=cumulative.shape[1] - 1)
+
+
+def up_to_stop(tokens: list[int], stop_ids: tuple[int, ...]) -> list[int]:
+    """Return the tokens up to the first stop id, with it, or all of them."""
+    return tokens[: next((n + 1 for n, token in enumerate(tokens) if token in stop_ids), len(tokens))]

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltm.devices import matmul_dtype
-from ltm.nn.attention import rotations
+from ltm.nn.attention import rotation_table, rotations
 from ltm.nn.block import Block, KeysValues, RMSNorm
+from ltm.nn.cache import KeyValueCache
+from ltm.nn.output_head import logits_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,17 +125,21 @@ class Stack(nn.Module):
             return torch.float64
         return matmul_dtype(setting, weight.device, inputs=self.config.width, outputs=2 * self.config.hidden)
 
-    def rotations(self, positions: Tensor) -> Tensor:
-        """RoPE rotations (L, C/2), complex, for positions (L,), which may be fractions."""
-        return rotations(positions, self.config.width // self.config.heads, self.norm.weight.dtype)
+    def rotations(self, positions: Tensor | range) -> Tensor:
+        """RoPE rotations (L, C/2), complex, for positions (L,), which may be fractions; looked up for a range."""
+        channels, weight = self.config.width // self.config.heads, self.norm.weight
+        if isinstance(positions, range):
+            return rotation_table(positions.stop, channels, weight.dtype, weight.device)[positions.start :]
+        return rotations(positions, channels, weight.dtype)
 
     def run(
         self,
         x_BLD: Tensor,
         *,
-        positions_L: Tensor | None = None,
+        positions_L: Tensor | range | None = None,
         latents: list[KeysValues] | None = None,
         past: list[KeysValues] | None = None,
+        caches: list[KeyValueCache] | None = None,
         visible: Tensor | None = None,
         condition_BE: Tensor | None = None,
     ) -> tuple[Tensor, list[KeysValues]]:
@@ -143,28 +149,29 @@ class Stack(nn.Module):
             x_BLD: embeddings.
             positions_L: positions for RoPE; 0 .. L-1 when None.
             latents: each layer's keys and values for cross-attention.
-            past, visible: see `Block.self_attend`.
+            past, caches, visible: see `Block.self_attend`; one for each layer.
             condition_BE: one vector per sequence, if the stack was made with `condition`.
         """
         if positions_L is None:
             positions_L = torch.arange(x_BLD.shape[1], device=x_BLD.device)
-        rotations_LC, cache = self.rotations(positions_L), []
+        rotations_LC, attended_to = self.rotations(positions_L), []
         for layer, block in enumerate(self.blocks):
             modulations = block.modulations(condition_BE, self.dtype)
-            x_BLD, kept = block.self_attend(
+            x_BLD, keys_values = block.self_attend(
                 x_BLD,
                 rotations_LC,
                 self.dtype,
                 past=past[layer] if past else None,
+                cache=caches[layer] if caches else None,
                 visible=visible,
                 modulations=modulations[:3],
             )
-            cache.append(kept)
+            attended_to.append(keys_values)
             if latents is not None:
                 queries = block.cross_queries(x_BLD, rotations_LC, self.dtype)
                 x_BLD = block.cross_attend(x_BLD, queries, latents[layer], self.dtype)
             x_BLD = block.mlp(x_BLD, self.dtype, modulations[3:])
-        return self.norm(x_BLD), cache
+        return self.norm(x_BLD), attended_to
 
 
 class Transformer(Stack):
@@ -253,13 +260,18 @@ class Transformer(Stack):
         """Return hidden states (B, L, D) after the final norm, for inputs at positions 0 .. L-1."""
         return self.run(self.embed(inputs_BL), latents=latents, visible=visible, condition_BE=condition_BE)[0]
 
+    @torch.no_grad()
     def decode(
-        self, inputs_BL: Tensor, start: int, latents: list[KeysValues] | None, past: list[KeysValues] | None
-    ) -> tuple[Tensor, list[KeysValues]]:
-        """Return logits (B, V - 1) after the last of `inputs_BL`, whose first position is `start`, and the KV cache."""
-        positions_L = torch.arange(start, start + inputs_BL.shape[1], device=inputs_BL.device)
-        h_BLD, cache = self.run(self.embed(inputs_BL), positions_L=positions_L, latents=latents, past=past)
-        return h_BLD[:, -1].to(self.dtype) @ self.head().T, cache
+        self, inputs_BL: Tensor, start: int, latents: list[KeysValues] | None, past: list[KeyValueCache] | None
+    ) -> tuple[Tensor, list[KeyValueCache]]:
+        """Return logits (B, V - 1) after the last of `inputs_BL`, whose first position is `start`, and the KV caches.
+
+        These are the ones given, with the new positions added to them.
+        """
+        caches = [KeyValueCache() for _ in self.blocks] if past is None else past
+        positions_L = range(start, start + inputs_BL.shape[1])
+        h_BLD, _ = self.run(self.embed(inputs_BL), positions_L=positions_L, latents=latents, caches=caches)
+        return logits_of(h_BLD[:, -1], self.head()), caches
 
 
 def set_matmul_dtype(model: nn.Module, dtype: torch.dtype | None) -> None:

@@ -66,6 +66,11 @@ def test_moments_and_ranges() -> None:
     assert (uniform.mean() - 0.5).abs() < 0.01
 
 
+def test_uniform_numbers_drawn_at_once_are_those_drawn_in_turn() -> None:
+    one_by_one, at_once = (SequenceRng(1, [3, 4]).stream("tokens") for _ in range(2))
+    assert torch.equal(torch.stack([one_by_one.uniform() for _ in range(50)], 1), at_once.uniform(50))
+
+
 def test_dtype_changes_the_spelling_and_not_the_noise() -> None:
     def draw(dtype: torch.dtype) -> torch.Tensor:
         return SequenceRng(2, [9]).stream("x").normal(50, dtype=dtype)

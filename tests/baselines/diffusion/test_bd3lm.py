@@ -19,6 +19,7 @@ from baselines.diffusion.masking import draw_masks
 from baselines.diffusion.mdlm import MDLM, MDLMConfig
 from benchmarks import clipping_search
 from ltm.api import Sampling
+from ltm.nn.cache import KeyValueCache
 from ltm.nn.transformer import TransformerConfig
 from ltm.rng import SequenceRng
 from ltm.testing.miniatures import V, all_texts, structured_batch
@@ -303,14 +304,14 @@ def test_generation_goes_on_beyond_the_positions():
 def test_cached_blocks_are_the_uncached_ones():
     model, S = untrained(2, 6), 2
     inputs = torch.randint(V, (3, 12))
-    whole, _ = evaluate(model.decoder, S, inputs, 0, None)
-    past, stored = None, 0
+    whole = evaluate(model.decoder, S, inputs, 0, [KeyValueCache() for _ in model.decoder.blocks])
+    caches, stored = [KeyValueCache() for _ in model.decoder.blocks], 0
     for start in range(0, 12, S):
         for _ in range(2):  # a second look at a block finds the first one's tokens taken in
-            h, past = evaluate(model.decoder, S, inputs[:, stored : start + S], stored, past)
+            h = evaluate(model.decoder, S, inputs[:, stored : start + S], stored, caches)
             stored = start
         torch.testing.assert_close(h, whole[:, start : start + S])
-        assert past[0][0].shape[2] <= 4
+        assert all(len(cache) <= 4 for cache in caches)
 
 
 def test_stops_inside_a_block_and_refuses_what_it_cannot_do():

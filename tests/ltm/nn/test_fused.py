@@ -16,13 +16,15 @@ F64 = torch.float64
 
 
 def agree(ours: Callable[..., Tensor], theirs: Callable[..., Tensor], *inputs: Tensor) -> None:
-    """Equal values, and equal gradients of everything that requires one."""
+    """Equal values, with autograd and without, and equal gradients of everything that requires one."""
     found = []
     for function in (ours, theirs):
         leaves = [x.detach().requires_grad_() for x in inputs]
         value = function(*leaves)
         torch.manual_seed(1)
         found.append((value, *torch.autograd.grad((value * torch.randn_like(value)).sum(), leaves)))
+    with torch.no_grad():
+        torch.testing.assert_close(ours(*inputs), found[0][0], rtol=1e-9, atol=1e-12)
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 

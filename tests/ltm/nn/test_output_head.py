@@ -28,6 +28,14 @@ def test_token_nats(problem):
     )
 
 
+@pytest.mark.parametrize("tokens", [0, 1, output_head.FEW_TOKENS, output_head.FEW_TOKENS + 1])
+def test_logits(tokens):
+    h, head = torch.randn(tokens, 6, dtype=torch.float64), torch.randn(13, 6, dtype=torch.float64)
+    found = output_head.logits_of(h, head)
+    torch.testing.assert_close(found, h @ head.T)
+    assert found.is_contiguous() and output_head.logits_of(h, head.float()).dtype == torch.float32
+
+
 def test_gradients(problem):
     h, head, targets, weights = problem
     plain = (F.cross_entropy(h @ head.T, targets, reduction="none") * weights).sum()

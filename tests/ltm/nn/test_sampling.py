@@ -7,7 +7,8 @@ import torch
 from scipy.stats import chisquare
 
 from ltm.api import Sampling
-from ltm.nn.sampling import draw, probabilities
+from ltm.nn import sampling as sampling_module
+from ltm.nn.sampling import draw, probabilities, up_to_stop
 
 LOGITS = torch.tensor([[0.3, 2.0, -1.0, 1.2, 0.0]])
 
@@ -23,6 +24,24 @@ def test_inversion_never_picks_the_impossible():
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf]])
     for u, expected in ((0.0, 1), (0.49999, 1), (0.5, 3), (1 - 2**-53, 3)):
         assert int(draw(logits, torch.tensor([u], dtype=torch.float64), Sampling())) == expected
+
+
+def test_draws_do_not_depend_on_how_many_are_made_together(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(13, 5, generator=generator)
+    uniforms = torch.rand(13, generator=generator, dtype=torch.float64)
+    for sampling in (Sampling(), Sampling(temperature=0), Sampling(top_p=0.6)):
+        together = draw(logits, uniforms, sampling)
+        for elements in (1, 10, 64):  # one row, two rows, twelve rows
+            monkeypatch.setitem(sampling_module.TOGETHER, "cpu", elements)
+            assert torch.equal(draw(logits, uniforms, sampling), together)
+            assert draw(logits[:0], uniforms[:0], sampling).shape == (0,)
+        monkeypatch.undo()
+
+
+def test_a_text_ends_with_its_first_stop_id():
+    assert up_to_stop([4, 2, 3, 2], (2, 3)) == [4, 2]
+    assert up_to_stop([4, 2], (5,)) == up_to_stop([4, 2], ()) == [4, 2]
 
 
 def test_truncation():

@@ -90,7 +90,13 @@ def test_cached_decoding_equals_one_pass(window, cross_attention):
         logits, cache = stack.decode(new, position + 1 - new.shape[1], latents, cache)
         torch.testing.assert_close(logits, whole[:, position])
     if window:
-        assert cache[0][0].shape[2] == window  # the cache never outgrows the window
+        assert all(len(layer) == window - 1 for layer in cache)  # what the next position sees, itself apart
+
+
+def test_positions_in_a_row_are_looked_up():
+    stack = small()
+    for positions in (range(3), range(7, 9), range(200, 201)):
+        torch.testing.assert_close(stack.rotations(positions), stack.rotations(torch.tensor(positions)))
 
 
 def test_bos_is_an_input_but_never_an_output():
