@@ -48,6 +48,7 @@ def elbo(
         terms={"reconstruction": reconstruction_B, "-kl": -kl_B},
         averaged=True,
         q=q,
+        fast_steps_B=q.steps_B,
     )
 
 
@@ -59,7 +60,8 @@ def importance_bound(
     def log_weight(noise: Tensor) -> Tensor:
         return log_likelihood(q.at(noise)) + q.log_ratio(noise)
 
-    return dataclasses.replace(log_mean_exp(_draw(log_weight, q, draws, rng, "importance_bound"), tokens_B), q=q)
+    bound = log_mean_exp(_draw(log_weight, q, draws, rng, "importance_bound"), tokens_B)
+    return dataclasses.replace(bound, q=q, fast_steps_B=q.steps_B)
 
 
 def predictive_bound(
@@ -70,7 +72,7 @@ def predictive_bound(
     The predictive is the integral of q(z|x) p(y|x,z), normalised over y, so there is no KL to pay.
     """
     values_KB = _draw(lambda noise: log_likelihood(q.at(noise)), q, draws, rng, "predictive_bound")
-    return log_mean_exp(values_KB, tokens_B)
+    return dataclasses.replace(log_mean_exp(values_KB, tokens_B), fast_steps_B=q.steps_B)
 
 
 def reused_noise_estimate(log_likelihood: LogLikelihood, q: Posterior, tokens_B: Tensor) -> LikelihoodEstimate:
@@ -91,6 +93,7 @@ def reused_noise_estimate(log_likelihood: LogLikelihood, q: Posterior, tokens_B:
         kind="estimate",
         draws=1,
         terms={"reconstruction": reconstruction_B, "-kl": -kl_B},
+        fast_steps_B=q.steps_B,
     )
 
 
