@@ -65,8 +65,11 @@ class LatentConfig:
         """Gradient steps in which q is fitted to each text; None where q is inferred without any."""
         return None
 
-    def with_fast_steps(self, steps: int) -> LatentConfig:
-        """The same config with another number of fast steps; itself where there are none."""
+    def with_fast_steps(self, steps: int, *, all_of_them: bool = False) -> LatentConfig:
+        """The same config with another number of fast steps, which no text may end early if `all_of_them`.
+
+        Itself where there are none.
+        """
         return self
 
     def __post_init__(self) -> None:
@@ -94,6 +97,10 @@ class Prepared(NamedTuple):
     def part(self, start: int, end: int) -> Prepared:
         """The part for positions `start` .. `end` - 1."""
         return Prepared(self.x_BLD[:, start:end], self.first_queries[:, :, start:end], self.rotations_LC[start:end])
+
+    def of(self, rows: Tensor) -> Prepared:
+        """The part for some texts of the batch."""
+        return Prepared(self.x_BLD[rows], self.first_queries[rows], self.rotations_LC)
 
     def repeated(self, times: int) -> Prepared:
         """The part for as many copies of all texts, one copy after the other."""

@@ -63,6 +63,7 @@ def elbo(
         terms={"reconstruction": reconstruction_B, "-kl": -kl_B},
         averaged=True,
         q=q,
+        fast_steps_B=q.steps_B,
     )
 
 
@@ -72,7 +73,8 @@ def importance_bound(
     """log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k), a lower bound at least as tight as the ELBO (arXiv 1509.00519)."""
     purpose = "importance_bound"
     values_KB = given(log_likelihood, map(q.at, _noises(q, draws, rng, purpose)))
-    return dataclasses.replace(log_mean_exp(values_KB + _draw(q.log_ratio, q, draws, rng, purpose), tokens_B), q=q)
+    bound = log_mean_exp(values_KB + _draw(q.log_ratio, q, draws, rng, purpose), tokens_B)
+    return dataclasses.replace(bound, q=q, fast_steps_B=q.steps_B)
 
 
 def predictive_bound(
@@ -83,7 +85,7 @@ def predictive_bound(
     The predictive is the integral of q(z|x) p(y|x,z), normalised over y, so there is no KL to pay.
     """
     values_KB = given(log_likelihood, map(q.at, _noises(q, draws, rng, "predictive_bound")))
-    return log_mean_exp(values_KB, tokens_B)
+    return dataclasses.replace(log_mean_exp(values_KB, tokens_B), fast_steps_B=q.steps_B)
 
 
 def reused_noise_estimate(log_likelihood: LogLikelihood, q: Posterior, tokens_B: Tensor) -> LikelihoodEstimate:
@@ -104,6 +106,7 @@ def reused_noise_estimate(log_likelihood: LogLikelihood, q: Posterior, tokens_B:
         kind="estimate",
         draws=1,
         terms={"reconstruction": reconstruction_B, "-kl": -kl_B},
+        fast_steps_B=q.steps_B,
     )
 
 

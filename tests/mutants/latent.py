@@ -87,6 +87,25 @@ def best_refit() -> Patch:
     return instead(LatentModel, "gaussian_bounds", make)
 
 
+@mutant("ltm", "each fit ends at the step whose ELBO, evaluated for the report, is best", caught_by="recomputed_elbo")
+def best_end() -> Patch:
+    def make(sound):
+        def bad(self, batch, *, whole, draws, only):
+            if not whole:
+                return sound(self, batch, whole=whole, draws=draws, only=only)
+            fit, tries = self.config.posterior, []
+            for steps in sorted({fit.steps * part // 8 for part in range(9)}):
+                config = dataclasses.replace(fit, steps=steps, schedule_steps=fit.schedule_steps or fit.steps)
+                q = self.infer(batch.tokens_BL, batch.rng, weights_BL=batch.scored_BL, config=config)
+                noise = other_noise(batch.rng, steps)
+                tries.append({"elbo": bounds.elbo(batch.log_likelihood, q, batch.tokens_B, draws=draws, rng=noise)})
+            return best_of(tries)
+
+        return bad
+
+    return instead(LatentModel, "gaussian_bounds", make)
+
+
 @mutant("vae", "best of four evaluations of one q", caught_by="recomputed_elbo")
 def best_evaluation() -> Patch:
     def make(sound):
