@@ -42,11 +42,9 @@ def reused_noise() -> Patch:
 )
 def seen_noise() -> Patch:
     def make(sound):
-        return lambda value, q, draws, rng, purpose: sound(
-            value, q, draws, rng, "fit" if purpose == "elbo" else purpose
-        )
+        return lambda q, draws, rng, purpose: sound(q, draws, rng, "fit" if purpose == "elbo" else purpose)
 
-    return instead(bounds, "_draw", make)
+    return instead(bounds, "_noises", make)
 
 
 def best_of(tries: Sequence[dict[str, Any]]) -> dict[str, Any]:
