@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ltm.api import Generations, LanguageModel, LikelihoodEstimate, Rng, Sampling
-from ltm.latent import bounds
+from ltm.latent import bounds, mixture
 from ltm.latent.posterior import Posterior
 from ltm.nn.block import KeysValues
 from ltm.nn.left_to_right import continue_prompts
@@ -48,6 +48,8 @@ class LatentConfig:
             `zero`: the decoder begins as one without latents, and the noise of z reaches it only as it learns to use z.
         cross_rate: what multiplies the learning rate of the cross-attentions' weights. Adam moves them by the size of
             its rate even where their gradients are noise.
+        importance: what the importance bound of whole texts draws z from: `single`, q alone, or `mixture`, the prior
+            and the q's that a fit went through as well (`ltm.latent.mixture`). Both are for a Gaussian q.
     """
 
     vocab_size: int = 0
@@ -59,6 +61,7 @@ class LatentConfig:
     free_bits: float = 0.0
     cross_start: Literal["random", "zero"] = "random"
     cross_rate: float = 1.0
+    importance: Literal["single", "mixture"] = "single"
 
     @property
     def fast_steps(self) -> int | None:
@@ -192,6 +195,10 @@ class LatentModel(LanguageModel):
             start: a q to continue from, for models that fit one.
         """
 
+    def visit(self, tokens_BL: Tensor, rng: SequenceRng, *, weights_BL: Tensor) -> list[Posterior]:
+        """The q after each step of `infer`, the last being what it returns; that one alone where there are no steps."""
+        return [self.infer(tokens_BL, rng, weights_BL=weights_BL)]
+
     @abstractmethod
     def inference_cost(self, length: int, draws: int) -> tuple[float, int]:
         """FLOPs of `latents_after` for one text after `length` tokens, and the number of z's that it returns."""
@@ -273,10 +280,16 @@ class LatentModel(LanguageModel):
         estimates: dict[str, LikelihoodEstimate] = {}
         if only not in (None, "elbo", "importance_bound"):
             return estimates
-        q = self.infer(tokens_BL, rng, weights_BL=scored_BL)
+        mixed = only != "elbo" and self.config.importance == "mixture"
+        visited = self.visit(tokens_BL, rng, weights_BL=scored_BL) if mixed else []
+        q = visited[-1] if visited else self.infer(tokens_BL, rng, weights_BL=scored_BL)
         if only in (None, "elbo"):
             estimates["elbo"] = bounds.elbo(log_likelihood, q, tokens_B, draws=draws, rng=rng)
-        if only in (None, "importance_bound"):
+        if mixed:
+            estimates["importance_bound"] = bounds.multiple_importance_bound(
+                log_likelihood, mixture.of_fit(visited, 8 * draws), tokens_B, rng=rng
+            )
+        elif only in (None, "importance_bound"):
             estimates["importance_bound"] = bounds.importance_bound(
                 log_likelihood, q, tokens_B, draws=8 * draws, rng=rng
             )

@@ -38,6 +38,14 @@ class LTMConfig(LatentConfig):
     posterior: PosteriorConfig = field(default_factory=PosteriorConfig)
     langevin: LangevinConfig = field(default_factory=LangevinConfig)
 
+    def __post_init__(self) -> None:
+        LatentConfig.__post_init__(self)  # slots create a new class, which a bare super() does not know
+        if self.importance == "mixture" and self.posterior.tolerance:
+            raise ValueError(
+                "importance=mixture draws from the q of every step, so no fit may end early: set "
+                "posterior.tolerance=0, or importance=single"
+            )
+
     @property
     def fast_steps(self) -> int:
         """T_fast, the steps of `posterior`."""
@@ -143,10 +151,12 @@ class LatentThoughtModel(LatentModel):
         start: Posterior | None = None,
         config: PosteriorConfig | None = None,
         leak_gradients: bool = False,
+        visited: list[Posterior] | None = None,
     ) -> Posterior:
         """Fit q(z|x) on the tokens that `weights_BL` does not zero; the decoder's weights receive no gradient.
 
-        With `leak_gradients` they do, as in the published code: summed over tokens, straight into `.grad`.
+        With `leak_gradients` they do, as in the published code: summed over tokens, straight into `.grad`. `visited`
+        is that of `ltm.latent.posterior.fit`.
         """
         config = config or self.config.posterior
         return fit(
@@ -160,7 +170,14 @@ class LatentThoughtModel(LatentModel):
             free_bits=free_bits,
             purpose=purpose,
             start=start,
+            visited=visited,
         )
+
+    def visit(self, tokens_BL: Tensor, rng: SequenceRng, *, weights_BL: Tensor) -> list[Posterior]:
+        """See `LatentModel.visit`."""
+        visited: list[Posterior] = []
+        q = self.infer(tokens_BL, rng, weights_BL=weights_BL, visited=visited)
+        return visited or [q]
 
     def chains(
         self,

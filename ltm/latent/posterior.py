@@ -141,6 +141,12 @@ class Posterior:
         mean, log_variance = self.mean.double(), self.log_variance.double()
         return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1)
 
+    def log_density(self, z: Tensor) -> Tensor:
+        """log q(z), float64, (B,)."""
+        mean, log_variance = self.mean.double(), self.log_variance.double()
+        squares = (z.double() - mean).square() * (-log_variance).exp()
+        return -0.5 * (squares + log_variance + math.log(2 * math.pi)).flatten(1).sum(1)
+
     def log_ratio(self, noise: Tensor) -> Tensor:
         """log p(z) - log q(z) at z = mu + sigma * noise, float64, (B,)."""
         z, noise = self.at(noise).double(), noise.double()
@@ -166,6 +172,7 @@ def fit(
     free_bits: float = 0.0,
     purpose: str = "fit",
     start: Posterior | None = None,
+    visited: list[Posterior] | None = None,
 ) -> Posterior:
     """Fit q to each text of the batch by `config.steps` gradient steps, Adam's or natural ones.
 
@@ -178,6 +185,7 @@ def fit(
         kl_weight: multiplies the KL (warm-up during training; 1 when scoring).
         free_bits: nats per latent vector below which its KL is not pushed further down.
         start: the q to start from, instead of what `config` says.
+        visited: gets the q after each step, in order.
     """
     stream = rng.stream(purpose)
 
@@ -213,6 +221,8 @@ def fit(
             optimizer.keep(kept)
             stream = stream.select(kept.tolist())
         q = Posterior(mean=mean, log_variance=log_variance)
+        if visited is not None:
+            visited.append(q)
         if not len(mean):
             break
     if moving is not None and epsilon is not None:

@@ -201,3 +201,8 @@ def test_training_takes_all_steps() -> None:
 def test_a_tolerance_below_zero_is_refused() -> None:
     with pytest.raises(ValueError, match="tolerance must be at least 0, found -0"):
         PosteriorConfig(tolerance=-0.1)
+
+
+def test_a_mixture_of_all_steps_and_fits_that_end_early_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="posterior.tolerance=0"):
+        dataclasses.replace(model_with(OF_MODEL).config, importance="mixture")
