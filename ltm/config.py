@@ -31,7 +31,7 @@ LATER_SETTINGS = {
     "tolerance": 0.0,
     "cross_start": "random",
     "cross_rate": 1.0,
-    "importance": "single",
+    "importance_proposals": "single",
 }
 """Settings that came after results were published, and the value that stands for what was done before.
 

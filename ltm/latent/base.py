@@ -48,8 +48,8 @@ class LatentConfig:
             `zero`: the decoder begins as one without latents, and the noise of z reaches it only as it learns to use z.
         cross_rate: what multiplies the learning rate of the cross-attentions' weights. Adam moves them by the size of
             its rate even where their gradients are noise.
-        importance: what the importance bound of whole texts draws z from: `single`, q alone, or `mixture`, the prior
-            and the q's that a fit went through as well (`ltm.latent.mixture`). Both are for a Gaussian q.
+        importance_proposals: what the importance bound of whole texts draws z from: `single`, q alone, or `mixture`,
+            the prior and the q's that a fit went through as well (`ltm.latent.mixture`). Both are for a Gaussian q.
     """
 
     vocab_size: int = 0
@@ -61,7 +61,7 @@ class LatentConfig:
     free_bits: float = 0.0
     cross_start: Literal["random", "zero"] = "random"
     cross_rate: float = 1.0
-    importance: Literal["single", "mixture"] = "single"
+    importance_proposals: Literal["single", "mixture"] = "single"
 
     @property
     def fast_steps(self) -> int | None:
@@ -280,7 +280,7 @@ class LatentModel(LanguageModel):
         estimates: dict[str, LikelihoodEstimate] = {}
         if only not in (None, "elbo", "importance_bound"):
             return estimates
-        mixed = only != "elbo" and self.config.importance == "mixture"
+        mixed = only != "elbo" and self.config.importance_proposals == "mixture"
         visited = self.visit(tokens_BL, rng, weights_BL=scored_BL) if mixed else []
         q = visited[-1] if visited else self.infer(tokens_BL, rng, weights_BL=scored_BL)
         if only in (None, "elbo"):

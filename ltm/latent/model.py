@@ -40,10 +40,10 @@ class LTMConfig(LatentConfig):
 
     def __post_init__(self) -> None:
         LatentConfig.__post_init__(self)  # slots create a new class, which a bare super() does not know
-        if self.importance == "mixture" and self.posterior.tolerance:
+        if self.importance_proposals == "mixture" and self.posterior.tolerance:
             raise ValueError(
-                "importance=mixture draws from the q of every step, so no fit may end early: set "
-                "posterior.tolerance=0, or importance=single"
+                "importance_proposals=mixture draws from the q of every step, so no fit may end early: set "
+                "posterior.tolerance=0, or importance_proposals=single"
             )
 
     @property

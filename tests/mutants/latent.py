@@ -310,11 +310,11 @@ def best_weight_twice() -> Patch:
 
 
 def of_a_mixture(broken: Callable[[], Patch]) -> Patch:
-    """A patch to how bounds are computed, with `importance=mixture`; what recomputes them stays sound."""
+    """A patch to how bounds are computed, with `importance_proposals=mixture`; what recomputes them stays sound."""
 
     def make(sound):
         def bad(self, batch, **options):
-            mixed = dataclasses.replace(self.config, importance="mixture")
+            mixed = dataclasses.replace(self.config, importance_proposals="mixture")
             with mock.patch.object(self, "config", mixed), broken():
                 return sound(self, batch, **options)
 

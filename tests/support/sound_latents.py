@@ -161,7 +161,7 @@ class VisitedMixture(LatentThoughtModel):
     """An LTM with this suite's mixture of the prior and the q's that a fit went through."""
 
     def __init__(self, config):
-        super().__init__(dataclasses.replace(config, importance="mixture"))
+        super().__init__(dataclasses.replace(config, importance_proposals="mixture"))
 
 
 class MirroredMixture(VAE):

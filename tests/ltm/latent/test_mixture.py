@@ -205,7 +205,7 @@ def test_the_setting_changes_the_importance_bound_alone(cls, settings, parts):
     model = cls(with_settings(cls.miniature(V + 1, L), settings)).double()
     texts, rng = all_texts()[:6], SequenceRng(0, range(6))
     before = model.log_likelihoods(texts, rng=rng)
-    model.config = dataclasses.replace(model.config, importance="mixture")
+    model.config = dataclasses.replace(model.config, importance_proposals="mixture")
     after = model.log_likelihoods(texts, rng=rng)
     assert list(before) == list(after)
     for name, estimate in after.items():
@@ -217,7 +217,7 @@ def test_the_setting_changes_the_importance_bound_alone(cls, settings, parts):
 
 def test_of_a_trained_model_it_stays_below_the_integrated_evidence():
     """Two latent dimensions, by quadrature: of likely texts the mean weight is p(x), and its logarithm is less."""
-    model, texts = two_dimensional(0, PosteriorConfig(steps=4, lr=0.5), importance="mixture"), all_texts()
+    model, texts = two_dimensional(0, PosteriorConfig(steps=4, lr=0.5), importance_proposals="mixture"), all_texts()
     log_p = evidence(model, texts)
     likeliest, times = log_p.topk(6).indices, 200
     rows = texts[likeliest].repeat(times, 1)
@@ -244,7 +244,7 @@ class Mixed(LatentThoughtModel):
     @classmethod
     def miniature(cls, vocab_size, block_length):
         config = LatentThoughtModel.miniature(vocab_size, block_length)
-        return dataclasses.replace(config, importance="mixture")
+        return dataclasses.replace(config, importance_proposals="mixture")
 
 
 class MixedVAE(VAE):
@@ -252,7 +252,7 @@ class MixedVAE(VAE):
 
     @classmethod
     def miniature(cls, vocab_size, block_length):
-        return dataclasses.replace(VAE.miniature(vocab_size, block_length), importance="mixture")
+        return dataclasses.replace(VAE.miniature(vocab_size, block_length), importance_proposals="mixture")
 
 
 class TestLikelihoodsOfTheLTM(LikelihoodTests):

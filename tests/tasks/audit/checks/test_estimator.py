@@ -126,7 +126,7 @@ def test_a_prior_of_its_own_is_taken_and_one_of_each_text_is_not(monkeypatch):
 @pytest.mark.parametrize("antithetic", [False, True])
 def test_a_mixture_is_recomputed_from_what_is_handed_over(monkeypatch, antithetic):
     """To the last digits under the same noise, whatever the class of what is handed over."""
-    model = reading("ltm", posterior=PosteriorConfig(steps=4), importance="mixture")
+    model = reading("ltm", posterior=PosteriorConfig(steps=4), importance_proposals="mixture")
     sound = bounds.multiple_importance_bound
 
     def of_pairs(log_likelihood, proposals, tokens_B, *, rng):
@@ -144,7 +144,7 @@ def test_a_mixture_is_recomputed_from_what_is_handed_over(monkeypatch, antitheti
 
 def test_a_proposal_that_only_the_draws_know_of_is_seen(monkeypatch):
     """z from the prior, weighed by a mixture that does not have it; the audit gets the same mixture."""
-    model = reading("ltm", posterior=PosteriorConfig(steps=4), importance="mixture")
+    model = reading("ltm", posterior=PosteriorConfig(steps=4), importance_proposals="mixture")
     monkeypatch.setattr(mixture, "of_fit", lambda visited, draws: Mixture(parts=(visited[-1],), counts=(draws,)))
     sound = Mixture.sample
 
@@ -158,7 +158,7 @@ def test_a_proposal_that_only_the_draws_know_of_is_seen(monkeypatch):
 
 
 def test_a_mixture_of_more_draws_than_are_claimed_is_none(monkeypatch):
-    model, sound = reading("vae", importance="mixture"), bounds.multiple_importance_bound
+    model, sound = reading("vae", importance_proposals="mixture"), bounds.multiple_importance_bound
 
     def fewer(log_likelihood, proposals, tokens_B, *, rng):
         more = dataclasses.replace(proposals, counts=tuple(10 * count for count in proposals.counts))
