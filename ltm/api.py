@@ -47,9 +47,8 @@ class LikelihoodEstimate:
         terms: named float64 parts (B,) that add up to `nats_B`, such as reconstruction and -kl.
         averaged: True for a mean over draws that is below log p(x) on average only, so that its exponential may
             exceed p(x) in expectation; False where E exp(nats) <= p(x), as for exact values and logs of mean weights.
-        q: the Gaussian q(z|x) that a bound was taken at, with `mean` and `log_variance` (B, Y, G, D), or several with
-            the draws from each (`ltm.latent.mixture.Mixture`): what the audit recomputes the bound from. None if it is
-            what `infer` returns.
+        q: the Gaussian q(z|x) of a bound, with `mean` and `log_variance` (B, Y, G, D), or several with the draws from
+            each (`ltm.latent.mixture.Mixture`): the audit recomputes the bound from it; None: what `infer` returns.
         prior: the Gaussian prior of z, with `mean` and `log_variance` that broadcast to those of q and are the same for
             all texts; None for N(0, I).
         fast_steps_B: int64, the gradient steps in which q was fitted to each text; None unless texts may differ in it.

@@ -204,5 +204,5 @@ def test_a_tolerance_below_zero_is_refused() -> None:
 
 
 def test_a_mixture_of_all_steps_and_fits_that_end_early_exclude_each_other() -> None:
-    with pytest.raises(ValueError, match="posterior.tolerance=0"):
+    with pytest.raises(ValueError, match=r"posterior\.tolerance=0"):
         dataclasses.replace(model_with(OF_MODEL).config, importance_proposals="mixture")
