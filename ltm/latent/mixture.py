@@ -18,8 +18,8 @@ from ltm.rng import Stream
 LEAST = 2
 """Draws from a Gaussian without which its share in the error cannot be estimated."""
 SHARE = 1 / 16
-"""Share of the draws that the prior gets, and each q before the last: one draw of a proposal that is much better than
-the others finds nearly all there is to gain, and one that is worse costs its share."""
+"""Share of the draws that the prior gets, and each of the q's before the last. Of a proposal that is much better than
+the last q, a few draws gain most of what there is to gain; one that is worse costs no more than its draws."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
