@@ -323,7 +323,7 @@ def of_a_mixture(broken: Callable[[], Patch]) -> Patch:
     return instead(LatentModel, "gaussian_bounds", make)
 
 
-@mutant("ltm", "a mixture's density without one of the q's that z is drawn from", caught_by="recomputed_importance")
+@mutant("ltm", "a mixture's density without one of the q's that z is drawn from", caught_by="blank_mass")
 def density_without_a_proposal() -> Patch:
     def make(sound):
         def bad(self, z):

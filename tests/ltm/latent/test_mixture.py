@@ -177,9 +177,12 @@ def test_the_proposals_of_a_fit(steps, draws):
 def test_visited_are_the_fits_of_fewer_steps(optimizer):
     config = PosteriorConfig(steps=5, lr=0.1, lr_schedule="constant", optimizer=optimizer)
 
+    def gradient(z_BYGD, rows=None):
+        return (-W * (X - W * z_BYGD[:, 0, 0]) / (S * S))[:, None, None]
+
     def fitted(steps: int, visited: list[Posterior] | None = None) -> Posterior:
         return fit(
-            lambda z: (-W * (X - W * z[:, 0, 0]) / (S * S))[:, None, None],
+            gradient,
             (1, 1, Z),
             dataclasses.replace(config, steps=steps),
             RNG,
