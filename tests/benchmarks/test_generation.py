@@ -90,7 +90,8 @@ def test_the_time_of_the_plain_loop_is_that_of_its_steps(monkeypatch):
 
 
 def test_presets_get_room_for_the_tokens_and_each_sampler_its_row():
-    (_, model), (_, blocks) = *generation.models("ar-tiny", 200), *generation.models("bd3lm-tiny", 200)
+    ((_, model),) = generation.models("ar-tiny", 200)
+    ((_, blocks),) = generation.models("bd3lm-tiny", 200)
     assert model.block_length == 200 and blocks.config.decoder.max_length == 208 and blocks.config.block_size == 16
     assert model.config.decoder.window == registry.preset("ar-tiny")[1].config.decoder.window
     assert [way for way, _ in generation.models("mdlm-tiny", 4)] == ["ancestral", "cached", "first_hitting"]
