@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import multiprocessing
 import resource
 import statistics
@@ -40,7 +41,7 @@ def plain_step_seconds(model: LatentThoughtModel, tokens_BL: Tensor, steps: int,
     log_variance = torch.zeros(shape, device=tokens_BL.device, requires_grad=True)
     adam = torch.optim.Adam([mean, log_variance], lr=0.3)
     inputs_BL = stack.with_bos(tokens_BL)
-    began = _now(tokens_BL.device)
+    began = now(tokens_BL.device)
     for _ in range(steps):
         adam.zero_grad()
         z = mean + (0.5 * log_variance).exp() * torch.randn(shape, device=tokens_BL.device)
@@ -54,7 +55,7 @@ def plain_step_seconds(model: LatentThoughtModel, tokens_BL: Tensor, steps: int,
         adam.step()
     stack.compute_dtype = None
     model.zero_grad(set_to_none=True)
-    return (_now(tokens_BL.device) - began) / steps
+    return (now(tokens_BL.device) - began) / steps
 
 
 def library_step_seconds(
@@ -62,16 +63,17 @@ def library_step_seconds(
 ) -> float:
     """Return seconds per step of `LatentThoughtModel.infer`, with its preparation divided among the steps."""
     config = PosteriorConfig(steps=steps) if dtype is None else PosteriorConfig(steps=steps, matmul=_setting(dtype))
-    began = _now(tokens_BL.device)
+    began = now(tokens_BL.device)
     model.infer(tokens_BL, SequenceRng(0, range(len(tokens_BL))), config=config)
-    return (_now(tokens_BL.device) - began) / steps
+    return (now(tokens_BL.device) - began) / steps
 
 
 def _setting(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
+    """Seconds, with everything done that the device was asked for."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
@@ -94,9 +96,8 @@ class Case:
         model = LatentThoughtModel(dataclasses.replace(chosen.config, vocab_size=self.vocab_size)).to(self.device)
         return model, torch.randint(self.vocab_size - 1, (self.batch, model.block_length)).to(self.device)
 
-    def loops(self) -> dict[str, Callable[[int], float]]:
+    def loops(self, model: LatentThoughtModel, tokens_BL: Tensor) -> dict[str, Callable[[int], float]]:
         """Seconds per step of each loop, by name, for a number of steps."""
-        model, tokens_BL = self.build()
         narrow = None if self.dtype == torch.float32 else self.dtype
         return {
             "plain": lambda steps: plain_step_seconds(model, tokens_BL, steps, narrow),
@@ -106,7 +107,7 @@ class Case:
 
 def _peak(case: Case, loop: str) -> float:
     """MiB that one step adds to the process, or to the device."""
-    run = case.loops()[loop]
+    run = case.loops(*case.build())[loop]
     if case.device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -124,17 +125,17 @@ def peak_memory(case: Case, loop: str) -> float:
         return pool.apply(_peak, (case, loop))
 
 
-def matrix_rate(case: Case) -> float:
+def matrix_rate(dtype: torch.dtype) -> float:
     """FLOP/s of a matrix product, on all threads."""
-    return 2 * PRODUCT[0] * PRODUCT[1] * PRODUCT[2] / product_seconds(case.dtype, *PRODUCT, repeats=10)
+    return 2 * math.prod(PRODUCT) / product_seconds(dtype, *PRODUCT, repeats=10)
 
 
 def measured(case: Case, *, steps: int, repeats: int) -> dict[str, dict[str, float]]:
     """Seconds per step, tokens/s, share of the matrix rate and peak memory of each loop; medians of repetitions."""
     # First: a new process inherits the highest mark of the one that starts it.
     peaks = {name: peak_memory(case, name) for name in ("plain", "library")}
-    loops = case.loops()
     model, tokens_BL = case.build()
+    loops = case.loops(model, tokens_BL)
     stack = StackFlops.of(model.config.decoder, model.vocab_size - 1, tokens_BL.shape[1], model.latent_shape[1])
     flops = {"plain": 3 * stack.forward, "library": stack.latent_gradient + stack.first_attention / steps}
     seconds: dict[str, list[float]] = {name: [] for name in loops}
@@ -145,7 +146,7 @@ def measured(case: Case, *, steps: int, repeats: int) -> dict[str, dict[str, flo
             if repeat:  # the first round warms up
                 seconds[name].append(taken)
         if case.device == "cpu":
-            rates.append(matrix_rate(case))
+            rates.append(matrix_rate(case.dtype))
     found = {}
     for name, each in seconds.items():
         median = statistics.median(each)

@@ -22,6 +22,27 @@ from ltm.statistics import Blocks, paired_difference
 BASE, EQUAL_FLOPS = "", "equal FLOPs"
 WINDOW = "decoder.window="
 BOUNDS = {"elbo": "ELBO", "importance_bound": "importance bound"}
+NO_FIGURE = "no figure without matplotlib: pip install 'latent-thought-bench[plots]'"
+
+
+def difference(own_N: np.ndarray, other_N: np.ndarray, length: int) -> tuple[float, float, float]:
+    """How many more nats per token one model costs than another, paired by text, and both ends of its 95% interval.
+
+    Args:
+        own_N, other_N: log-likelihoods of the same texts in nats, at least two, of `length` tokens each.
+    """
+    tokens_N = np.full(len(own_N), length)
+    pair = (
+        Blocks(source=name, nats_N=nats_N, tokens_N=tokens_N) for name, nats_N in (("own", own_N), ("other", other_N))
+    )
+    found = paired_difference(*pair)
+    assert found.ci95 is not None
+    return (found.value, *found.ci95)
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    """Format a difference in nats per token."""
+    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +74,7 @@ class Gains:
 
     def difference(self, change: str, likelihood: str, other_N: np.ndarray) -> str:
         """Format how many more nats per token an LTM needs than another model, paired by text, with 95% interval."""
-        tokens_N = np.full(len(other_N), self.source.length)
-        latent = Blocks(source="ltm", nats_N=self.nats("ltm", change, likelihood), tokens_N=tokens_N)
-        difference = paired_difference(latent, Blocks(source="other", nats_N=other_N, tokens_N=tokens_N))
-        assert difference.ci95 is not None
-        return f"{difference.value:+.3f} [{difference.ci95[0]:+.3f}, {difference.ci95[1]:+.3f}]"
+        return with_interval(*difference(self.nats("ltm", change, likelihood), other_N, self.source.length))
 
     def over_ar(self, config: LTMConfig) -> Table:
         """Make two rows per window: the trained AR and the best possible one, each against the LTM of that window."""
@@ -133,7 +150,7 @@ def draw(gains: Gains, factors: Mapping[str, Sequence[str]], config: LTMConfig, 
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        return "no figure without matplotlib: pip install 'latent-thought-bench[plots]'"
+        return NO_FIGURE
     shown = [f for f in factors if any(change.startswith(f"{f}=") for _, change in gains.records)]
     if not shown:
         return "no figure: no setting was changed"

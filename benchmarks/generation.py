@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import json
 import statistics
-import time
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +29,7 @@ from torch.nn import functional as F
 from baselines.ar import Autoregressive
 from baselines.diffusion.bd3lm import BD3LM
 from baselines.diffusion.unmasking import CanvasModel
+from benchmarks.fast_step import now
 from benchmarks.machine import machine, tiny_presets
 from ltm import registry
 from ltm.api import LanguageModel, Sampling
@@ -120,15 +120,9 @@ def plain_seconds(model: LanguageModel, logits: Logits, *, batch: int, tokens: i
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    began = _now(device)
+    began = now(device)
     work()
-    return _now(device) - began
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+    return now(device) - began
 
 
 def speed(model: LanguageModel, *, tokens: int, batch: int, plain_steps: int, repeats: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.gain_report import NO_FIGURE, difference
 from benchmarks.latent_gain import kept
 from benchmarks.latent_use import spread_blocks
 from benchmarks.posterior_methods import METHODS, Method, Natural, Start, mean_start
@@ -33,7 +34,6 @@ from ltm.errors import UserError, run_command
 from ltm.latent.model import LatentThoughtModel
 from ltm.latent.posterior import Posterior
 from ltm.rng import SequenceRng
-from ltm.statistics import Blocks, paired_difference
 from ltm.training import checkpoint, log
 from tasks.diagnostics import measures
 
@@ -113,17 +113,8 @@ def table(name: str, records: Mapping[tuple[str, int], Mapping[str, Any]], lengt
         for steps in STEPS:
             r = records[method, steps]
             elbo = -float(np.mean(r["nats"]["elbo"])) / length
-            pair = [
-                Blocks(
-                    source="",
-                    nats_N=np.array(each["nats"]["elbo"]),
-                    tokens_N=np.full(len(each["nats"]["elbo"]), length),
-                )
-                for each in (r, reference)
-            ]
-            ci95 = paired_difference(*pair).ci95
-            assert ci95 is not None
-            mark = "+" if ci95[0] <= 0 else ""
+            _, low, _ = difference(np.array(r["nats"]["elbo"]), np.array(reference["nats"]["elbo"]), length)
+            mark = "+" if low <= 0 else ""
             learned_as = f" {r['settings']}" if "settings" in r else ""
             cells.append(f"{elbo:.4f} ({r['kl']:.1f}){mark}{learned_as}")
         t.add_row(method, *cells)
@@ -135,7 +126,7 @@ def draw(records: Mapping[tuple[str, int], Mapping[str, Any]], length: int, name
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        return "no figure without matplotlib: pip install 'latent-thought-bench[plots]'"
+        return NO_FIGURE
     figure = Figure(figsize=(7, 5), layout="constrained")
     axis = figure.subplots()
     for method in dict.fromkeys(name for name, _ in records):
@@ -154,11 +145,10 @@ def draw(records: Mapping[tuple[str, int], Mapping[str, Any]], length: int, name
     return f"figure written to {file}"
 
 
-def study(directory: Path, options: argparse.Namespace, file: Path) -> dict[tuple[str, int], Mapping[str, Any]]:
+def study(loaded: LoadedModel, options: argparse.Namespace, file: Path) -> dict[tuple[str, int], Mapping[str, Any]]:
     """Measure what is missing for one model; return all of its records by method and steps."""
-    loaded = checkpoint.load(directory, device=options.device)
     if not isinstance(loaded.model, LatentThoughtModel) or not loaded.model.gaussian_posterior:
-        raise UserError(f"{directory}: expected an LTM that fits q, found the family {loaded.info['family']}")
+        raise UserError(f"{loaded.name}: expected an LTM that fits q, found the family {loaded.info['family']}")
     loaded.model.requires_grad_(False)
     length, matmul = loaded.model.block_length, loaded.model.config.posterior.matmul
     blocks = {
@@ -215,8 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     console = Console(width=140)
     for number, directory in enumerate(options.models):
-        records = study(directory, options, options.output / "results.jsonl")
-        loaded = checkpoint.load(directory)
+        loaded = checkpoint.load(directory, device=options.device)
+        records = study(loaded, options, options.output / "results.jsonl")
         title = f"{loaded.name} on {options.corpus}"
         console.print(table(title, records, loaded.model.block_length))
         print(draw(records, loaded.model.block_length, title, options.output / f"elbo-{number + 1}.svg"))

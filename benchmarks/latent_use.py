@@ -12,6 +12,7 @@ tokens per block.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.gain_report import difference, with_interval
 from benchmarks.latent_gain import kept, scored
 from benchmarks.latent_variants import CONTROLS, GROUPS, Run, configured, control_of
 from ltm.config import digest, to_dict
@@ -31,7 +33,6 @@ from ltm.data import corpora
 from ltm.data.token_dataset import TokenDataset
 from ltm.errors import UserError, did_you_mean, run_command
 from ltm.files import home
-from ltm.statistics import Blocks, paired_difference
 from ltm.tokenizer import Tokenizer
 from ltm.training import checkpoint, log
 from ltm.training.config import DEFAULT_CORPUS
@@ -82,7 +83,7 @@ def measured(run: Run, options: argparse.Namespace) -> dict[str, Any]:
     )
     # Some classes here are no registered families, which a checkpoint would be loaded by.
     tokenizer, (_, info) = Tokenizer.load(folder), checkpoint.read_info(folder)
-    model = cls(type(config)(**{**shallow(config), "vocab_size": tokenizer.vocab_size}))
+    model = cls(dataclasses.replace(config, vocab_size=tokenizer.vocab_size))
     model.load_state_dict(checkpoint.load_weights(folder))
     model = model.to(options.device).eval().requires_grad_(False)
     tokens_NL = spread_blocks(options.corpus, options.data_dir, tokenizer, options.length, options.blocks)
@@ -97,11 +98,6 @@ def measured(run: Run, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def shallow(config: Any) -> dict[str, Any]:
-    """Fields of a config, which stay what they are."""
-    return {name: getattr(config, name) for name in type(config).__dataclass_fields__}
-
-
 def key(run: Run, options: argparse.Namespace) -> str:
     """Return a digest of everything that can change a run's numbers."""
     cls, config, recipe = configured(run, options)
@@ -109,14 +105,11 @@ def key(run: Run, options: argparse.Namespace) -> str:
     return digest([cls.__name__, to_dict(config), to_dict(recipe), about])
 
 
-def difference(records: Mapping[tuple[str, int], Mapping[str, Any]], run: Run, likelihood: str, length: int) -> str:
+def over_control(records: Mapping[tuple[str, int], Mapping[str, Any]], run: Run, likelihood: str, length: int) -> str:
     """Nats per token that a run needs more than its control of the same seed, paired by block, with 95% interval."""
     own, other = records[run.variant, run.seed], records[control_of(run.variant), run.seed]
-    nats = [np.array(own["nats"][likelihood]), np.array(other["nats"]["exact"])]
-    blocks = [Blocks(source="", nats_N=each, tokens_N=np.full(len(each), length)) for each in nats]
-    found = paired_difference(*blocks)
-    assert found.ci95 is not None
-    return f"{found.value:+.3f} [{found.ci95[0]:+.3f}, {found.ci95[1]:+.3f}]"
+    nats = np.array(own["nats"][likelihood]), np.array(other["nats"]["exact"])
+    return with_interval(*difference(*nats, length))
 
 
 def table(records: Mapping[tuple[str, int], Mapping[str, Any]], runs: Sequence[Run], options: Any) -> Table:
@@ -137,7 +130,7 @@ def table(records: Mapping[tuple[str, int], Mapping[str, Any]], runs: Sequence[R
             str(run.seed),
             f"{nats['elbo' if latent else 'exact']:.3f}",
             f"{nats['importance_bound']:.3f}" if latent else "",
-            difference(records, run, "elbo", options.length) if latent else "",
+            over_control(records, run, "elbo", options.length) if latent else "",
             f"{r['kl']:.1f}" if latent else "",
             f"{r['flops_per_token'] / 1e6:.1f}",
         )

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.fast_step import PRODUCT, library_step_seconds, plain_step_seconds
+from benchmarks.fast_step import library_step_seconds, matrix_rate, plain_step_seconds
 from ltm import registry
 from ltm.api import LanguageModel
 from ltm.config import from_dict
-from ltm.devices import processor, product_seconds, threads_for
+from ltm.devices import processor, threads_for
 from ltm.latent.model import LatentThoughtModel
 from ltm.nn.transformer import Stack, set_matmul_dtype
 from ltm.rng import SequenceRng
@@ -43,12 +43,11 @@ def machine() -> dict[str, Any]:
 def matrix_rates() -> dict[str, dict[str, float]]:
     """Return GFLOP/s of one product, by dtype and number of threads: one and all."""
     threads, rates = torch.get_num_threads(), {}
-    operations = 2 * PRODUCT[0] * PRODUCT[1] * PRODUCT[2]
     for dtype in (torch.float32, torch.bfloat16):
         of_dtype = {}
         for count in dict.fromkeys((1, threads)):
             torch.set_num_threads(count)
-            of_dtype[str(count)] = operations / product_seconds(dtype, *PRODUCT, repeats=10) / 1e9
+            of_dtype[str(count)] = matrix_rate(dtype) / 1e9
         rates[str(dtype).removeprefix("torch.")] = of_dtype
     torch.set_num_threads(threads)
     return rates

@@ -21,6 +21,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.gain_report import NO_FIGURE
 from ltm.errors import UserError, did_you_mean, run_command
 from ltm.known_sources.base import KnownSource, from_settings
 from ltm.latent.model import LatentThoughtModel, LTMConfig
@@ -155,7 +156,7 @@ def draw(
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        return "no figure without matplotlib: pip install 'latent-thought-bench[plots]'"
+        return NO_FIGURE
     figure = Figure(figsize=(9.2, 3.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     steps = sorted({count for _, count, _ in scores})

@@ -12,7 +12,6 @@ import argparse
 import dataclasses
 import json
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from rich.table import Table
 from torch import Tensor
 
 from baselines.ar import Autoregressive
+from benchmarks.fast_step import now
 from benchmarks.machine import VOCAB_SIZE, machine
 from benchmarks.plain_gpt import PlainGPT, optimizer_of, plain_update
 from ltm import registry
@@ -78,21 +78,15 @@ def measured(
 ) -> dict[str, float]:
     """Return the median seconds of each loop's update, over rounds in which each has its turn, after one to warm up."""
     found: dict[str, list[float]] = {name: [] for name in loops}
-    began, rounds = _now(device), 0
-    while rounds <= at_least or _now(device) - began < seconds:
+    began, rounds = now(device), 0
+    while rounds <= at_least or now(device) - began < seconds:
         for name, loop in loops.items():
-            start = _now(device)
+            start = now(device)
             loop()
             if rounds:
-                found[name].append(_now(device) - start)
+                found[name].append(now(device) - start)
         rounds += 1
     return {name: statistics.median(times) for name, times in found.items()}
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
 
 
 def main() -> None:

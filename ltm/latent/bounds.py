@@ -25,12 +25,8 @@ One with an attribute `draws_at_once` n also takes up to n draws for every text,
 """
 
 
-def _draw(value: Callable[[Tensor], Tensor], q: Posterior, draws: int, rng: SequenceRng, purpose: str) -> Tensor:
-    """Evaluate `value` at `draws` noises that no fit has seen, (K, B)."""
-    return torch.stack([value(noise) for noise in _noises(q, draws, rng, purpose)])
-
-
-def _noises(q: Posterior, draws: int, rng: SequenceRng, purpose: str) -> Iterator[Tensor]:
+def fresh_noises(q: Posterior, draws: int, rng: SequenceRng, purpose: str) -> Iterator[Tensor]:
+    """Yield `draws` noises (B, Y, G, D) that no fit has seen."""
     if draws < 1:
         raise ValueError(f"draws must be at least 1, found {draws}")
     stream, shape = rng.stream(purpose), q.mean.shape[1:]
@@ -45,6 +41,18 @@ def given(log_likelihood: LogLikelihood, zs: Iterable[Tensor]) -> Tensor:
     return torch.cat(values)
 
 
+def log_weights(log_likelihood: LogLikelihood, draws: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """log p(x|z) plus what comes with each z, (K, B): for importance weights log p(z) less the log density, (B,)."""
+    ratios: list[Tensor] = []
+
+    def zs() -> Iterator[Tensor]:
+        for z, ratio_B in draws:
+            ratios.append(ratio_B)
+            yield z
+
+    return given(log_likelihood, zs()) + torch.stack(ratios)
+
+
 def elbo(
     log_likelihood: LogLikelihood, q: Posterior, tokens_B: Tensor, *, draws: int, rng: SequenceRng
 ) -> LikelihoodEstimate:
@@ -53,7 +61,7 @@ def elbo(
     It holds on average, hence `averaged`: with p(x|z) = exp(a z), a normal prior and the exact posterior, the
     exponential of one draw is exp(a^2 / 2) times p(x) in expectation.
     """
-    values_KB = given(log_likelihood, map(q.at, _noises(q, draws, rng, "elbo")))
+    values_KB = given(log_likelihood, map(q.at, fresh_noises(q, draws, rng, "elbo")))
     reconstruction_B, kl_B = values_KB.mean(0), q.kl().flatten(1).sum(1)
     return LikelihoodEstimate(
         nats_B=reconstruction_B - kl_B,
@@ -72,10 +80,9 @@ def importance_bound(
     log_likelihood: LogLikelihood, q: Posterior, tokens_B: Tensor, *, draws: int, rng: SequenceRng
 ) -> LikelihoodEstimate:
     """log (1/K) sum_k p(x|z_k) p(z_k) / q(z_k), a lower bound at least as tight as the ELBO (arXiv 1509.00519)."""
-    purpose = "importance_bound"
-    values_KB = given(log_likelihood, map(q.at, _noises(q, draws, rng, purpose)))
-    bound = log_mean_exp(values_KB + _draw(q.log_ratio, q, draws, rng, purpose), tokens_B)
-    return dataclasses.replace(bound, q=q, fast_steps_B=q.steps_B)
+    noises = fresh_noises(q, draws, rng, "importance_bound")
+    log_weights_KB = log_weights(log_likelihood, ((q.at(noise), q.log_ratio(noise)) for noise in noises))
+    return dataclasses.replace(log_mean_exp(log_weights_KB, tokens_B), q=q, fast_steps_B=q.steps_B)
 
 
 def multiple_importance_bound(
@@ -94,11 +101,8 @@ def multiple_importance_bound(
     """
     zeros = torch.zeros_like(proposals.parts[0].mean)
     prior = Posterior(mean=zeros, log_variance=zeros)
-
-    def log_weight(z_BYGD: Tensor) -> Tensor:
-        return log_likelihood(z_BYGD) + prior.log_density(z_BYGD) - proposals.log_density(z_BYGD)
-
-    log_weights_KB = torch.stack([log_weight(z) for z in proposals.sample(rng.stream("importance_bound"))])
+    zs = proposals.sample(rng.stream("importance_bound"))
+    log_weights_KB = log_weights(log_likelihood, ((z, prior.log_density(z) - proposals.log_density(z)) for z in zs))
     estimate = log_mean_exp(log_weights_KB, tokens_B)
     variance_B = proposals.variance_of_mean((log_weights_KB - estimate.nats_B).exp())
     return dataclasses.replace(estimate, mc_var_B=variance_B, q=proposals)
@@ -111,7 +115,7 @@ def predictive_bound(
 
     The predictive is the integral of q(z|x) p(y|x,z), normalised over y, so there is no KL to pay.
     """
-    values_KB = given(log_likelihood, map(q.at, _noises(q, draws, rng, "predictive_bound")))
+    values_KB = given(log_likelihood, map(q.at, fresh_noises(q, draws, rng, "predictive_bound")))
     return dataclasses.replace(log_mean_exp(values_KB, tokens_B), fast_steps_B=q.steps_B)
 
 

@@ -77,7 +77,7 @@ def test_the_plain_loop_draws_what_it_is_told():
 def test_the_time_of_the_plain_loop_is_that_of_its_steps(monkeypatch):
     """With a clock that ticks once per position, some steps stand for all: 1 + 2 + ... + 12 = 78."""
     clock = [0.0]
-    monkeypatch.setattr(generation, "_now", lambda device: clock[0])
+    monkeypatch.setattr(generation, "now", lambda device: clock[0])
 
     def logits(text_BL):
         clock[0] += text_BL.shape[1]

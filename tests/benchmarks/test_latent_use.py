@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 
@@ -85,7 +86,7 @@ def test_every_variant_is_a_model_and_has_a_control_with_its_decoder(variant):
 @pytest.mark.parametrize("cls", [Gated, Delayed])
 def test_quiet_models_begin_as_one_without_latents(cls):
     config = latent_variants.base_config(OPTIONS)
-    config = type(config)(**{**latent_use.shallow(config), "vocab_size": 9, "cross_start": "zero"})
+    config = dataclasses.replace(config, vocab_size=9, cross_start="zero")
     torch.manual_seed(0)
     model = cls(config)
     tokens_BL, noise = torch.arange(8).view(2, 4), SequenceRng(0, range(2))

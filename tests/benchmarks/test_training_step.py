@@ -61,7 +61,7 @@ def test_both_loops_take_the_same_steps(window):
 
 def test_each_loop_has_its_turn(monkeypatch):
     clock, order = [0.0], []
-    monkeypatch.setattr(training_step, "_now", lambda device: clock[0])
+    monkeypatch.setattr(training_step, "now", lambda device: clock[0])
 
     def loop(name, seconds):
         def work():

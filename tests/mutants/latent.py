@@ -46,7 +46,7 @@ def seen_noise() -> Patch:
     def make(sound):
         return lambda q, draws, rng, purpose: sound(q, draws, rng, "fit" if purpose == "elbo" else purpose)
 
-    return instead(bounds, "_noises", make)
+    return instead(bounds, "fresh_noises", make)
 
 
 def best_of(tries: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -207,7 +207,7 @@ def mean_of_probabilities_less_kl() -> Patch:
     def make(sound):
         def bad(log_likelihood, q, tokens_B, *, draws, rng):
             found = sound(log_likelihood, q, tokens_B, draws=draws, rng=rng)
-            values_KB = bounds._draw(lambda noise: log_likelihood(q.at(noise)), q, draws, rng, "elbo")
+            values_KB = bounds.given(log_likelihood, map(q.at, bounds.fresh_noises(q, draws, rng, "elbo")))
             nats_B = values_KB.logsumexp(0) - math.log(draws) + found.terms["-kl"]
             return dataclasses.replace(found, nats_B=nats_B, terms={})
 

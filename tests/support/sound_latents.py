@@ -116,12 +116,9 @@ class OtherPrior(VAE):
             nats_B = reconstruction_B - kl_B
             found["elbo"] = dataclasses.replace(plain, nats_B=nats_B, terms=terms, q=q, prior=prior)
         if only in (None, "importance_bound"):
-
-            def log_weight(noise):
-                z = q.at(noise)
-                return batch.log_likelihood(z) + _log_density(prior, z) - _log_density(q, z)
-
-            log_w_KB = bounds._draw(log_weight, q, 8 * draws, batch.rng, "importance_bound")
+            zs = map(q.at, bounds.fresh_noises(q, 8 * draws, batch.rng, "importance_bound"))
+            pairs = ((z, _log_density(prior, z) - _log_density(q, z)) for z in zs)
+            log_w_KB = bounds.log_weights(batch.log_likelihood, pairs)
             bound = bounds.log_mean_exp(log_w_KB, batch.tokens_B)
             found["importance_bound"] = dataclasses.replace(bound, q=q, prior=prior)
         return found
@@ -146,14 +143,15 @@ class DefensiveMixture(VAE):
         prior = Posterior.prior(len(batch.tokens_B), self.latent_shape, like=q.mean)
         coins = batch.rng.stream("component")
 
-        def log_weight(noise):
-            of_prior_B = coins.uniform()[:, None, None, None] < 0.5
-            z = torch.where(of_prior_B, noise, q.at(noise))
-            log_p_B = _log_density(prior, z)
-            log_mixture_B = torch.logaddexp(log_p_B, _log_density(q, z)) - math.log(2)
-            return batch.log_likelihood(z) + log_p_B - log_mixture_B
+        def pairs():
+            for noise in bounds.fresh_noises(q, 8 * draws, batch.rng, "defensive"):
+                of_prior_B = coins.uniform()[:, None, None, None] < 0.5
+                z = torch.where(of_prior_B, noise, q.at(noise))
+                log_p_B = _log_density(prior, z)
+                log_mixture_B = torch.logaddexp(log_p_B, _log_density(q, z)) - math.log(2)
+                yield z, log_p_B - log_mixture_B
 
-        log_w_KB = bounds._draw(log_weight, q, 8 * draws, batch.rng, "defensive")
+        log_w_KB = bounds.log_weights(batch.log_likelihood, pairs())
         return {**found, "importance_bound": bounds.log_mean_exp(log_w_KB, batch.tokens_B)}
 
 
@@ -189,11 +187,9 @@ class ControlVariate(VAE):
             return found
         q = self.infer(batch.tokens_BL, batch.rng, weights_BL=batch.scored_BL)
         kl_B = q.kl().flatten(1).sum(1)
-
-        def value(noise):
-            return batch.log_likelihood(q.at(noise)) + 0.5 * (q.log_ratio(noise) + kl_B)
-
-        values_KB = bounds._draw(value, q, draws, batch.rng, "control variate")
+        noises = bounds.fresh_noises(q, draws, batch.rng, "control variate")
+        pairs = ((q.at(noise), 0.5 * (q.log_ratio(noise) + kl_B)) for noise in noises)
+        values_KB = bounds.log_weights(batch.log_likelihood, pairs)
         elbo = dataclasses.replace(
             found["elbo"],
             nats_B=values_KB.mean(0) - kl_B,

@@ -211,8 +211,11 @@ def test_the_setting_changes_the_importance_bound_alone(cls, settings, parts):
     model.config = dataclasses.replace(model.config, importance_proposals="mixture")
     after = model.log_likelihoods(texts, rng=rng)
     assert list(before) == list(after)
+    # Without a step, and from an untrained encoder, q is the prior, and a mixture of the prior with itself is the prior.
+    changed = set() if parts == 2 else {"importance_bound"}
     for name, estimate in after.items():
-        assert torch.equal(estimate.nats_B, before[name].nats_B) == (name != "importance_bound")
+        same = torch.allclose(estimate.nats_B, before[name].nats_B, rtol=1e-12, atol=0)
+        assert same == (name not in changed)
     importance = after["importance_bound"]
     assert importance.draws == before["importance_bound"].draws and len(importance.q.parts) == parts
     assert torch.equal(importance.q.parts[-1].mean, after["elbo"].q.mean)

@@ -177,7 +177,7 @@ def test_scoring_reports_the_steps_that_it_executed() -> None:
 def test_evaluation_noise_does_not_touch_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_with(OF_MODEL)
     first = model.log_likelihoods(TEXTS, rng=RNG, draws=2)
-    monkeypatch.setattr(bounds, "_noises", functools.partial(_other_noise, bounds._noises))
+    monkeypatch.setattr(bounds, "fresh_noises", functools.partial(_other_noise, bounds.fresh_noises))
     second = model.log_likelihoods(TEXTS, rng=RNG, draws=2)
     for name in ("elbo", "importance_bound"):
         one, other = first[name], second[name]
