@@ -83,7 +83,7 @@ class _WeightedNll(torch.autograd.Function):
             gradient_h[rows] = ((p @ head_VD).to(wide) - head_VD[targets]) * weights[:, None]
             weighted_h = h * weights[:, None].to(h.dtype)
             if p.dtype == wide:
-                gradient_head.addmm_(p.T, weighted_h)
+                torch.addmm(gradient_head, p.T, weighted_h, out=gradient_head)
             else:
                 gradient_head += p.T @ weighted_h
             gradient_head.index_add_(0, targets, weighted_h.to(wide), alpha=-1)
