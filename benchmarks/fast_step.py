@@ -1,32 +1,39 @@
-"""Measure the time of one fast step: `python -m benchmarks.fast_step`.
+"""Measure time and memory of one fast step: `python -m benchmarks.fast_step`.
 
-Compares, in one process and on the same random text, a plain loop (autocast, gradients for all weights, all logits at
-once) with the library's. Both do the published work of a step: forward, backward to z, Adam on mu and log sigma^2.
-Shapes: B texts, L tokens, D width, V vocabulary.
+Compares, on the same random text and in the same dtype, a plain loop (gradients for all weights, all logits at once,
+autocast for bfloat16) with the library's. Both do the published work of a step: forward, backward to z, Adam on mu and
+log sigma^2. Shapes: B texts, L tokens, D width, V vocabulary.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import multiprocessing
+import resource
 import statistics
+import sys
 import time
+from collections.abc import Callable
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 from torch.nn import functional as F
 
-from ltm.devices import device_name
+from ltm.devices import device_name, product_seconds
 from ltm.latent.model import LatentThoughtModel
 from ltm.latent.posterior import PosteriorConfig
+from ltm.nn.flops import StackFlops
 from ltm.registry import preset
 from ltm.rng import SequenceRng
 
+PRODUCT = (512, 512, 1376)
+"""Rows, inputs and outputs of the product that measures the matrix rate: a SwiGLU of the published width."""
 
-def plain_step_seconds(
-    model: LatentThoughtModel, tokens_BL: torch.Tensor, steps: int, dtype: torch.dtype | None
-) -> float:
+
+def plain_step_seconds(model: LatentThoughtModel, tokens_BL: Tensor, steps: int, dtype: torch.dtype | None) -> float:
     """Return seconds per step of a straightforward loop."""
     stack, shape = model.decoder, (len(tokens_BL), *model.latent_shape)
     mean = torch.zeros(shape, device=tokens_BL.device, requires_grad=True)
@@ -50,17 +57,106 @@ def plain_step_seconds(
     return (_now(tokens_BL.device) - began) / steps
 
 
-def library_step_seconds(model: LatentThoughtModel, tokens_BL: torch.Tensor, steps: int) -> float:
+def library_step_seconds(
+    model: LatentThoughtModel, tokens_BL: Tensor, steps: int, dtype: torch.dtype | None = None
+) -> float:
     """Return seconds per step of `LatentThoughtModel.infer`, with its preparation divided among the steps."""
+    config = PosteriorConfig(steps=steps) if dtype is None else PosteriorConfig(steps=steps, matmul=_setting(dtype))
     began = _now(tokens_BL.device)
-    model.infer(tokens_BL, SequenceRng(0, range(len(tokens_BL))), config=PosteriorConfig(steps=steps))
+    model.infer(tokens_BL, SequenceRng(0, range(len(tokens_BL))), config=config)
     return (_now(tokens_BL.device) - began) / steps
+
+
+def _setting(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _now(device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """What is timed: a preset with random weights on `batch` random full texts, and the dtype of matrix products."""
+
+    model: str
+    batch: int
+    vocab_size: int
+    device: str
+    dtype: torch.dtype
+
+    def build(self) -> tuple[LatentThoughtModel, Tensor]:
+        """The model and its texts, (B, L)."""
+        _, chosen = preset(self.model)
+        torch.manual_seed(0)
+        model = LatentThoughtModel(dataclasses.replace(chosen.config, vocab_size=self.vocab_size)).to(self.device)
+        return model, torch.randint(self.vocab_size - 1, (self.batch, model.block_length)).to(self.device)
+
+    def loops(self) -> dict[str, Callable[[int], float]]:
+        """Seconds per step of each loop, by name, for a number of steps."""
+        model, tokens_BL = self.build()
+        narrow = None if self.dtype == torch.float32 else self.dtype
+        return {
+            "plain": lambda steps: plain_step_seconds(model, tokens_BL, steps, narrow),
+            "library": lambda steps: library_step_seconds(model, tokens_BL, steps, self.dtype),
+        }
+
+
+def _peak(case: Case, loop: str) -> float:
+    """MiB that one step adds to the process, or to the device."""
+    run = case.loops()[loop]
+    if case.device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run(1)
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run(1)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit / 2**20
+
+
+def peak_memory(case: Case, loop: str) -> float:
+    """MiB that one step of a loop needs beyond the model, measured in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak, (case, loop))
+
+
+def matrix_rate(case: Case) -> float:
+    """FLOP/s of a matrix product, on all threads."""
+    return 2 * PRODUCT[0] * PRODUCT[1] * PRODUCT[2] / product_seconds(case.dtype, *PRODUCT, repeats=10)
+
+
+def measured(case: Case, *, steps: int, repeats: int) -> dict[str, dict[str, float]]:
+    """Seconds per step, tokens/s, share of the matrix rate and peak memory of each loop; medians of repetitions."""
+    # First: a new process inherits the highest mark of the one that starts it.
+    peaks = {name: peak_memory(case, name) for name in ("plain", "library")}
+    loops = case.loops()
+    model, tokens_BL = case.build()
+    stack = StackFlops.of(model.config.decoder, model.vocab_size - 1, tokens_BL.shape[1], model.latent_shape[1])
+    flops = {"plain": 3 * stack.forward, "library": stack.latent_gradient + stack.first_attention / steps}
+    seconds: dict[str, list[float]] = {name: [] for name in loops}
+    rates: list[float] = []
+    for repeat in range(repeats + 1):
+        for name, loop in loops.items():
+            taken = loop(steps if repeat else 1)
+            if repeat:  # the first round warms up
+                seconds[name].append(taken)
+        if case.device == "cpu":
+            rates.append(matrix_rate(case))
+    found = {}
+    for name, each in seconds.items():
+        median = statistics.median(each)
+        work = flops[name] * tokens_BL.numel()
+        found[name] = {
+            "seconds": median,
+            "tokens_per_second": tokens_BL.numel() / median,
+            "share_of_matrix_rate": work / median / statistics.median(rates) if rates else float("nan"),
+            "peak_mib": peaks[name],
+        }
+    return found
 
 
 def main() -> None:
@@ -72,35 +168,37 @@ def main() -> None:
     p.add_argument("--steps", type=int, default=4, help="fast steps per repetition; default: 4")
     p.add_argument("--repeats", type=int, default=3, help="repetitions, interleaved; the median is shown; default: 3")
     p.add_argument("--device", default="cpu")
-    p.add_argument("--float32", action="store_true", help="also time the plain loop in float32")
+    p.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="default: the fastest here")
     options = p.parse_args()
     cls, chosen = preset(options.model)
     if cls is not LatentThoughtModel:
         p.error(f"{options.model} has no fast loop; expected an ltm preset")
-    torch.manual_seed(0)
-    model = LatentThoughtModel(dataclasses.replace(chosen.config, vocab_size=options.vocab_size)).to(options.device)
-    tokens_BL = torch.randint(options.vocab_size - 1, (options.batch, model.block_length)).to(options.device)
-    loops = {
-        "plain, bfloat16 autocast": lambda n: plain_step_seconds(model, tokens_BL, n, torch.bfloat16),
-        "library": lambda n: library_step_seconds(model, tokens_BL, n),
-    }
-    if options.float32:
-        loops = {"plain, float32": lambda n: plain_step_seconds(model, tokens_BL, n, None), **loops}
-    seconds: dict[str, list[float]] = {name: [] for name in loops}
-    for repeat in range(options.repeats + 1):
-        for name, loop in loops.items():
-            measured = loop(options.steps if repeat else 1)
-            if repeat:  # the first round warms up
-                seconds[name].append(measured)
-    shape = f"{options.model}, B={options.batch}, N={model.block_length + 1}, V={options.vocab_size}"
-    table = Table(title=f"One fast step, {shape}, {device_name(tokens_BL.device)}")
-    for column in ("loop", "seconds per step", "tokens/s", "speed-up"):
-        table.add_column(column, justify="left" if column == "loop" else "right")
-    base = statistics.median(seconds["plain, bfloat16 autocast"])
-    for name, measures in seconds.items():
-        median = statistics.median(measures)
-        table.add_row(name, f"{median:.3f}", f"{tokens_BL.numel() / median:,.0f}", f"{base / median:.2f}x")
-    Console().print(table)
+    decoder = LatentThoughtModel(dataclasses.replace(chosen.config, vocab_size=3)).to(options.device).decoder
+    case = Case(
+        model=options.model,
+        batch=options.batch,
+        vocab_size=options.vocab_size,
+        device=options.device,
+        dtype=decoder.matmul_dtype(options.dtype),
+    )
+    found = measured(case, steps=options.steps, repeats=options.repeats)
+    length = chosen.config.decoder.max_length
+    table = Table(
+        title=f"One fast step, {case.model}, B={case.batch}, N={length}, V={case.vocab_size}, {_setting(case.dtype)}, "
+        f"{device_name(torch.device(case.device))}"
+    )
+    for column in ("Loop", "Seconds", "Tokens/s", "Speed-up", "Of the matrix rate", "Peak memory, MiB"):
+        table.add_column(column, justify="left" if column == "Loop" else "right")
+    for name, of_loop in found.items():
+        table.add_row(
+            name,
+            f"{of_loop['seconds']:.3f}",
+            f"{of_loop['tokens_per_second']:,.0f}",
+            f"{found['plain']['seconds'] / of_loop['seconds']:.2f}x",
+            f"{of_loop['share_of_matrix_rate']:.0%}" if case.device == "cpu" else "",
+            f"{of_loop['peak_mib']:,.0f}",
+        )
+    Console(width=100).print(table)
 
 
 if __name__ == "__main__":

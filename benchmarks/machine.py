@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.fast_step import library_step_seconds, plain_step_seconds
+from benchmarks.fast_step import PRODUCT, library_step_seconds, plain_step_seconds
 from ltm import registry
 from ltm.api import LanguageModel
 from ltm.config import from_dict
@@ -26,9 +26,6 @@ from ltm.training.config import TrainConfig
 from ltm.training.loop import Run, settle
 
 VOCAB_SIZE = 2049
-PRODUCT = (512, 512, 1376)
-"""Rows, inputs and outputs of the product that measures the matrix rate: a SwiGLU of the published width."""
-
 FAST_STEP = "ltm-small"
 
 

@@ -132,8 +132,11 @@ def _gen_ppl(metric: Metric, result: Result, records: Records) -> float | None:
     return math.exp(-math.fsum(record["scorer_nats"] for record in records) / tokens) if tokens else None
 
 
-def _accuracy(metric: Metric, result: Result, records: Records) -> float | None:
-    return _mean(record["greedy"] for record in records) if all("greedy" in record for record in records) else None
+def _mean_of(key: str) -> Formula:
+    def formula(metric: Metric, result: Result, records: Records) -> float | None:
+        return _mean(record[key] for record in records) if all(key in record for record in records) else None
+
+    return formula
 
 
 def _claimed(name: str | None) -> Formula:
@@ -199,7 +202,8 @@ _FORMULAS: dict[str, Formula] = {
     "kl_per_token": _posterior("kl"),
     "mutual_information": _posterior("mutual_information"),
     "gen_ppl": _gen_ppl,
-    "accuracy": _accuracy,
+    "accuracy": _mean_of("greedy"),
+    "fast_steps": _mean_of("fast_steps"),
     "audit_passed": _verdict,
     "audit_claimed_nats_per_token": _claimed(None),
     "audit_source_nats_per_token": _claimed("reference"),

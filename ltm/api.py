@@ -47,10 +47,11 @@ class LikelihoodEstimate:
         terms: named float64 parts (B,) that add up to `nats_B`, such as reconstruction and -kl.
         averaged: True for a mean over draws that is below log p(x) on average only, so that its exponential may
             exceed p(x) in expectation; False where E exp(nats) <= p(x), as for exact values and logs of mean weights.
-        q: the Gaussian q(z|x) that a bound was taken at, with `mean` and `log_variance` (B, Y, G, D): what the audit
-            recomputes the bound from. None where there is none, or where it is what `infer` returns.
+        q: the Gaussian q(z|x) of a bound, with `mean` and `log_variance` (B, Y, G, D), or several with the draws from
+            each (`ltm.latent.mixture.Mixture`): the audit recomputes the bound from it; None: what `infer` returns.
         prior: the Gaussian prior of z, with `mean` and `log_variance` that broadcast to those of q and are the same for
             all texts; None for N(0, I).
+        fast_steps_B: int64, the gradient steps in which q was fitted to each text; None unless texts may differ in it.
     """
 
     nats_B: Tensor
@@ -62,6 +63,7 @@ class LikelihoodEstimate:
     averaged: bool = False
     q: Any = None
     prior: Any = None
+    fast_steps_B: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +114,7 @@ class Cost:
     Attributes:
         parameters: all of them, a tied embedding counted once.
         paper_train_flops_per_token: the papers' convention: (T+1)(6P + 6LdN) for an LTM, 6P + 12LdN for an AR.
-        train_flops_per_token, score_flops_per_token, generate_flops_per_token: what this code executes.
+        train_flops_per_token, score_flops_per_token, generate_flops_per_token: what this code executes at most.
     """
 
     parameters: int

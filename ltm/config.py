@@ -25,7 +25,14 @@ model from two machines share a key and a row. The value was the default before 
 still hold.
 """
 
-LATER_SETTINGS = {"optimizer": "adam", "precision_lr": 0.1, "cross_start": "random", "cross_rate": 1.0}
+LATER_SETTINGS = {
+    "optimizer": "adam",
+    "precision_lr": 0.1,
+    "tolerance": 0.0,
+    "cross_start": "random",
+    "cross_rate": 1.0,
+    "importance_proposals": "single",
+}
 """Settings that came after results were published, and the value that stands for what was done before.
 
 Digests leave them out at that value, at any depth, so that older digests still hold.

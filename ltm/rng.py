@@ -105,6 +105,10 @@ class Stream:
         """Standard normal numbers, (B, *shape). Always drawn in float32, so that no dtype changes the noise."""
         return torch.stack([torch.randn(shape, generator=g) for g in self.generators]).to(device, dtype)
 
+    def select(self, rows: Sequence[int]) -> Stream:
+        """The streams of some rows of the batch, going on where they are."""
+        return Stream([self.generators[r] for r in rows])
+
     def uniform(self, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1), float64, (B, *shape)."""
         return torch.stack([torch.rand(shape, generator=g, dtype=torch.float64) for g in self.generators])

@@ -128,6 +128,7 @@ class BatchScorer:
                     **{part: parts[part][b] for part in ("nats", "tokens")},
                     "mc_var": None if parts["mc_var"] is None else parts["mc_var"][b],
                     "terms": {term: values[b] for term, values in parts["terms"].items()},
+                    **({"fast_steps": parts["fast_steps"][b]} if "fast_steps" in parts else {}),
                 }
                 for name, parts in likelihoods.items()
             }
@@ -137,6 +138,7 @@ class BatchScorer:
 
 
 def _plain(estimate: LikelihoodEstimate) -> dict[str, Any]:
+    steps_B = estimate.fast_steps_B
     return {
         "kind": estimate.kind,
         "draws": estimate.draws,
@@ -145,6 +147,7 @@ def _plain(estimate: LikelihoodEstimate) -> dict[str, Any]:
         "tokens": estimate.tokens_B.tolist(),
         "mc_var": None if estimate.mc_var_B is None else estimate.mc_var_B.double().tolist(),
         "terms": {name: part_B.double().tolist() for name, part_B in estimate.terms.items()},
+        **({} if steps_B is None else {"fast_steps": steps_B.tolist()}),
     }
 
 

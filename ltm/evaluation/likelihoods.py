@@ -30,6 +30,7 @@ class BlockLikelihoods:
     mc_var_N: Floats | None = None
     terms: Mapping[str, Floats] = field(default_factory=dict)
     averaged: bool = False
+    fast_steps_N: Ints | None = None
 
     @property
     def nats(self) -> float:
@@ -129,6 +130,9 @@ def gather(records: Sequence[Any], *, stream_tokens: int, headline: str) -> Like
                 for term in sorted(parts[0]["terms"] if parts else ())
             },
             averaged=any(part["averaged"] for part in parts),
+            fast_steps_N=np.array([p["fast_steps"] for p in parts], np.int64)
+            if parts and all("fast_steps" in p for p in parts)
+            else None,
         )
     return LikelihoodFloat(
         likelihoods, headline=headline, stream_tokens=stream_tokens, seconds=math.fsum(r["seconds"] for r in records)

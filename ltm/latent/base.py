@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ltm.api import Generations, LanguageModel, LikelihoodEstimate, Rng, Sampling
-from ltm.latent import bounds
+from ltm.latent import bounds, mixture
 from ltm.latent.posterior import Posterior
 from ltm.nn.block import KeysValues
 from ltm.nn.left_to_right import continue_prompts
@@ -28,6 +28,9 @@ from ltm.rng import SequenceRng
 
 DRAWS = 8
 """Default draws of the ELBO; the importance bound takes eight times as many."""
+
+TOKENS_AT_ONCE = 1024
+"""Tokens up to which draws for short texts share a pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,8 @@ class LatentConfig:
             `zero`: the decoder begins as one without latents, and the noise of z reaches it only as it learns to use z.
         cross_rate: what multiplies the learning rate of the cross-attentions' weights. Adam moves them by the size of
             its rate even where their gradients are noise.
+        importance_proposals: what the importance bound of whole texts draws z from: `single`, q alone, or `mixture`,
+            the prior and the q's that a fit went through as well (`ltm.latent.mixture`). Both are for a Gaussian q.
     """
 
     vocab_size: int = 0
@@ -56,14 +61,18 @@ class LatentConfig:
     free_bits: float = 0.0
     cross_start: Literal["random", "zero"] = "random"
     cross_rate: float = 1.0
+    importance_proposals: Literal["single", "mixture"] = "single"
 
     @property
     def fast_steps(self) -> int | None:
         """Gradient steps in which q is fitted to each text; None where q is inferred without any."""
         return None
 
-    def with_fast_steps(self, steps: int) -> LatentConfig:
-        """The same config with another number of fast steps; itself where there are none."""
+    def with_fast_steps(self, steps: int, *, all_of_them: bool = False) -> LatentConfig:
+        """The same config with another number of fast steps, which no text may end early if `all_of_them`.
+
+        Itself where there are none.
+        """
         return self
 
     def __post_init__(self) -> None:
@@ -91,6 +100,39 @@ class Prepared(NamedTuple):
     def part(self, start: int, end: int) -> Prepared:
         """The part for positions `start` .. `end` - 1."""
         return Prepared(self.x_BLD[:, start:end], self.first_queries[:, :, start:end], self.rotations_LC[start:end])
+
+    def of(self, rows: Tensor) -> Prepared:
+        """The part for some texts of the batch."""
+        return Prepared(self.x_BLD[rows], self.first_queries[rows], self.rotations_LC)
+
+    def repeated(self, times: int) -> Prepared:
+        """The part for as many copies of all texts, one copy after the other."""
+        if times == 1:
+            return self
+        return Prepared(self.x_BLD.repeat(times, 1, 1), self.first_queries.repeat(times, 1, 1, 1), self.rotations_LC)
+
+
+@dataclass(frozen=True, slots=True)
+class GivenLatents:
+    """log p(x|z) of the scored tokens of B texts, as a function of z; see `bounds.LogLikelihood`."""
+
+    model: LatentModel
+    prepared: Prepared
+    tokens_BL: Tensor
+    scored_BL: Tensor
+
+    @property
+    def draws_at_once(self) -> int:
+        """As many as make a pass worth its fixed costs; one for long texts."""
+        return max(1, TOKENS_AT_ONCE // self.tokens_BL.numel()) if self.tokens_BL.numel() else 1
+
+    def __call__(self, z_NYGD: Tensor) -> Tensor:
+        """Nats of each text for each of n draws, (n B,), float64; draws in the outer order."""
+        times, decoder = len(z_NYGD) // max(1, len(self.tokens_BL)), self.model.decoder
+        tokens_NL, scored_NL = self.tokens_BL.repeat(times, 1), self.scored_BL.repeat(times, 1)
+        h_NLD = self.model.hidden(decoder, self.prepared.repeated(times), z_NYGD)
+        nats = token_nats(h_NLD.flatten(0, 1), decoder.head(), tokens_NL.flatten())
+        return nats.view(tokens_NL.shape).double().masked_fill(~scored_NL, 0.0).sum(1)
 
 
 class ScoringBatch(NamedTuple):
@@ -152,6 +194,10 @@ class LatentModel(LanguageModel):
         Args:
             start: a q to continue from, for models that fit one.
         """
+
+    def visit(self, tokens_BL: Tensor, rng: SequenceRng, *, weights_BL: Tensor) -> list[Posterior]:
+        """The q after each step of `infer`, the last being what it returns; that one alone where there are no steps."""
+        return [self.infer(tokens_BL, rng, weights_BL=weights_BL)]
 
     @abstractmethod
     def inference_cost(self, length: int, draws: int) -> tuple[float, int]:
@@ -219,13 +265,7 @@ class LatentModel(LanguageModel):
     def scoring_batch(self, tokens_BL: Tensor, context: int | Tensor, lengths: Tensor | None, rng: Rng) -> ScoringBatch:
         """Prepare a batch for `log_likelihoods`; what does not depend on z is computed once for all draws."""
         tokens_BL, given_BL, scored_BL = prepare_batch(tokens_BL, context, lengths, self.vocab_size)
-        prepared, head = self.prepare(self.decoder, tokens_BL), self.decoder.head()
-
-        def log_likelihood(z_BYGD: Tensor) -> Tensor:
-            h_ND = self.hidden(self.decoder, prepared, z_BYGD).flatten(0, 1)
-            nats_BL = token_nats(h_ND, head, tokens_BL.flatten()).view(tokens_BL.shape).double()
-            return nats_BL.masked_fill(~scored_BL, 0.0).sum(1)
-
+        log_likelihood = GivenLatents(self, self.prepare(self.decoder, tokens_BL), tokens_BL, scored_BL)
         rng = SequenceRng.of(rng, len(tokens_BL))
         return ScoringBatch(tokens_BL, given_BL, scored_BL, scored_BL.sum(1), rng, log_likelihood)
 
@@ -240,10 +280,16 @@ class LatentModel(LanguageModel):
         estimates: dict[str, LikelihoodEstimate] = {}
         if only not in (None, "elbo", "importance_bound"):
             return estimates
-        q = self.infer(tokens_BL, rng, weights_BL=scored_BL)
+        mixed = only != "elbo" and self.config.importance_proposals == "mixture"
+        visited = self.visit(tokens_BL, rng, weights_BL=scored_BL) if mixed else []
+        q = visited[-1] if visited else self.infer(tokens_BL, rng, weights_BL=scored_BL)
         if only in (None, "elbo"):
             estimates["elbo"] = bounds.elbo(log_likelihood, q, tokens_B, draws=draws, rng=rng)
-        if only in (None, "importance_bound"):
+        if mixed:
+            estimates["importance_bound"] = bounds.multiple_importance_bound(
+                log_likelihood, mixture.of_fit(visited, 8 * draws), tokens_B, rng=rng
+            )
+        elif only in (None, "importance_bound"):
             estimates["importance_bound"] = bounds.importance_bound(
                 log_likelihood, q, tokens_B, draws=8 * draws, rng=rng
             )

@@ -38,14 +38,23 @@ class LTMConfig(LatentConfig):
     posterior: PosteriorConfig = field(default_factory=PosteriorConfig)
     langevin: LangevinConfig = field(default_factory=LangevinConfig)
 
+    def __post_init__(self) -> None:
+        LatentConfig.__post_init__(self)  # slots create a new class, which a bare super() does not know
+        if self.importance_proposals == "mixture" and self.posterior.tolerance:
+            raise ValueError(
+                "importance_proposals=mixture draws from the q of every step, so no fit may end early: set "
+                "posterior.tolerance=0, or importance_proposals=single"
+            )
+
     @property
     def fast_steps(self) -> int:
         """T_fast, the steps of `posterior`."""
         return self.posterior.steps
 
-    def with_fast_steps(self, steps: int) -> LTMConfig:
-        """The same config with another T_fast."""
-        return dataclasses.replace(self, posterior=dataclasses.replace(self.posterior, steps=steps))
+    def with_fast_steps(self, steps: int, *, all_of_them: bool = False) -> LTMConfig:
+        """See `LatentConfig.with_fast_steps`."""
+        posterior = self.posterior.with_all_steps() if all_of_them else self.posterior
+        return dataclasses.replace(self, posterior=dataclasses.replace(posterior, steps=steps))
 
 
 def _published_shape(layers: int, latents: int, steps: int) -> LTMConfig:
@@ -102,7 +111,7 @@ class LatentThoughtModel(LatentModel):
     def likelihood_gradient(
         self, tokens_BL: Tensor, weights_BL: Tensor | None, *, matmul: str, leak_gradients: bool = False
     ) -> LikelihoodGradient:
-        """The gradient of -log p(x|z) in z over the tokens that `weights_BL` does not zero.
+        """The gradient of -log p(x|z) in z over the tokens that `weights_BL` does not zero, of all texts or of some.
 
         The decoder's weights receive none, unless `leak_gradients`: then summed over tokens, straight into `.grad`.
         """
@@ -110,13 +119,16 @@ class LatentThoughtModel(LatentModel):
         stack = self.decoder if leak_gradients else self.decoder.frozen(self.decoder.matmul_dtype(matmul))
         with torch.set_grad_enabled(leak_gradients):
             prepared = self.prepare(stack, tokens_BL)
-        head, targets_N = stack.head(), tokens_BL.flatten()
-        weights_N = torch.ones_like(targets_N, dtype=master) if weights_BL is None else weights_BL.flatten().to(master)
+        head = stack.head()
+        of_tokens_BL = torch.ones_like(tokens_BL, dtype=master) if weights_BL is None else weights_BL.to(master)
 
-        def gradient(z_BYGD: Tensor) -> Tensor:
+        def gradient(z_BYGD: Tensor, rows: Tensor | None = None, /) -> Tensor:
             z_BYGD = z_BYGD.detach().requires_grad_()
+            part, targets_N, weights_N = prepared, tokens_BL.flatten(), of_tokens_BL.flatten()
+            if rows is not None:
+                part, targets_N, weights_N = prepared.of(rows), tokens_BL[rows].flatten(), of_tokens_BL[rows].flatten()
             with torch.enable_grad():
-                h_ND = self.hidden(stack, prepared, z_BYGD).flatten(0, 1)
+                h_ND = self.hidden(stack, part, z_BYGD).flatten(0, 1)
             if leak_gradients:
                 loss = weighted_nll(h_ND, stack.head(), targets_N, weights_N)
                 torch.autograd.backward(loss, retain_graph=True)  # the prepared part serves every step
@@ -139,10 +151,12 @@ class LatentThoughtModel(LatentModel):
         start: Posterior | None = None,
         config: PosteriorConfig | None = None,
         leak_gradients: bool = False,
+        visited: list[Posterior] | None = None,
     ) -> Posterior:
         """Fit q(z|x) on the tokens that `weights_BL` does not zero; the decoder's weights receive no gradient.
 
-        With `leak_gradients` they do, as in the published code: summed over tokens, straight into `.grad`.
+        With `leak_gradients` they do, as in the published code: summed over tokens, straight into `.grad`. `visited`
+        is that of `ltm.latent.posterior.fit`.
         """
         config = config or self.config.posterior
         return fit(
@@ -156,7 +170,14 @@ class LatentThoughtModel(LatentModel):
             free_bits=free_bits,
             purpose=purpose,
             start=start,
+            visited=visited,
         )
+
+    def visit(self, tokens_BL: Tensor, rng: SequenceRng, *, weights_BL: Tensor) -> list[Posterior]:
+        """See `LatentModel.visit`."""
+        visited: list[Posterior] = []
+        q = self.infer(tokens_BL, rng, weights_BL=weights_BL, visited=visited)
+        return visited or [q]
 
     def chains(
         self,
@@ -207,6 +228,7 @@ class LatentThoughtModel(LatentModel):
                 rng,
                 kl_weight=metrics["kl_weight"],
                 free_bits=config.free_bits,
+                config=config.posterior.with_all_steps(),
                 leak_gradients=config.posterior.leak_gradients,
             )
             if config.posterior.noise == "reused" and q.fitted_noise is not None:
@@ -277,7 +299,7 @@ class LatentThoughtModel(LatentModel):
         return LatentModel.draw_latents(self, tokens_BL, rng, times)
 
     def inference_cost(self, length: int, draws: int) -> tuple[float, int]:
-        """See `LatentModel.inference_cost`: T gradients, for one q or for every chain."""
+        """See `LatentModel.inference_cost`: T gradients, for one q or for every chain; with a tolerance, at most."""
         if not length:
             return 0.0, draws
         stack = StackFlops.of(self.config.decoder, self.vocab_size - 1, length, self.latent_shape[1])
@@ -286,7 +308,11 @@ class LatentThoughtModel(LatentModel):
         return length * (gradients * stack.latent_gradient + stack.first_attention), draws
 
     def cost(self, length: int) -> Cost:
-        """The paper's convention, (T + 1)(6P + 6LdN), and what this code executes; see `ltm.nn.flops`."""
+        """The paper's convention, (T + 1)(6P + 6LdN), and what this code executes; see `ltm.nn.flops`.
+
+        Scoring executes T steps for every text at most: with `posterior.tolerance` those that the bound's
+        `fast_steps_B` says.
+        """
         P, c = sum(p.numel() for p in self.parameters()), self.config.decoder
         chains = self.config.inference == "langevin"
         T = self.config.langevin.steps if chains else self.config.posterior.steps

@@ -40,6 +40,12 @@ class Adam:
         self._parameters = self._parameters * (1 - lr * self._decay) - lr * update
         return self._parameters[0], self._parameters[1]
 
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these texts of the batch alone."""
+        self._parameters, self._first, self._second = (
+            each[:, rows] for each in (self._parameters, self._first, self._second)
+        )
+
 
 class NaturalGradient:
     """Natural-gradient steps on a diagonal Gaussian: the Bayesian learning rule (Khan and Rue, arXiv 2107.04562).
@@ -68,3 +74,7 @@ class NaturalGradient:
         move = lr * (gradient_z + kl_weight * self._mean) / self._precision
         self._mean = self._mean - move.clamp(-sigma, sigma)
         return self._mean, -self._precision.log()
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these texts of the batch alone."""
+        self._mean, self._precision = self._mean[rows], self._precision[rows]

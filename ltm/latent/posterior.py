@@ -7,17 +7,16 @@ per layer, D width.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from ltm.devices import Matmul
 from ltm.latent.optimizers import Adam, NaturalGradient
+from ltm.latent.stopping import Moving
 from ltm.rng import SequenceRng
 
 
@@ -44,6 +43,8 @@ class PosteriorConfig:
             tokens, where the slow step averages over them.
         matmul: dtype of matrix products in the fit; any q gives a valid bound, so this changes tightness only. `auto`
             is the fastest that the device has.
+        tolerance: nats per text. In scoring and prediction the fit of a text ends before `steps` once it has less than
+            this to gain or lose by going on, by the rule of `ltm.latent.stopping`; 0: never. Training takes all steps.
     """
 
     steps: int = 16
@@ -59,6 +60,7 @@ class PosteriorConfig:
     matmul: Matmul = "auto"
     optimizer: Literal["adam", "natural"] = "adam"
     precision_lr: float = 0.1
+    tolerance: float = 0.0
 
     NAMED: ClassVar[dict[str, PosteriorConfig]] = {}
 
@@ -73,10 +75,16 @@ class PosteriorConfig:
             raise ValueError("natural gradients have no weight decay: the prior's part of the KL is one")
         if self.schedule_steps is not None and self.schedule_steps < 1:
             raise ValueError(f"schedule_steps must be at least 1, found {self.schedule_steps}")
+        if self.tolerance < 0:
+            raise ValueError(f"tolerance must be at least 0, found {self.tolerance}")
 
     def with_reused_noise(self) -> PosteriorConfig:
         """The same fit with one noise for all steps."""
         return dataclasses.replace(self, noise="reused")
+
+    def with_all_steps(self) -> PosteriorConfig:
+        """The same fit, never ended early."""
+        return dataclasses.replace(self, tolerance=0.0)
 
     def lr_at(self, step: int) -> float:
         """Learning rate of fast step `step`, counted from 0."""
@@ -110,11 +118,13 @@ class Posterior:
     """A diagonal Gaussian over the latents of each text; all tensors (B, Y, G, D).
 
     `fitted_noise` is the epsilon of the last fast step, kept for `bounds.reused_noise_estimate`; None before any step.
+    `steps_B` (int64) is how many fast steps each text took, if a tolerance may have ended some early; None otherwise.
     """
 
     mean: Tensor
     log_variance: Tensor
     fitted_noise: Tensor | None = None
+    steps_B: Tensor | None = None
 
     @classmethod
     def prior(cls, batch: int, shape: tuple[int, int, int], *, like: Tensor) -> Posterior:
@@ -131,14 +141,23 @@ class Posterior:
         mean, log_variance = self.mean.double(), self.log_variance.double()
         return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1)
 
+    def log_density(self, z: Tensor) -> Tensor:
+        """log q(z), float64, (B,)."""
+        mean, log_variance = self.mean.double(), self.log_variance.double()
+        squares = (z.double() - mean).square() * (-log_variance).exp()
+        return -0.5 * (squares + log_variance + math.log(2 * math.pi)).flatten(1).sum(1)
+
     def log_ratio(self, noise: Tensor) -> Tensor:
         """log p(z) - log q(z) at z = mu + sigma * noise, float64, (B,)."""
         z, noise = self.at(noise).double(), noise.double()
         return 0.5 * (noise.square() - z.square() + self.log_variance.double()).flatten(1).sum(1)
 
 
-LikelihoodGradient = Callable[[Tensor], Tensor]
-"""Maps z (B, Y, G, D) to the gradient of -log p(x|z) in z, summed over tokens, for each text separately."""
+class LikelihoodGradient(Protocol):
+    """Maps z (B, Y, G, D) to the gradient of -log p(x|z) in z, summed over tokens, for each text separately."""
+
+    def __call__(self, z_BYGD: Tensor, rows: Tensor | None = None, /) -> Tensor:
+        """The gradient; with `rows`, the numbers of some texts of the batch, z is of these alone."""
 
 
 def fit(
@@ -153,20 +172,26 @@ def fit(
     free_bits: float = 0.0,
     purpose: str = "fit",
     start: Posterior | None = None,
+    visited: list[Posterior] | None = None,
 ) -> Posterior:
     """Fit q to each text of the batch by `config.steps` gradient steps, Adam's or natural ones.
 
-    Texts are independent: neither batch size nor order changes a fit.
+    A text that has converged to within `config.tolerance` takes no more steps, and its gradients are not computed.
+    Texts are independent: neither batch size nor order changes a fit, nor does it matter when others end.
 
     Args:
-        gradient: of the reconstruction term; see `LikelihoodGradient`.
+        gradient: of the reconstruction term; asked for some rows only once `config.tolerance` has ended a text.
         shape: (Y, G, D) of one text's latents.
         kl_weight: multiplies the KL (warm-up during training; 1 when scoring).
         free_bits: nats per latent vector below which its KL is not pushed further down.
         start: the q to start from, instead of what `config` says.
+        visited: gets the q after each step, in order.
     """
     stream = rng.stream(purpose)
-    draw = functools.partial(stream.normal, *shape, dtype=dtype, device=device)
+
+    def draw() -> Tensor:
+        return stream.normal(*shape, dtype=dtype, device=device)
+
     if start is None:
         mean = torch.zeros(len(rng.indices), *shape, dtype=dtype, device=device)
         log_variance = torch.full_like(mean, config.init_log_variance)
@@ -181,12 +206,26 @@ def fit(
         optimizer = NaturalGradient(q.mean, q.log_variance, precision_lr=config.precision_lr)
     else:
         optimizer = Adam(q.mean, q.log_variance, weight_decay=config.weight_decay)
+    moving = Moving(q.mean, q.log_variance, config.tolerance) if config.tolerance else None
     epsilon: Tensor | None = None
     for step in range(config.steps):
         if epsilon is None or config.noise == "fresh":
             epsilon = draw()
         active = kl_weight if free_bits <= 0 else kl_weight * (q.kl() > free_bits).to(dtype)[..., None]
-        gradient_z = gradient(q.at(epsilon)).to(dtype)
-        mean, log_variance = optimizer.step(gradient_z, epsilon, active, config.lr_at(step))
+        of_some = () if moving is None or moving.rows is None else (moving.rows,)
+        gradient_z, lr = gradient(q.at(epsilon), *of_some).to(dtype), config.lr_at(step)
+        mean, log_variance = optimizer.step(gradient_z, epsilon, active, lr)
+        kept = None if moving is None else moving.after(mean, log_variance, epsilon, gradient_z, active, lr)
+        if kept is not None:
+            mean, log_variance, epsilon = mean[kept], log_variance[kept], epsilon[kept]
+            optimizer.keep(kept)
+            stream = stream.select(kept.tolist())
         q = Posterior(mean=mean, log_variance=log_variance)
+        if visited is not None:
+            visited.append(q)
+        if not len(mean):
+            break
+    if moving is not None and epsilon is not None:
+        mean, log_variance, epsilon = moving.last
+        return Posterior(mean=mean, log_variance=log_variance, fitted_noise=epsilon, steps_B=moving.steps_B)
     return Posterior(mean=q.mean, log_variance=q.log_variance, fitted_noise=epsilon)

@@ -1,4 +1,4 @@
-"""Products with the vocabulary, in chunks, so that memory never holds a whole (tokens x vocabulary) matrix.
+"""Products with the vocabulary, in pieces, so that memory never holds a whole (tokens x vocabulary) matrix.
 
 Shapes: N tokens, D width, V vocabulary. Products run in the dtype of the head, softmax and sums in float32 or wider.
 """
@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 CHUNK_BYTES = {"cpu": 24 * 2**20, "cuda": 2**29}
@@ -19,6 +18,12 @@ CHUNK_BYTES = {"cpu": 24 * 2**20, "cuda": 2**29}
 CHUNK_TOKENS = {"cpu": 128, "cuda": 2**16}
 """Tokens per chunk for small vocabularies; on a CPU, what stays in its caches."""
 
+
+BLOCK_BYTES = {"cpu": 2**20, "cuda": 2**29}
+"""Bytes of logits per block of the vocabulary, where no row has to be whole: on a CPU, what stays in the caches."""
+
+GROUP_TOKENS = {"cpu": 512, "cuda": 2**16}
+"""Tokens that share a pass over the blocks."""
 
 FEW_TOKENS = 32
 """Of at most so many tokens, a CPU forms logits as head · hᵀ: as the right factor, the whole head is first copied."""
@@ -39,17 +44,60 @@ def _chunks(tokens: int, head_VD: Tensor) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, tokens, size))
 
 
+def _groups(tokens: int, device: str) -> Iterator[slice]:
+    return (slice(start, start + GROUP_TOKENS[device]) for start in range(0, tokens, GROUP_TOKENS[device]))
+
+
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _blocks(h_ND: Tensor, head_VD: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Yield parts of the vocabulary: the first id, the part of the head, and its logits, which stay in the caches."""
+    size = max(1, BLOCK_BYTES[head_VD.device.type] // (len(h_ND) * head_VD.element_size()))
+    for start in range(0, len(head_VD), size):
+        block_WD = head_VD[start : start + size]
+        yield start, block_WD, h_ND @ block_WD.T
+
+
+class _Softmax:
+    """A softmax over logits that come in blocks: a running maximum, and sums rescaled when it rises (arXiv 1805.02867).
+
+    Attributes:
+        sum_N: of exp(logit - top_N) so far, in `wide`.
+        top_N: the highest logit so far.
+    """
+
+    def __init__(self, h_ND: Tensor, wide: torch.dtype):
+        self.sum_N = h_ND.new_zeros(len(h_ND), dtype=wide)
+        self.top_N = h_ND.new_full((len(h_ND),), -torch.inf)
+
+    def add(self, logits_NW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return exp(logit - top) of a block, which overwrites it, and what earlier sums are to be multiplied by."""
+        top_N = torch.maximum(self.top_N, logits_NW.amax(1))
+        earlier_N = (self.top_N - top_N).to(self.sum_N.dtype).exp_()
+        weights_NW = logits_NW.sub_(top_N[:, None]).exp_()
+        self.sum_N.mul_(earlier_N).add_(weights_NW.sum(1, dtype=self.sum_N.dtype))
+        self.top_N = top_N
+        return weights_NW, earlier_N
 
 
 @torch.no_grad()
 def token_nats(h_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
     """Return log p(target | h) of each token in nats, (N,), float32 (float64 for a float64 head)."""
     nats_N = h_ND.new_empty(len(targets_N), dtype=_wide(head_VD.dtype))
-    for rows in _chunks(len(targets_N), head_VD):
-        logits = h_ND[rows].to(head_VD.dtype) @ head_VD.T
-        nats_N[rows] = -F.cross_entropy(logits.to(nats_N.dtype), targets_N[rows], reduction="none")
+    for rows in _groups(len(targets_N), h_ND.device.type):
+        h = h_ND[rows].to(head_VD.dtype)
+        softmax = _Softmax(h.to(nats_N.dtype), nats_N.dtype)
+        of_target_N = torch.zeros_like(softmax.top_N)
+        for start, block_WD, narrow_NW in _blocks(h, head_VD):
+            logits_NW = narrow_NW.to(nats_N.dtype)
+            place_N = targets_N[rows] - start
+            inside_N = (place_N >= 0) & (place_N < len(block_WD))
+            found_N = logits_NW.gather(1, place_N.clamp(0, len(block_WD) - 1)[:, None])[:, 0]
+            of_target_N = torch.where(inside_N, found_N, of_target_N)
+            softmax.add(logits_NW)
+        nats_N[rows] = of_target_N - softmax.top_N - softmax.sum_N.log()
     return nats_N
 
 
@@ -60,9 +108,18 @@ def nll_gradient(h_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weights_N: Te
     Per token it is softmax(h W^T) W - W[target], which is all that the fast loop needs.
     """
     gradient_ND = torch.empty_like(h_ND)
-    for rows in _chunks(len(targets_N), head_VD):
-        p = torch.softmax(h_ND[rows].to(head_VD.dtype) @ head_VD.T, -1)
-        gradient_ND[rows] = (p @ head_VD).to(h_ND.dtype) - head_VD[targets_N[rows]]
+    for rows in _groups(len(targets_N), h_ND.device.type):
+        h, wide = h_ND[rows].to(head_VD.dtype), _wide(head_VD.dtype)
+        softmax, mean_ND = _Softmax(h, wide), torch.zeros_like(h, dtype=wide)
+        for _, block_WD, logits_NW in _blocks(h, head_VD):
+            weights_NW, earlier_N = softmax.add(logits_NW)
+            mean_ND.mul_(earlier_N[:, None])
+            if wide == block_WD.dtype:
+                torch.addmm(mean_ND, weights_NW, block_WD, out=mean_ND)
+            else:
+                mean_ND.add_(weights_NW @ block_WD)
+        mean_ND.div_(softmax.sum_N[:, None])
+        torch.sub(mean_ND.to(h_ND.dtype), head_VD[targets_N[rows]], out=gradient_ND[rows])
     return gradient_ND if weights_N is None else gradient_ND * weights_N[:, None].to(h_ND.dtype)
 
 

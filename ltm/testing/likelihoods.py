@@ -61,6 +61,8 @@ class LikelihoodTests(FamilyTests):
             if estimate.mc_var_B is not None:
                 assert estimate.mc_var_B.dtype == torch.float64 and estimate.mc_var_B.shape == (len(TEXTS),), name
                 assert bool((estimate.mc_var_B >= 0).all() & estimate.mc_var_B.isfinite().all()), name
+            if estimate.fast_steps_B is not None:
+                assert estimate.fast_steps_B.dtype == torch.int64 and estimate.fast_steps_B.shape == (len(TEXTS),), name
             if estimate.terms:
                 assert all(part.dtype == torch.float64 for part in estimate.terms.values()), name
                 same(torch.stack(list(estimate.terms.values())).sum(0), estimate.nats_B, name, 1e-9)

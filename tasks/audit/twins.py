@@ -139,7 +139,7 @@ def reconfigured(loaded: LoadedModel, config: Any) -> LoadedModel:
 
 
 def with_more_steps(loaded: LoadedModel, *, least: int = MORE_STEPS) -> tuple[LoadedModel, int] | None:
-    """Return the same weights with max(`least`, 4 T) fast steps, and that number; None if nothing is fitted.
+    """Return the same weights with max(`least`, 4 T) fast steps, all of them, and that number; None if none is fitted.
 
     An estimate that is no bound rises with the number of steps, as the fit moves the point at which it is evaluated.
     """
@@ -147,4 +147,4 @@ def with_more_steps(loaded: LoadedModel, *, least: int = MORE_STEPS) -> tuple[Lo
     if not isinstance(model, LatentModel) or model.config.fast_steps is None or not model.gaussian_posterior:
         return None
     steps = max(least, 4 * model.config.fast_steps)
-    return reconfigured(loaded, model.config.with_fast_steps(steps)), steps
+    return reconfigured(loaded, model.config.with_fast_steps(steps, all_of_them=True)), steps

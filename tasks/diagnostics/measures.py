@@ -87,8 +87,8 @@ def point(
 
 
 def with_steps(model: LatentThoughtModel, steps: int) -> Infer:
-    """Infer q with `steps` fast steps, and everything else as configured."""
-    config = dataclasses.replace(model.config.posterior, steps=steps)
+    """Infer q with `steps` fast steps, none of them saved by a tolerance, and everything else as configured."""
+    config = dataclasses.replace(model.config.posterior.with_all_steps(), steps=steps)
     return lambda tokens_BL, rng: model.infer(tokens_BL, rng, config=config)
 
 
@@ -116,7 +116,7 @@ def with_latents(model: LatentModel, count: int) -> Infer:
             prior = Posterior.prior(len(tokens_BL), model.latent_shape, like=like)
             start = Posterior(mean=prior.mean, log_variance=prior.log_variance + config.init_log_variance * used_YG1)
             q = fit(
-                lambda z: gradient(z) * used_YG1,
+                lambda z, rows=None: gradient(z, rows) * used_YG1,
                 model.latent_shape,
                 config,
                 rng,

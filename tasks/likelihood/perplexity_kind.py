@@ -134,6 +134,9 @@ def _metrics(name: str, value: LikelihoodFloat, split: Split) -> list[Metric]:
         metrics.append(Metric(name="token_perplexity_mean_of_exp", unit="token", value=mean_of_exp, **legacy))
     if name == value.headline:
         metrics += [_term(term, part, common) for term in part.terms]
+        if part.fast_steps_N is not None:
+            mean_steps = float(part.fast_steps_N.mean())
+            metrics.append(Metric(name="fast_steps", unit="block", value=mean_steps, **{**common, "kind": "exact"}))
     return metrics
 
 
@@ -144,11 +147,13 @@ def _term(term: str, part: BlockLikelihoods, common: Mapping[str, Any]) -> Metri
 
 
 def _records(value: LikelihoodFloat) -> list[dict[str, Any]]:
+    steps_N = value.blocks.fast_steps_N
     return [
         {
             "block": block,
             "tokens": int(tokens),
             **{name: float(part.nats_N[block]) for name, part in value.likelihoods.items()},
+            **({} if steps_N is None else {"fast_steps": int(steps_N[block])}),
         }
         for block, tokens in enumerate(value.blocks.tokens_N)
     ]

@@ -229,7 +229,10 @@ def test_digest_depends_on_content_alone() -> None:
 
 def test_settings_that_came_later_leave_older_digests_alone() -> None:
     older = to_dict(TINY)
-    for table, names in ((older, ("cross_start", "cross_rate")), (older["posterior"], ("optimizer", "precision_lr"))):
+    for table, names in (
+        (older, ("cross_start", "cross_rate", "importance_proposals")),
+        (older["posterior"], ("optimizer", "precision_lr", "tolerance")),
+    ):
         for name in names:
             assert table.pop(name) == LATER_SETTINGS[name]
     assert from_dict(type(TINY), older) == TINY

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from baselines.vae import VAE
 from baselines.vq import Codebook
 from ltm.latent import base, bounds, prequential
 from ltm.latent.base import LatentModel
+from ltm.latent.mixture import Mixture
 from ltm.latent.model import LatentThoughtModel
 from ltm.latent.posterior import Posterior
 from ltm.rng import SequenceRng, seed_of
@@ -42,11 +44,9 @@ def reused_noise() -> Patch:
 )
 def seen_noise() -> Patch:
     def make(sound):
-        return lambda value, q, draws, rng, purpose: sound(
-            value, q, draws, rng, "fit" if purpose == "elbo" else purpose
-        )
+        return lambda q, draws, rng, purpose: sound(q, draws, rng, "fit" if purpose == "elbo" else purpose)
 
-    return instead(bounds, "_draw", make)
+    return instead(bounds, "_noises", make)
 
 
 def best_of(tries: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -81,6 +81,25 @@ def best_refit() -> Patch:
         def bad(self, batch, **options):
             tries = [batch._replace(rng=other_noise(batch.rng, number)) for number in range(4)]
             return best_of([sound(self, each, **options) for each in tries])
+
+        return bad
+
+    return instead(LatentModel, "gaussian_bounds", make)
+
+
+@mutant("ltm", "each fit ends at the step whose ELBO, evaluated for the report, is best", caught_by="recomputed_elbo")
+def best_end() -> Patch:
+    def make(sound):
+        def bad(self, batch, *, whole, draws, only):
+            if not whole:
+                return sound(self, batch, whole=whole, draws=draws, only=only)
+            fit, tries = self.config.posterior, []
+            for steps in sorted({fit.steps * part // 8 for part in range(9)}):
+                config = dataclasses.replace(fit, steps=steps, schedule_steps=fit.schedule_steps or fit.steps)
+                q = self.infer(batch.tokens_BL, batch.rng, weights_BL=batch.scored_BL, config=config)
+                noise = other_noise(batch.rng, steps)
+                tries.append({"elbo": bounds.elbo(batch.log_likelihood, q, batch.tokens_B, draws=draws, rng=noise)})
+            return best_of(tries)
 
         return bad
 
@@ -288,3 +307,52 @@ def best_weight_twice() -> Patch:
         return bad
 
     return instead(bounds, "importance_bound", make)
+
+
+def of_a_mixture(broken: Callable[[], Patch]) -> Patch:
+    """A patch to how bounds are computed, with `importance_proposals=mixture`; what recomputes them stays sound."""
+
+    def make(sound):
+        def bad(self, batch, **options):
+            mixed = dataclasses.replace(self.config, importance_proposals="mixture")
+            with mock.patch.object(self, "config", mixed), broken():
+                return sound(self, batch, **options)
+
+        return bad
+
+    return instead(LatentModel, "gaussian_bounds", make)
+
+
+@mutant("ltm", "a mixture's density without one of the q's that z is drawn from", caught_by="recomputed_importance")
+def density_without_a_proposal() -> Patch:
+    def make(sound):
+        def bad(self, z):
+            rest = Mixture(parts=self.parts[:1] + self.parts[2:], counts=self.counts[:1] + self.counts[2:])
+            return sound(rest, z) + math.log(rest.draws / self.draws)
+
+        return bad
+
+    return of_a_mixture(lambda: instead(Mixture, "log_density", make))
+
+
+@mutant("ltm", "a mixture whose draws from one q are at the noise that it was fitted to", caught_by="total_mass")
+def fit_noise_in_a_mixture() -> Patch:
+    def visit(self, tokens_BL, rng, *, weights_BL):
+        reused, visited = self.config.posterior.with_reused_noise(), []
+        q = self.infer(tokens_BL, rng, weights_BL=weights_BL, config=reused, visited=visited)
+        return [*visited[:-1], q]
+
+    def make(sound):
+        def bad(self, stream):
+            z_K, last, count = list(sound(self, stream)), self.parts[-1], self.counts[-1]
+            return z_K[:-count] + [last.at(last.fitted_noise)] * count
+
+        return bad
+
+    def broken() -> Patch:
+        stack = contextlib.ExitStack()
+        stack.enter_context(mock.patch.object(LatentThoughtModel, "visit", visit))
+        stack.enter_context(instead(Mixture, "sample", make))
+        return stack
+
+    return of_a_mixture(broken)

@@ -1,14 +1,22 @@
-"""Sound models before every check, under many seeds: `python -m tests.mutants.sound --runs 100`."""
+"""Sound models before every check, under many seeds: `python -m tests.mutants.sound --runs 100`.
+
+Smaller than `specimens`, since false alarms are sought and not power, but with as many draws for a first look: a check
+judges by errors that it measures itself, and from 8 draws they are too rough to judge by.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import multiprocessing
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from unittest import mock
 
 import numpy as np
+import torch
 
 from ltm import harness
 from ltm.evaluation.rows import Row
@@ -19,6 +27,10 @@ from tests.mutants import Patch, specimens
 from tests.mutants.specimens import CHECKS, Specimen
 from tests.support.sound_models import SOUND, HMMConfig
 
+SIZES = {"UPDATES": 60, "FAST_STEPS": 20, "DRAWS": 64}
+"""Sizes of `enumeration`, in place of those of `specimens`."""
+UPDATES = 60
+"""Updates of the model of the known source."""
 STRIDES = "stride windows"
 NAMES = (*specimens.FAMILIES, *SOUND, STRIDES)
 
@@ -56,7 +68,12 @@ def _seeded(name: str, seed: int) -> Iterator[None]:
         return SequenceRng(seed_of(own, seed), indices)
 
     family = SOUND[name][1] if name in SOUND else name
-    with specimens.apart(family), mock.patch.object(enumeration, "SequenceRng", reseeded):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(specimens.apart(family))
+        stack.enter_context(mock.patch.object(specimens, "UPDATES", UPDATES))
+        stack.enter_context(mock.patch.object(enumeration, "SequenceRng", reseeded))
+        for size, value in SIZES.items():
+            stack.enter_context(mock.patch.object(enumeration, size, value))
         yield
 
 
@@ -70,30 +87,38 @@ def refuted(name: str, seed: int, checks: Sequence[str] = tuple(CHECKS)) -> list
             return [found for check in checks for found in specimens.ask(check, s) if found.passed is False]
 
 
+def _refuted(seed: int, name: str) -> list[CheckResult]:
+    """`refuted`, in a process of its own: one thread, and no progress in the log."""
+    torch.set_num_threads(1)
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        return refuted(name, seed)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print how often each check refutes each sound model; 1 if any does."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=100, help="seeds 0, 1, ...; default: 100")
-    parser.add_argument("--only", default="", help="models whose name has this in it")
+    parser.add_argument("--runs", type=int, default=100, help="seeds FIRST, FIRST + 1, ...; default: 100")
+    parser.add_argument("--first", type=int, default=0, help="the first seed; default: 0")
+    parser.add_argument("--only", default="", help="models whose name has this in it; several with commas")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at a time; default: one per core")
     options = parser.parse_args(arguments)
-    alarms = 0
-    for name in NAMES:
-        if options.only not in name:
-            continue
-        counts: Counter[str] = Counter()
-        for seed in range(options.runs):
-            found = refuted(name, seed)
-            counts.update({result.name for result in found})
-            for result in found:
-                print(f"  {name}, seed {seed}: {result.name} {result.likelihood or ''}: {result.detail}", flush=True)
-        alarms += counts.total()
-        refuters = ", ".join(f"{check} {count}" for check, count in counts.items()) or "none"
-        print(f"{name}: {options.runs} runs, refuted by: {refuters}", flush=True)
+    seeds, alarms = range(options.first, options.first + options.runs), 0
+    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+        for name in NAMES:
+            if not any(part in name for part in options.only.split(",")):
+                continue
+            counts: Counter[str] = Counter()
+            for seed, found in zip(seeds, pool.imap(functools.partial(_refuted, name=name), seeds), strict=True):
+                counts.update({result.name for result in found})
+                for result in found:
+                    print(
+                        f"  {name}, seed {seed}: {result.name} {result.likelihood or ''}: {result.detail}", flush=True
+                    )
+            alarms += counts.total()
+            refuters = ", ".join(f"{check} {count}" for check, count in counts.items()) or "none"
+            print(f"{name}: {options.runs} runs, refuted by: {refuters}", flush=True)
     return int(alarms > 0)
 
 
 if __name__ == "__main__":
-    import torch
-
-    torch.set_num_threads(1)
     raise SystemExit(main())

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from baselines.vae import VAE
 from ltm.api import Loss
 from ltm.latent import bounds
+from ltm.latent.mixture import Mixture
 from ltm.latent.model import LatentThoughtModel
 from ltm.latent.posterior import Posterior
 from ltm.rng import SequenceRng, seed_of
@@ -154,6 +155,28 @@ class DefensiveMixture(VAE):
 
         log_w_KB = bounds._draw(log_weight, q, 8 * draws, batch.rng, "defensive")
         return {**found, "importance_bound": bounds.log_mean_exp(log_w_KB, batch.tokens_B)}
+
+
+class VisitedMixture(LatentThoughtModel):
+    """An LTM with this suite's mixture of the prior and the q's that a fit went through."""
+
+    def __init__(self, config):
+        super().__init__(dataclasses.replace(config, importance_proposals="mixture"))
+
+
+class MirroredMixture(VAE):
+    """Proposals of its own, with pairs of draws that mirror each other."""
+
+    def gaussian_bounds(self, batch, *, whole, draws, only):
+        """As `LatentModel.gaussian_bounds`."""
+        found = super().gaussian_bounds(batch, whole=whole, draws=draws, only=only)
+        if "importance_bound" not in found:
+            return found
+        q = self.infer(batch.tokens_BL, batch.rng, weights_BL=batch.scored_BL)
+        wide = Posterior(mean=q.mean, log_variance=q.log_variance + 0.3)
+        proposals = Mixture(parts=(wide, q), counts=(4 * draws, 4 * draws), antithetic=True)
+        bound = bounds.multiple_importance_bound(batch.log_likelihood, proposals, batch.tokens_B, rng=batch.rng)
+        return {**found, "importance_bound": bound}
 
 
 class ControlVariate(VAE):

@@ -22,7 +22,15 @@ from ltm.nn.output_head import token_nats
 from ltm.nn.sampling import draw
 from ltm.nn.spans import prepare_batch
 from ltm.rng import SequenceRng
-from tests.support.sound_latents import BestOfRefits, ControlVariate, DefensiveMixture, MoreSteps, OtherPrior
+from tests.support.sound_latents import (
+    BestOfRefits,
+    ControlVariate,
+    DefensiveMixture,
+    MirroredMixture,
+    MoreSteps,
+    OtherPrior,
+    VisitedMixture,
+)
 
 
 class _Scored(ExactModel):
@@ -167,6 +175,8 @@ SOUND: dict[str, tuple[type[LanguageModel], str]] = {
     "more fast steps in scoring": (MoreSteps, "ltm"),
     "another Gaussian prior": (OtherPrior, "vae"),
     "defensive mixture": (DefensiveMixture, "vae"),
+    "mixture of what a fit visits": (VisitedMixture, "ltm"),
+    "mixture in mirrored draws": (MirroredMixture, "vae"),
     "control variate": (ControlVariate, "vae"),
     "mixture of two models": (MixtureOfTwo, "ar"),
     "hidden Markov model": (HMM, ""),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from leaderboard.verify import recomputed
 from ltm.result import find_results, read_records, read_result
 from tasks import cli
 from tests.support.harness_models import save_small
@@ -98,3 +99,20 @@ def test_a_file_may_have_any_name(place: Path, capsys: pytest.CaptureFixture[str
         result.data["source"]["file"] == "a\ufffd[31m\ufffdb\ufffd\ufffd.txt"
         and "\x1b" not in result.provenance["command"]
     )
+
+
+def test_steps_that_were_saved_are_in_the_result(place: Path) -> None:
+    save_small(place / "home", "ltm-tiny")
+    command = ["--model", "ltm-tiny", "--tasks", "ptb", "--set", "posterior.optimizer=natural"]
+    command += ["--set", "posterior.steps=6"]
+    assert cli.main(command) == cli.main([*command, "--set", "posterior.tolerance=0.001"]) == 0
+    steps = {}
+    for path in find_results(place / "results"):
+        result = read_result(path)
+        tolerance = result.model["config"]["posterior"]["tolerance"]
+        steps[tolerance] = [metric for metric in result.metrics if metric.name == "fast_steps"]
+        for metric in steps[tolerance]:
+            records = read_records(path, result) or []
+            assert metric.value == sum(record["fast_steps"] for record in records) / len(records) < 6
+            assert recomputed(metric, result, records) == metric.value
+    assert not steps[0.0] and len(steps[0.001]) == 1

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from ltm.latent.posterior import LikelihoodGradient, Posterior, PosteriorConfig, fit
+from ltm.latent.posterior import Posterior, PosteriorConfig, fit
 from ltm.rng import SequenceRng
 
 SHAPE = (2, 1, 3)
@@ -22,9 +23,15 @@ def gaussian(z: Tensor) -> Tensor:
     return CURVATURE * (z - CENTRE)
 
 
-def fitted(gradient: LikelihoodGradient, config: PosteriorConfig, kl_weight: float = 1.0, texts: int = 64) -> Posterior:
-    rng = SequenceRng(0, range(texts))
-    return fit(gradient, SHAPE, config, rng, device=torch.device("cpu"), dtype=torch.float64, kl_weight=kl_weight)
+def fitted(
+    gradient: Callable[[Tensor], Tensor], config: PosteriorConfig, kl_weight: float = 1.0, texts: int = 64
+) -> Posterior:
+    rng, cpu = SequenceRng(0, range(texts)), torch.device("cpu")
+
+    def of_all(z: Tensor, rows: Tensor | None = None, /) -> Tensor:
+        return gradient(z)
+
+    return fit(of_all, SHAPE, config, rng, device=cpu, dtype=torch.float64, kl_weight=kl_weight)
 
 
 @pytest.mark.parametrize("kl_weight", [1.0, 0.25])

@@ -12,6 +12,9 @@ from ltm.nn import output_head
 @pytest.fixture(params=[2**23, 600], ids=["one chunk", "many chunks"])
 def problem(request, monkeypatch):
     monkeypatch.setitem(output_head.CHUNK_BYTES, "cpu", 8 * request.param)
+    if request.param < 2**20:  # 13 tokens by 3 of the vocabulary: neither divides anything
+        monkeypatch.setitem(output_head.GROUP_TOKENS, "cpu", 13)
+        monkeypatch.setitem(output_head.BLOCK_BYTES, "cpu", 8 * 13 * 3)
     torch.manual_seed(0)
     h = torch.randn(70, 6, dtype=torch.float64, requires_grad=True)
     head = torch.randn(13, 6, dtype=torch.float64, requires_grad=True)
@@ -43,6 +46,15 @@ def test_gradients(problem):
     torch.testing.assert_close(got_h, 3 * expected_h)
     torch.testing.assert_close(got_head, 3 * expected_head)
     torch.testing.assert_close(output_head.nll_gradient(h, head, targets, weights), expected_h)
+
+
+def test_logits_far_apart_neither_overflow_nor_vanish(problem):
+    h, head, targets, _ = problem
+    h, head = (300 * h).detach(), head.detach()
+    nats = output_head.token_nats(h, head, targets)
+    torch.testing.assert_close(nats, -F.cross_entropy(h @ head.T, targets, reduction="none"))
+    expected = torch.softmax(h @ head.T, -1) @ head - head[targets]
+    torch.testing.assert_close(output_head.nll_gradient(h, head, targets), expected)
 
 
 def test_mean_nll_in_bfloat16_is_near():

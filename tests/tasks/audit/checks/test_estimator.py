@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from ltm.harness import HarnessModel
-from ltm.latent import bounds
+from ltm.latent import bounds, mixture
+from ltm.latent.mixture import Mixture
 from ltm.latent.model import LatentThoughtModel
 from ltm.latent.posterior import Posterior, PosteriorConfig
 from ltm.rng import SequenceRng
@@ -119,6 +121,52 @@ def test_a_prior_of_its_own_is_taken_and_one_of_each_text_is_not(monkeypatch):
     monkeypatch.setattr(bounds, "elbo", under(lambda q: q))
     elbo, _ = estimator.recomputed_bounds(model, TOKENS)
     assert not elbo.passed and "the prior differs between texts" in elbo.detail
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_a_mixture_is_recomputed_from_what_is_handed_over(monkeypatch, antithetic):
+    """To the last digits under the same noise, whatever the class of what is handed over."""
+    model = reading("ltm", posterior=PosteriorConfig(steps=4), importance_proposals="mixture")
+    sound = bounds.multiple_importance_bound
+
+    def of_pairs(log_likelihood, proposals, tokens_B, *, rng):
+        proposals = dataclasses.replace(proposals, antithetic=antithetic)
+        found = sound(log_likelihood, proposals, tokens_B, rng=rng)
+        own = SimpleNamespace(parts=proposals.parts, counts=proposals.counts, antithetic=antithetic)
+        return dataclasses.replace(found, q=own, nats_B=found.nats_B + more)
+
+    monkeypatch.setattr(bounds, "multiple_importance_bound", of_pairs)
+    for more in (0.0, 1e-3):
+        elbo, importance = estimator.recomputed_bounds(model, TOKENS)
+        assert elbo.passed and importance.passed == (more == 0)
+    assert importance.value == pytest.approx(1e-3, rel=0.1)
+
+
+def test_a_proposal_that_only_the_draws_know_of_is_seen(monkeypatch):
+    """z from the prior, weighed by a mixture that does not have it; the audit gets the same mixture."""
+    model = reading("ltm", posterior=PosteriorConfig(steps=4), importance_proposals="mixture")
+    monkeypatch.setattr(mixture, "of_fit", lambda visited, draws: Mixture(parts=(visited[-1],), counts=(draws,)))
+    sound = Mixture.sample
+
+    def some_from_the_prior(self, stream):
+        for number, z in enumerate(sound(self, stream)):
+            yield z if number % 4 else stream.normal(*z.shape[1:]).to(z)
+
+    monkeypatch.setattr(Mixture, "sample", some_from_the_prior)
+    elbo, importance = estimator.recomputed_bounds(model, TOKENS)
+    assert elbo.passed and not importance.passed
+
+
+def test_a_mixture_of_more_draws_than_are_claimed_is_none(monkeypatch):
+    model, sound = reading("vae", importance_proposals="mixture"), bounds.multiple_importance_bound
+
+    def fewer(log_likelihood, proposals, tokens_B, *, rng):
+        more = dataclasses.replace(proposals, counts=tuple(10 * count for count in proposals.counts))
+        return dataclasses.replace(sound(log_likelihood, proposals, tokens_B, rng=rng), q=more)
+
+    monkeypatch.setattr(bounds, "multiple_importance_bound", fewer)
+    elbo, importance = estimator.recomputed_bounds(model, TOKENS)
+    assert elbo.passed and not importance.passed and "640" in importance.detail
 
 
 def test_models_without_a_gaussian_q_are_not_asked():
