@@ -11,10 +11,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ltm.nn.sampling import invert
+from ltm.nn.output_head import logits_of
+from ltm.nn.sampling import invert, rows_together
 from ltm.rng import Stream
 
-_MOVED_TOGETHER = 256  # tokens whose float64 weights are in memory at a time
+_FEWEST = 16  # tokens that move together even if their weights exceed the caches, so that the head is read less often
 
 Move = Callable[[Tensor, Tensor], Tensor]
 """Maps logits (N, V) and present tokens (N,) to weights (N, V) of each token, or (N, V + 1), the last for staying."""
@@ -54,10 +55,11 @@ def take_steps(
             continue
         tokens, wanted = canvas_BL[rows], wanted_BL[rows]
         h_ND = hidden(tokens, torch.full((len(rows),), time, dtype=torch.float64, device=tokens.device), wanted)
-        parts = (x.split(_MOVED_TOGETHER) for x in (h_ND.to(head_VD.dtype), tokens[wanted], u_BL[rows][wanted]))
+        together = rows_together(head_VD.device, len(head_VD), least=_FEWEST)
+        parts = (x.split(together) for x in (h_ND, tokens[wanted], u_BL[rows][wanted]))
         drawn = []
         for h, now, uniforms in zip(*parts, strict=True):
-            chosen = invert(move(h @ head_VD.T, now), uniforms)
+            chosen = invert(move(logits_of(h, head_VD), now), uniforms)
             drawn.append(torch.where(chosen < len(head_VD), chosen, now))
         tokens[wanted] = torch.cat(drawn)
         canvas_BL[rows] = tokens

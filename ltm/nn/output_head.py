@@ -139,7 +139,10 @@ class _WeightedNll(torch.autograd.Function):
             p = log_p.exp_().to(head_VD.dtype)
             gradient_h[rows] = ((p @ head_VD).to(wide) - head_VD[targets]) * weights[:, None]
             weighted_h = h * weights[:, None].to(h.dtype)
-            gradient_head += p.T @ weighted_h
+            if p.dtype == wide:
+                torch.addmm(gradient_head, p.T, weighted_h, out=gradient_head)
+            else:
+                gradient_head += p.T @ weighted_h
             gradient_head.index_add_(0, targets, weighted_h.to(wide), alpha=-1)
         ctx.save_for_backward(gradient_h, gradient_head)
         ctx.head_dtype = head_VD.dtype

@@ -10,8 +10,13 @@ from torch import Tensor
 
 from ltm.api import Sampling
 
-TOGETHER = {"cpu": 2**18, "cuda": 2**24}
+TOGETHER = {"cpu": 2**17, "cuda": 2**24}
 """Float64 probabilities in memory at a time; on a CPU, what stays in its caches and needs no new pages."""
+
+
+def rows_together(device: torch.device, columns: int, *, least: int = 1) -> int:
+    """Return of how many rows the float64 probabilities are formed at a time."""
+    return max(least, TOGETHER[device.type] // columns)
 
 
 def probabilities(logits_BV: Tensor, sampling: Sampling) -> Tensor:
@@ -35,7 +40,7 @@ def probabilities(logits_BV: Tensor, sampling: Sampling) -> Tensor:
 
 def draw(logits_BV: Tensor, uniforms_B: Tensor, sampling: Sampling) -> Tensor:
     """Draw one token id per row by inverting the cumulative distribution in float64, (B,) int64."""
-    rows = max(1, TOGETHER[logits_BV.device.type] // logits_BV.shape[1])
+    rows = rows_together(logits_BV.device, logits_BV.shape[1])
     parts = zip(logits_BV.split(rows), uniforms_B.split(rows), strict=True)
     return torch.cat([invert(probabilities(logits, sampling), uniforms) for logits, uniforms in parts])
 

@@ -59,6 +59,7 @@ class Run:
             [{"params": own, "weight_decay": decay, "rate": rate} for (decay, rate), own in groups.items()],
             lr=config.lr,
             betas=(config.beta1, config.beta2),
+            fused=True,
         )
         average = {k: v.detach().clone() for k, v in model.state_dict().items()} if config.ema else {}
         return cls(model, optimizer, average)
@@ -91,7 +92,7 @@ class Run:
                 moments.setdefault(name, {})[key] = value
         for name, p in self.model.named_parameters():
             if name in moments:
-                self.optimizer.state[p] = {k: v if k == "step" else v.to(p.device) for k, v in moments[name].items()}
+                self.optimizer.state[p] = {key: value.to(p.device) for key, value in moments[name].items()}
         self.step, self.seconds = int(state["run"][0]), float(state["run"][1])
 
     def _check(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:

@@ -211,7 +211,7 @@ def test_the_setting_changes_the_importance_bound_alone(cls, settings, parts):
     model.config = dataclasses.replace(model.config, importance_proposals="mixture")
     after = model.log_likelihoods(texts, rng=rng)
     assert list(before) == list(after)
-    # Without a step, and from an untrained encoder, q is the prior, and a mixture of the prior with itself is the prior.
+    # Without a step, and from an untrained encoder, q is the prior, and so is a mixture of the two.
     changed = set() if parts == 2 else {"importance_bound"}
     for name, estimate in after.items():
         same = torch.allclose(estimate.nats_B, before[name].nats_B, rtol=1e-12, atol=0)
