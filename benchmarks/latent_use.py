@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,8 @@ from ltm.training.run import train_model
 
 
 def planned(groups: Sequence[str], only: str, seeds: Sequence[int]) -> list[Run]:
-    """The controls that are needed, then the variants whose name has `only` in it; all of one seed before the next."""
-    variants = [name for group in groups for name in GROUPS[group] if only in name]
+    """The controls that are needed, then variants in whose name `only` is found; all of one seed before the next."""
+    variants = [name for group in groups for name in GROUPS[group] if re.search(only, name)]
     names = dict.fromkeys([*map(control_of, variants), *variants])
     return [Run(variant=name, seed=seed) for seed in seeds for name in names]
 
@@ -141,7 +142,7 @@ def main() -> None:
     """Train and score missing runs, then print the table."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.latent_use", description=__doc__)
     p.add_argument("--groups", default="lag", help=f"some of {', '.join(GROUPS)}; default: lag")
-    p.add_argument("--only", default="", help="variants whose name has this in it; default: all")
+    p.add_argument("--only", default="", help="a regular expression for names of variants; default: all")
     p.add_argument("--corpus", default=DEFAULT_CORPUS, help=f"default: {DEFAULT_CORPUS}")
     p.add_argument("--data-dir", type=Path, help="where corpora lie")
     p.add_argument("--tokenizer", default="bpe-2048", help="default: bpe-2048")
@@ -164,9 +165,12 @@ def main() -> None:
         seeds = [int(seed) for seed in options.seeds.split(",")]
     except ValueError:
         raise UserError(f"--seeds {options.seeds}: expected whole numbers with commas between them") from None
-    runs = planned(groups, options.only, seeds)
+    try:
+        runs = planned(groups, options.only, seeds)
+    except re.error as error:
+        raise UserError(f"--only {options.only}: no regular expression: {error}") from None
     if all(run.variant in CONTROLS for run in runs):
-        raise UserError(f"--only {options.only}: no variant of {', '.join(groups)} has this in its name")
+        raise UserError(f"--only {options.only}: no variant of {', '.join(groups)} has such a name")
     file = options.output / "results.jsonl"
     done, records = kept(file), {}
     for run in runs:

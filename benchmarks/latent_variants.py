@@ -39,9 +39,12 @@ GROUPS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "zero start, rate 0.1": QUIET,
         "zero start, rate 0.3": ("cross_start=zero", "cross_rate=0.3"),
         "zero start, rate 0.1, no weight decay": (*QUIET, "training.weight_decay=0"),
+        "zero start, rate 0.1, T = 2": (*QUIET, "posterior.steps=2"),
+        "zero start, rate 0.1, T = 3": (*QUIET, "posterior.steps=3"),
         "zero start, rate 0.1, Adam, T = 8": (*QUIET, *ADAM),
         "gate": (),
         "z = 0 for half of training": ("cross_start=zero",),
+        "z louder over half of training": ("cross_start=zero",),
         "VAE": (),
         "VAE, zero start, rate 0.1": QUIET,
     },
@@ -96,6 +99,29 @@ class Delayed(LatentThoughtModel):
         return Loss(value=mean_nll(h_BLD, self.decoder.head(), tokens_BL))
 
 
+class Annealed(LatentThoughtModel):
+    """An LTM whose decoder reads z times a factor that rises from 0 to 1 over the first half of training."""
+
+    presets: ClassVar = {}
+    heard = 1.0
+
+    def training_loss(self, tokens_BL: Tensor, *, rng: Rng, progress: float = 1.0) -> Loss:
+        """As the LTM's, of a quieter z in the first half."""
+        self.heard = min(1.0, 2 * progress)
+        return super().training_loss(tokens_BL, rng=rng, progress=progress)
+
+    def latent_keys_values(self, stack: Transformer, z_BYGD: Tensor) -> list[KeysValues]:
+        """Read z more quietly."""
+        return super().latent_keys_values(stack, z_BYGD * self.heard)
+
+
+CLASSES: Mapping[str, type] = {
+    "gate": Gated,
+    "z = 0 for half of training": Delayed,
+    "z louder over half of training": Annealed,
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """A model to train and score: a name of `CONTROLS` or in `GROUPS`, and the seed of training."""
@@ -130,7 +156,7 @@ def base_config(options: argparse.Namespace) -> LTMConfig:
 def configured(run: Run, options: argparse.Namespace) -> tuple[type, Any, TrainConfig]:
     """Return class, config and recipe of a run."""
     base = base_config(options)
-    cls: type = {"gate": Gated, "z = 0 for half of training": Delayed}.get(run.variant, LatentThoughtModel)
+    cls: type = CLASSES.get(run.variant, LatentThoughtModel)
     config: Any = base
     if run.variant in CONTROLS:
         cls, config = Autoregressive, ARConfig(decoder=base.decoder)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import inference_steps, latent_use, latent_variants
-from benchmarks.latent_variants import GROUPS, Delayed, Gated, Run, configured, control_of
+from benchmarks.latent_variants import GROUPS, Annealed, Delayed, Gated, Run, configured, control_of
 from benchmarks.posterior_methods import METHODS, Natural, OfLibrary, mean_start
 from ltm.errors import UserError
 from ltm.latent.model import LatentThoughtModel
@@ -83,7 +83,7 @@ def test_every_variant_is_a_model_and_has_a_control_with_its_decoder(variant):
     assert issubclass(cls, torch.nn.Module)
 
 
-@pytest.mark.parametrize("cls", [Gated, Delayed])
+@pytest.mark.parametrize("cls", [Annealed, Delayed, Gated])
 def test_quiet_models_begin_as_one_without_latents(cls):
     config = latent_variants.base_config(OPTIONS)
     config = dataclasses.replace(config, vocab_size=9, cross_start="zero")
