@@ -135,9 +135,7 @@ METHODS: Mapping[str, Method] = {
     "Adam, 0.1": _adam(lr=0.1),
     "Adam, 0.05": _adam(lr=0.05),
     "published code, fresh noise": OfLibrary(
-        config=dataclasses.replace(
-            PosteriorConfig.NAMED["published_code"], noise="fresh", schedule_steps=None, leak_gradients=False
-        ),
+        config=dataclasses.replace(PosteriorConfig.NAMED["published_code"], noise="fresh", leak_gradients=False),
         own_start=True,
     ),
     "natural, 0.3": Natural(),

@@ -104,7 +104,6 @@ PosteriorConfig.NAMED["natural_gradient"] = PosteriorConfig(optimizer="natural",
 PosteriorConfig.NAMED["published_code"] = PosteriorConfig(
     lr=0.34,
     noise="reused",
-    schedule_steps=16,
     init_mean_std=0.01,
     init_log_variance=-5.0,
     init_log_variance_std=0.1,
