@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ltm.api import Cost, Loss, Preset, Rng, published_recipe, tiny_recipe
+from ltm.nn.dit import DiTConfig, decoder_of
 from ltm.nn.flops import StackFlops, paper_train_flops
 from ltm.nn.left_to_right import ExactModel
 from ltm.nn.output_head import mean_nll, token_nats
@@ -24,7 +25,7 @@ class ARConfig:
     """An autoregressive Transformer; `decoder.window=none` makes it attend to the whole past."""
 
     vocab_size: int = 0
-    decoder: TransformerConfig
+    decoder: TransformerConfig | DiTConfig
 
 
 def _matched_shape(layers: int) -> ARConfig:
@@ -55,7 +56,9 @@ class Autoregressive(ExactModel):
     def __init__(self, config: ARConfig):
         super().__init__()
         self.config = config
-        self.decoder = Transformer(config.decoder, config.vocab_size)
+        # A published network's mask is a row of its head, which is never an output here.
+        extra = int(isinstance(config.decoder, DiTConfig))
+        self.decoder = decoder_of(config.decoder, config.vocab_size, extra_inputs=extra, causal=True)
 
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> ARConfig:

@@ -175,7 +175,7 @@ def setting_names(config: Any, prefix: str = "") -> list[str]:
 
 
 def _assign(tree: dict[str, Any], cls: type, path: list[str], text: str, full: str) -> None:
-    hint = typing.get_type_hints(cls)[path[0]]
+    hint = _fitting(typing.get_type_hints(cls)[path[0]], tree[path[0]])
     if len(path) > 1:
         _assign(tree[path[0]], hint, path[1:], text, full)
     elif dataclasses.is_dataclass(hint):
@@ -190,6 +190,15 @@ def _assign(tree: dict[str, Any], cls: type, path: list[str], text: str, full: s
         tree[path[0]] = _convert(hint, text if hint is str else _parse(text), f"setting {full}")
 
 
+def _fitting(hint: Any, value: Any) -> Any:
+    """Of a union of configs the first that has all of the value's settings; any other hint as it is."""
+    kinds = [kind for kind in typing.get_args(hint) if dataclasses.is_dataclass(kind)]
+    if len(kinds) < 2:
+        return hint
+    names = set(value) if isinstance(value, Mapping) else set()
+    return next((kind for kind in kinds if names <= {field.name for field in dataclasses.fields(kind)}), kinds[0])
+
+
 def _parse(text: str) -> Any:
     try:
         return json.loads({"True": "true", "False": "false", "None": "null", "none": "null"}.get(text, text))
@@ -198,6 +207,7 @@ def _parse(text: str) -> Any:
 
 
 def _convert(hint: Any, value: Any, where: str, else_what: str = "") -> Any:
+    hint = _fitting(hint, value)
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (Union, types.UnionType):
         if value is None and type(None) in args:

@@ -31,10 +31,11 @@ from baselines.diffusion.block_sampling import continue_in_blocks
 from baselines.diffusion.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks
 from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling, published_recipe, tiny_recipe
 from ltm.nn.block import KeysValues
+from ltm.nn.dit import DiTConfig, decoder_of
 from ltm.nn.flops import StackFlops, paper_train_flops
 from ltm.nn.output_head import token_nats, weighted_nll
 from ltm.nn.spans import prepare_batch
-from ltm.nn.transformer import Transformer, TransformerConfig
+from ltm.nn.transformer import TransformerConfig
 from ltm.rng import SequenceRng
 
 
@@ -53,7 +54,7 @@ class BD3LMConfig:
     """
 
     vocab_size: int = 0
-    decoder: TransformerConfig
+    decoder: TransformerConfig | DiTConfig
     block_size: int = 16
     clip_low: float = 0.0
     clip_high: float = 1.0
@@ -111,7 +112,7 @@ class BD3LM(MaskedModel):
     def __init__(self, config: BD3LMConfig):
         super().__init__()
         self.config = config
-        self.decoder = Transformer(config.decoder, config.vocab_size, extra_inputs=1, causal=False)
+        self.decoder = decoder_of(config.decoder, config.vocab_size, extra_inputs=1, causal=False)
 
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> BD3LMConfig:

@@ -19,10 +19,11 @@ from torch import Tensor
 from baselines.diffusion.masking import DRAWS, diffusion_bound, draw_masks, visible_keys
 from baselines.diffusion.unmasking import CanvasModel, check_settings, unmask
 from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng, Sampling, published_recipe, tiny_recipe
+from ltm.nn.dit import DiTConfig, decoder_of
 from ltm.nn.flops import StackFlops, paper_train_flops
 from ltm.nn.output_head import logits_of, token_nats, weighted_nll
 from ltm.nn.spans import prepare_batch
-from ltm.nn.transformer import Transformer, TransformerConfig
+from ltm.nn.transformer import TransformerConfig
 from ltm.rng import SequenceRng, Stream
 
 
@@ -41,7 +42,7 @@ class MDLMConfig:
     """
 
     vocab_size: int = 0
-    decoder: TransformerConfig
+    decoder: TransformerConfig | DiTConfig
     sampler: Literal["ancestral", "cached", "first_hitting"] = "first_hitting"
     sampling_steps: int = 1000
     stride: int | None = None
@@ -78,7 +79,7 @@ class MDLM(CanvasModel):
     def __init__(self, config: MDLMConfig):
         super().__init__()
         self.config = config
-        self.decoder = Transformer(config.decoder, config.vocab_size, extra_inputs=1, causal=False)
+        self.decoder = decoder_of(config.decoder, config.vocab_size, extra_inputs=1, causal=False)
 
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> MDLMConfig:

@@ -17,19 +17,27 @@ Uniform graph. Q(y, x) = 1 / V; by sigma a token has been replaced, by any of V,
 q = (e^sigma - 1) / (e^sigma - 1 + V), the probability ratio of one other token to the original: at x = x0 all r_y = q;
 elsewhere r_x0 = 1 / q and the other r_y = 1. With d = log(1 + (V - 1) e^-sigma), log s_y = d (o_y / log V - 1): zero
 logits give the ratio for a y of which nothing is known and an x that the text makes certain, 1 / V for little noise and
-1 for much; and at high noise, where the true ratios are near 1, d keeps the network's errors small.
+1 for much; and at high noise, where the true ratios are near 1, d keeps the network's errors small. In Duo (arXiv
+2506.10892) the logits are those of the original token, and a law of it gives all ratios; see `duo_log_scores`.
 Shapes: N tokens, V outputs.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ltm.api import Sampling
 from ltm.nn.sampling import probabilities
+
+Scores = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Maps logits (N, V), present tokens (N,) and sigma, broadcast to (N, 1), to log s_y (N, V) of the uniform graph.
+
+Entries with y = x are unused.
+"""
 
 
 def absorb_cost(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
@@ -51,10 +59,27 @@ def uniform_log_scores(logits_NV: Tensor, sigma: Tensor) -> Tensor:
     return depth * (logits_NV / math.log(V) - 1)
 
 
-def uniform_cost(logits_NV: Tensor, targets_N: Tensor, now_N: Tensor, sigma_N: Tensor) -> Tensor:
+def sedd_log_scores(logits_NV: Tensor, now_N: Tensor, sigma: Tensor) -> Tensor:
+    """As `uniform_log_scores`, whatever the present tokens are: `Scores` of SEDD."""
+    return uniform_log_scores(logits_NV, sigma)
+
+
+def duo_log_scores(logits_NV: Tensor, now_N: Tensor, sigma: Tensor) -> Tensor:
+    """Return log s_y, (N, V), if the softmax p of the logits is the law of the original token: `Scores` of Duo.
+
+    With a = e^-sigma, s_y = (V a p_y + 1 - a) / (V a p_x + 1 - a) for the present token x.
+    """
+    kept, replaced = math.log(logits_NV.shape[1]) - sigma, torch.log(-torch.expm1(-sigma))
+    log_NV = torch.logaddexp(logits_NV.log_softmax(1) + kept.to(logits_NV), replaced.to(logits_NV))
+    return log_NV - log_NV.gather(1, now_N[:, None])
+
+
+def uniform_cost(
+    logits_NV: Tensor, targets_N: Tensor, now_N: Tensor, sigma_N: Tensor, *, scores: Scores = sedd_log_scores
+) -> Tensor:
     """Return H of the uniform graph, (N,), for tokens `now_N` whose originals are `targets_N`."""
     V, dtype = logits_NV.shape[1], logits_NV.dtype
-    log_q_N, log_s_NV = log_ratio(sigma_N, V).to(dtype), uniform_log_scores(logits_NV, sigma_N[:, None])
+    log_q_N, log_s_NV = log_ratio(sigma_N, V).to(dtype), scores(logits_NV, now_N, sigma_N[:, None])
     original_N = log_s_NV.gather(1, targets_N[:, None])[:, 0]
     present_N = log_s_NV.gather(1, now_N[:, None])[:, 0]
     sum_s_N, sum_log_s_N = log_s_NV.exp().sum(1) - present_N.exp(), log_s_NV.sum(1) - present_N
@@ -96,30 +121,46 @@ def absorb_weights(logits_NV: Tensor, share: float, sampling: Sampling, *, last:
     return torch.cat([shown_N1 * probabilities(logits_NV, sampling), stay_N1], 1)
 
 
-def _uniform_scores(logits_NV: Tensor, now_N: Tensor, sigma: float, sampling: Sampling) -> tuple[Tensor, Tensor]:
+def _uniform_scores(
+    logits_NV: Tensor, now_N: Tensor, sigma: float, sampling: Sampling, scores: Scores
+) -> tuple[Tensor, Tensor]:
     """Return scores (N, V), 0 at the present token, and their sums (N, 1); `sampling` reshapes scores, not sums."""
-    log_s_NV = uniform_log_scores(logits_NV.double(), torch.tensor(sigma, dtype=torch.float64))
+    log_s_NV = scores(logits_NV.double(), now_N, torch.tensor(sigma, dtype=torch.float64))
     log_s_NV = log_s_NV.scatter(1, now_N[:, None], -torch.inf)
     total_N1 = torch.exp(log_s_NV.logsumexp(1, keepdim=True))
     return total_N1 * probabilities(log_s_NV, sampling), total_N1
 
 
-def uniform_euler_weights(logits_NV: Tensor, now_N: Tensor, sigma: float, length: float, sampling: Sampling) -> Tensor:
+def uniform_euler_weights(
+    logits_NV: Tensor,
+    now_N: Tensor,
+    sigma: float,
+    length: float,
+    sampling: Sampling,
+    *,
+    scores: Scores = sedd_log_scores,
+) -> Tensor:
     """Return weights (N, V) of the next token if rates at `sigma` hold for a `length` in sigma; none is negative."""
-    score_NV, total_N1 = _uniform_scores(logits_NV, now_N, sigma, sampling)
+    score_NV, total_N1 = _uniform_scores(logits_NV, now_N, sigma, sampling, scores)
     rate = length / logits_NV.shape[1]
     return (rate * score_NV).scatter(1, now_N[:, None], (1 - rate * total_N1).clamp(min=0))
 
 
 def uniform_analytic_weights(
-    logits_NV: Tensor, now_N: Tensor, sigma: float, length: float, sampling: Sampling
+    logits_NV: Tensor,
+    now_N: Tensor,
+    sigma: float,
+    length: float,
+    sampling: Sampling,
+    *,
+    scores: Scores = sedd_log_scores,
 ) -> Tensor:
     """Return weights (N, V) of the token a `length` in sigma earlier: Tweedie, exact for one token with exact scores.
 
     Scores are carried back by the inverse of the forward law, then weighted by the forward law to the present token.
     The former can become negative if scores are not true ratios; it is clamped at 0.
     """
-    score_NV, total_N1 = _uniform_scores(logits_NV, now_N, sigma, sampling)
+    score_NV, total_N1 = _uniform_scores(logits_NV, now_N, sigma, sampling, scores)
     V, kept = logits_NV.shape[1], math.exp(-length)
     earlier_NV = score_NV.scatter(1, now_N[:, None], 1.0) / kept - (1 - kept) / (V * kept) * (total_N1 + 1)
     to_now_NV = torch.full_like(score_NV, (1 - kept) / V).scatter(1, now_N[:, None], kept + (1 - kept) / V)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ltm.nn.dit import DiTConfig
 from ltm.nn.transformer import TransformerConfig
 
 
@@ -33,6 +34,6 @@ class TimeEmbedding(nn.Module):
         return self.mlp(torch.cat([angles.sin(), angles.cos()], 1).to(next(self.mlp.parameters()).dtype))
 
 
-def conditioning_flops(config: TransformerConfig, width: int) -> float:
+def conditioning_flops(config: TransformerConfig | DiTConfig, width: int) -> float:
     """Return FLOPs per sequence of a time embedding and of all blocks' modulations; 0 for width 0."""
     return 4 * width * width + 2 * width * 6 * config.width * config.layers

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from baselines.diffusion.masking import MaskedModel
 from ltm.api import Generations, Rng, Sampling
+from ltm.nn.dit import DiTConfig
 from ltm.nn.sampling import draw, up_to_stop
 from ltm.nn.spans import check_ids
 from ltm.nn.transformer import TransformerConfig
@@ -153,7 +154,9 @@ def unmask(
     )
 
 
-def check_settings(family: str, decoder: TransformerConfig, sampling_steps: int, stride: int | None) -> None:
+def check_settings(
+    family: str, decoder: TransformerConfig | DiTConfig, sampling_steps: int, stride: int | None
+) -> None:
     """Raise ValueError for a window, fewer than one step, or a stride outside 1 .. tokens of a block."""
     block_length = decoder.max_length - 1
     if decoder.window is not None:

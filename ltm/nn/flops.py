@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ltm.nn.attention import executed_keys
+from ltm.nn.dit import DiTConfig
 from ltm.nn.transformer import TransformerConfig
 
 
@@ -47,7 +48,9 @@ class StackFlops:
         return self.first_attention + self.after_first_attention + self.head
 
     @classmethod
-    def of(cls, config: TransformerConfig, outputs: int, length: int, latents_a_layer: int = 0) -> StackFlops:
+    def of(
+        cls, config: TransformerConfig | DiTConfig, outputs: int, length: int, latents_a_layer: int = 0
+    ) -> StackFlops:
         """Count the FLOPs of a stack for sequences of `length` positions and `outputs` rows of the head."""
         D, G = config.width, latents_a_layer
         attention = 8 * D * D + 4 * D * executed_keys(length, config.window)

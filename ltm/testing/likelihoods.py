@@ -5,6 +5,7 @@ A number may call itself a likelihood only if, over all texts, its exponentials 
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import get_args
 
@@ -19,6 +20,11 @@ from ltm.testing.miniatures import FamilyTests, L, V, all_texts, structured_batc
 
 TEXTS = all_texts()
 ROWS = range(len(TEXTS))
+
+
+def _masses_by_context(estimate: LikelihoodEstimate) -> Tensor:
+    """Sum of exp(nats) over the continuations of each two tokens, (V^2,)."""
+    return estimate.nats_B.exp().view(V**2, V**2).sum(1)
 
 
 def with_fast_steps(model: LanguageModel, steps: int) -> LanguageModel:
@@ -73,11 +79,14 @@ class LikelihoodTests(FamilyTests):
         found = model.log_likelihoods(TEXTS, rng=SequenceRng(1, ROWS), draws=128)
         for name, estimate in found.items():
             mass, error = total_mass(estimate)
+            if estimate.kind == "lower_bound" and error >= 0.05:
+                more = model.log_likelihoods(TEXTS, rng=SequenceRng(1, ROWS), draws=512, only=name)
+                mass, error = total_mass(more[name])
             if estimate.kind == "exact":
                 assert mass == pytest.approx(1, abs=1e-6), name
             elif estimate.kind == "lower_bound":
                 assert 0.05 < mass <= 1 + 3 * error + 1e-9, (name, mass, error)
-                assert error < 0.05, f"{name} is too noisy with 128 draws for the sum to say anything"
+                assert error < 0.05, f"{name} is too noisy with 512 draws for the sum to say anything"
 
     def test_conditional_mass(self, model: LanguageModel) -> None:
         """Given any first two tokens, the continuations share at most all probability.
@@ -88,11 +97,15 @@ class LikelihoodTests(FamilyTests):
         by_context = SequenceRng(1, [row // V**2 for row in ROWS])
         found = model.log_likelihoods(TEXTS, context=2, rng=by_context, draws=64)
         for name, estimate in found.items():
-            masses = estimate.nats_B.exp().view(V**2, V**2).sum(1)
+            masses = _masses_by_context(estimate)
             if estimate.kind == "exact" or name == "predictive_bound":
                 same(masses, torch.ones_like(masses), name, 1e-7)
-            elif estimate.kind == "lower_bound":
-                assert float(masses.max()) <= 1.02, name
+            elif estimate.kind == "lower_bound" and float(masses.max()) > 1.02:
+                # Chance, or too much for it: more draws, and room for the error that they leave.
+                more = model.log_likelihoods(TEXTS, context=2, rng=by_context, draws=1024, only=name)[name]
+                assert more.mc_var_B is not None, name
+                error = _masses_by_context(dataclasses.replace(more, nats_B=more.nats_B + more.mc_var_B.sqrt().log()))
+                assert bool((_masses_by_context(more) <= 1 + 3 * error).all()) and float(error.max()) < 0.1, name
 
     def test_only_what_is_averaged_may_exceed_in_expectation(self, model: LanguageModel) -> None:
         """Mean over noises of exp(value), few draws each: over all texts at most 1, unless it says `averaged`."""

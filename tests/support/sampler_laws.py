@@ -33,6 +33,10 @@ def law(family: str, texts_BL: Tensor):
         from tests.baselines.diffusion.test_sedd import sampler_law
 
         return model, sampler_law(model, texts_BL).log()
+    if family == "duo":
+        from tests.baselines.diffusion import test_duo
+
+        return model, test_duo.sampler_law(model, texts_BL).log()
     raise ValueError(f"the law of {family}'s sampler is not known")
 
 

@@ -34,6 +34,7 @@ def scores(model: SEDD, tokens: torch.Tensor, sigma: float) -> torch.Tensor:
     """
     bos = torch.full((len(tokens), 1), V)
     level = torch.tensor([math.log(sigma / SIGMA_LOW) / math.log(SIGMA_HIGH / SIGMA_LOW)]).double().clamp(0, 1)
+    assert model.time_embedding is not None
     condition = model.time_embedding(level.expand(len(tokens)))
     h = model.decoder(torch.cat([bos, tokens], 1), condition_BE=condition)[:, 1:]
     logits = h @ model.decoder.embedding[:V].T

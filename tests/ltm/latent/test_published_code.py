@@ -1,6 +1,6 @@
 """`posterior=published_code` against whole runs of the public code's optimiser, `mingluzhao/Latent-Thought-LM` 498e39e.
 
-`tests/golden/published_ltm` holds random weights of a tiny network under that code's names, its outputs, and where its
+`tests/golden/published/ltm` holds random weights of a tiny network under that code's names, its outputs, and where its
 fits of two texts started and ended. Its outputs include BOS, which ours never predicts.
 """
 
@@ -21,7 +21,7 @@ from ltm.latent.posterior import Posterior, PosteriorConfig, fit
 from ltm.nn.transformer import TransformerConfig
 from ltm.rng import SequenceRng
 
-FOLDER = Path(__file__).parents[2] / "golden" / "published_ltm"
+FOLDER = Path(__file__).parents[2] / "golden" / "published" / "ltm"
 WRITTEN = json.loads((FOLDER / "config.json").read_text())
 IO = load_file(FOLDER / "io.safetensors")
 PUBLISHED = PosteriorConfig.NAMED["published_code"]

@@ -1,0 +1,94 @@
+"""Uniform-state diffusion with a predicted original token, Duo (arXiv 2506.10892): tokens turn into any state.
+
+The forward process is SEDD's on the uniform graph, and so are the bound, its ends, and the estimator: only what the
+network's logits mean is another. They are those of the original token, whose law gives the ratios of all states
+(`score_entropy.duo_log_scores`); the published loss, an integral over the time of a log-linear schedule, is the same
+integral (UDLM, arXiv 2412.10193). Published networks have states that no text has, such as a padding: texts turn into
+them on the way, and the bound pays for what the network gives them. Shapes: see `score_model.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from baselines.diffusion import score_entropy
+from baselines.diffusion.schedules import Noise
+from baselines.diffusion.score_model import ScoreConfig, ScoreModel
+from baselines.diffusion.stepping import Move
+from baselines.diffusion.time_embedding import TimeEmbedding
+from baselines.diffusion.unmasking import CanvasModel
+from ltm.api import Sampling
+from ltm.nn.dit import DiT, DiTConfig
+from ltm.nn.transformer import Transformer, TransformerConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DuoConfig(ScoreConfig):
+    """A bidirectional network that is told the noise level, and how it generates; see `ScoreConfig`.
+
+    Attributes:
+        graph: always `uniform`.
+        unused_states: states after the tokens that no text has; published networks have one.
+
+    Raises:
+        ValueError: a negative number of unused states; see also `ScoreConfig`.
+    """
+
+    graph: Literal["uniform"] = "uniform"
+    unused_states: int = 0
+
+    def __post_init__(self) -> None:
+        # Not by super(), which a dataclass with slots replaces.
+        ScoreConfig.__post_init__(self)
+        if self.unused_states < 0:
+            raise ValueError(f"unused_states must be at least 0, found {self.unused_states}")
+
+
+class Duo(ScoreModel):
+    """Uniform-state diffusion; its bound is SEDD's, of ratios that a predicted original token implies."""
+
+    family = "duo"
+    config_class: ClassVar[type] = DuoConfig
+    presets: ClassVar = {}
+    config: DuoConfig
+
+    def __init__(self, config: DuoConfig):
+        CanvasModel.__init__(self)
+        self.config, self.noise = config, Noise(name=config.noise)
+        # States are outputs, so the decoder's BOS comes after them; a published text opens with the last token.
+        size, tokens = config.vocab_size + config.unused_states, config.vocab_size - 1
+        if isinstance(config.decoder, DiTConfig):
+            self.decoder: Transformer = DiT(config.decoder, size, extra_inputs=0, bos_row=tokens - 1)
+            self.time_embedding = None
+        else:
+            self.decoder = Transformer(config.decoder, size, causal=False, condition=config.condition_width)
+            self.time_embedding = TimeEmbedding(config.condition_width)
+
+    @classmethod
+    def miniature(cls, vocab_size: int, block_length: int) -> DuoConfig:
+        """Two layers of width 8, a noise embedding of width 4, and one state that no text has."""
+        decoder = TransformerConfig.smallest(block_length, window=None)
+        return DuoConfig(vocab_size=vocab_size, decoder=decoder, condition_width=4, sampling_steps=32, unused_states=1)
+
+    @property
+    def outputs(self) -> int:
+        """V, the number of states."""
+        return self.vocab_size - 1 + self.config.unused_states
+
+    def log_scores(self, logits_NV: Tensor, now_N: Tensor, sigma: Tensor) -> Tensor:
+        """Return the ratios that the law of the original token implies."""
+        return score_entropy.duo_log_scores(logits_NV, now_N, sigma)
+
+    def steps(self, sampling: Sampling) -> list[tuple[float, Move]]:
+        """See `ScoreModel.steps`; the last step ends in tokens alone."""
+        *moves, (sigma, last) = super().steps(sampling)
+        if not self.config.unused_states:
+            return [*moves, (sigma, last)]
+
+        def to_tokens(logits_NV: Tensor, now_N: Tensor) -> Tensor:
+            return last(logits_NV, now_N)[:, : self.vocab_size - 1]
+
+        return [*moves, (sigma, to_tokens)]
