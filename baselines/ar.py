@@ -18,6 +18,8 @@ from ltm.nn.flops import StackFlops, paper_train_flops
 from ltm.nn.left_to_right import ExactModel
 from ltm.nn.output_head import mean_nll, token_nats
 from ltm.nn.transformer import Transformer, TransformerConfig
+from ltm.published.described import Described
+from ltm.published.opening import Published
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +36,7 @@ def _matched_shape(layers: int) -> ARConfig:
     )
 
 
-class Autoregressive(ExactModel):
+class Autoregressive(Published, ExactModel):
     """A causal Transformer; p(x) is the product of its next-token probabilities."""
 
     family = "ar"
@@ -59,6 +61,12 @@ class Autoregressive(ExactModel):
         # A published network's mask is a row of its head, which is never an output here.
         extra = int(isinstance(config.decoder, DiTConfig))
         self.decoder = decoder_of(config.decoder, config.vocab_size, extra_inputs=extra, causal=True)
+
+    @classmethod
+    def of_published(cls, described: Described) -> ARConfig:
+        """See `Published.of_published`."""
+        described.refuse_others(cls.family, told=None)
+        return ARConfig(vocab_size=described.rows, decoder=described.decoder)
 
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> ARConfig:

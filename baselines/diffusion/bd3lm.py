@@ -30,12 +30,15 @@ from torch.nn import functional as F
 from baselines.diffusion.block_sampling import continue_in_blocks
 from baselines.diffusion.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks
 from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling, published_recipe, tiny_recipe
+from ltm.errors import UserError
 from ltm.nn.block import KeysValues
 from ltm.nn.dit import DiTConfig, decoder_of
 from ltm.nn.flops import StackFlops, paper_train_flops
 from ltm.nn.output_head import token_nats, weighted_nll
 from ltm.nn.spans import prepare_batch
 from ltm.nn.transformer import TransformerConfig
+from ltm.published.described import Described
+from ltm.published.opening import Published
 from ltm.rng import SequenceRng
 
 
@@ -89,7 +92,7 @@ def _matched_shape(layers: int) -> BD3LMConfig:
     return BD3LMConfig(decoder=decoder, **_CLIPPED)
 
 
-class BD3LM(MaskedModel):
+class BD3LM(Published, MaskedModel):
     """Masked diffusion in each block, given the clean blocks before it."""
 
     family = "bd3lm"
@@ -113,6 +116,14 @@ class BD3LM(MaskedModel):
         super().__init__()
         self.config = config
         self.decoder = decoder_of(config.decoder, config.vocab_size, extra_inputs=1, causal=False)
+
+    @classmethod
+    def of_published(cls, described: Described) -> BD3LMConfig:
+        """See `Published.of_published`."""
+        described.refuse_others(cls.family, told=False)
+        if described.block_size is None:
+            raise UserError("config.json has no block_size, which the weights do not show")
+        return BD3LMConfig(vocab_size=described.rows, decoder=described.decoder, block_size=described.block_size)
 
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> BD3LMConfig:

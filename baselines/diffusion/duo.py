@@ -23,6 +23,8 @@ from baselines.diffusion.unmasking import CanvasModel
 from ltm.api import Sampling
 from ltm.nn.dit import DiT, DiTConfig
 from ltm.nn.transformer import Transformer, TransformerConfig
+from ltm.published.described import Described
+from ltm.published.opening import Published
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +49,7 @@ class DuoConfig(ScoreConfig):
             raise ValueError(f"unused_states must be at least 0, found {self.unused_states}")
 
 
-class Duo(ScoreModel):
+class Duo(Published, ScoreModel):
     """Uniform-state diffusion; its bound is SEDD's, of ratios that a predicted original token implies."""
 
     family = "duo"
@@ -66,6 +68,12 @@ class Duo(ScoreModel):
         else:
             self.decoder = Transformer(config.decoder, size, causal=False, condition=config.condition_width)
             self.time_embedding = TimeEmbedding(config.condition_width)
+
+    @classmethod
+    def of_published(cls, described: Described) -> DuoConfig:
+        """See `Published.of_published`."""
+        described.refuse_others(cls.family, told=True)
+        return DuoConfig(vocab_size=described.rows, decoder=described.decoder, unused_states=1)
 
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> DuoConfig:

@@ -24,6 +24,8 @@ from ltm.nn.flops import StackFlops, paper_train_flops
 from ltm.nn.output_head import logits_of, token_nats, weighted_nll
 from ltm.nn.spans import prepare_batch
 from ltm.nn.transformer import TransformerConfig
+from ltm.published.described import Described
+from ltm.published.opening import Published
 from ltm.rng import SequenceRng, Stream
 
 
@@ -57,7 +59,7 @@ def _matched_shape(layers: int) -> MDLMConfig:
     )
 
 
-class MDLM(CanvasModel):
+class MDLM(Published, CanvasModel):
     """Absorbing diffusion; its bound is a weighted mean of cross-entropies of masked tokens."""
 
     family = "mdlm"
@@ -80,6 +82,12 @@ class MDLM(CanvasModel):
         super().__init__()
         self.config = config
         self.decoder = decoder_of(config.decoder, config.vocab_size, extra_inputs=1, causal=False)
+
+    @classmethod
+    def of_published(cls, described: Described) -> MDLMConfig:
+        """See `Published.of_published`."""
+        described.refuse_others(cls.family, told=False)
+        return MDLMConfig(vocab_size=described.rows, decoder=described.decoder)
 
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> MDLMConfig:

@@ -16,7 +16,10 @@ from typing import ClassVar
 
 from baselines.diffusion.score_model import ScoreConfig, ScoreModel
 from ltm.api import Preset, published_recipe, tiny_recipe
+from ltm.errors import UserError
 from ltm.nn.transformer import TransformerConfig
+from ltm.published.described import Described
+from ltm.published.opening import Published
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +39,7 @@ _TINY = SEDDConfig(
 )
 
 
-class SEDD(ScoreModel):
+class SEDD(Published, ScoreModel):
     """Discrete diffusion trained by score entropy."""
 
     family = "sedd"
@@ -53,6 +56,14 @@ class SEDD(ScoreModel):
         "sedd-medium": Preset(config=_matched_shape(8), tokenizer="gpt2", training=published_recipe("5.2B")),
         "sedd-large": Preset(config=_matched_shape(16), tokenizer="gpt2", training=published_recipe("0.9B")),
     }
+
+    @classmethod
+    def of_published(cls, described: Described) -> SEDDConfig:
+        """See `Published.of_published`."""
+        described.refuse_others(cls.family, told=True)
+        if described.graph not in (None, "absorb"):
+            raise UserError(f"config.json has the graph {described.graph}; only weights of absorb are known here")
+        return SEDDConfig(vocab_size=described.rows, decoder=described.decoder)
 
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> SEDDConfig:

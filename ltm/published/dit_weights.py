@@ -8,7 +8,7 @@ change places. Shapes: D width, H heads, C channels a head.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ltm.errors import UserError
@@ -37,6 +37,7 @@ _OF_BLOCK = {
         for part in ("weight", "bias")
     },
 }
+_PUBLIC = {own: public for table in (_PLAIN, _OF_BLOCK) for public, own in table.items()}
 _HEAD = ("output_layer.linear.weight", "output_layer.linear.bias")
 
 
@@ -94,6 +95,10 @@ def renamed(tensors: Mapping[str, Tensor], heads: int) -> dict[str, Tensor]:
     return found
 
 
-def names(tensors: Iterable[str]) -> set[str]:
-    """Our names of public tensors; see `own_name`."""
-    return {own for name in tensors if (own := own_name(name))}
+def public_name(own: str) -> str:
+    """The public name of a tensor of ours, without a prefix; see `own_name`."""
+    if own == "output":
+        return _HEAD[0]
+    if block := re.fullmatch(r"blocks\.(\d+)\.(.*)", own):
+        return f"blocks.{block[1]}.{_PUBLIC[block[2]]}"
+    return _PUBLIC[own]

@@ -56,6 +56,11 @@ _TRAINING: dict[str, type] = {
 """What `training` may hold, with these types, or null where it is unknown; and more."""
 
 
+def trained_elsewhere() -> dict[str, Any]:
+    """The `training` of weights from elsewhere: nothing is known."""
+    return dict.fromkeys(name for name in _TRAINING if name not in ("recipe", "data_source"))
+
+
 def save(
     directory: Path,
     step: int,
