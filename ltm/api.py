@@ -202,7 +202,7 @@ class LanguageModel(nn.Module, ABC):
 
         It must be quick, since it runs before any work; `settings` are `field=value` of the model's config.
         """
-        raise UserError(f"{cls.family}:{source}: the family {cls.family} has presets and checkpoints only")
+        raise UserError(f"{cls.family}:{source}: expected a directory with a checkpoint of ltm-train or ltm-convert")
 
     @classmethod
     def from_source(cls, source: str, *, settings: Sequence[str] = (), device: str = "cpu") -> LoadedModel:

@@ -192,6 +192,8 @@ def load(source: Any, checkpoint: Any, settings: str | Sequence[str], device: st
     if found := registry.external_model(str(source)):
         if checkpoint is not None:
             raise UserError(f"checkpoint is for presets; {source} already says where its weights are")
+        if own := _own_checkpoint(*found):
+            return checkpoints.load(own, device=device, settings=settings)
         return found[0].from_source(found[1], settings=settings, device=device)
     directory = find(str(source), None if checkpoint is None else str(checkpoint))
     return checkpoints.load(directory, device=device, settings=settings)
@@ -217,6 +219,8 @@ def located(name: str, checkpoint: str | None) -> Located:
     if found := registry.external_model(name):
         if checkpoint is not None:
             raise UserError(f"--checkpoint is for presets; {name} already says where its weights are")
+        if own := _own_checkpoint(*found):
+            return Located(name=name, place=str(own), info=checkpoints.read_info(own)[1])
         source = expanded(found[1])
         called = f"{found[0].family}:{source.resolve().name}" if os.path.isdir(source) else name
         return Located(name=name, place=name, info={"name": called, "family": found[0].family})
@@ -235,9 +239,28 @@ def located(name: str, checkpoint: str | None) -> Located:
     return Located(name=name, place=str(directory), info=info)
 
 
+def _own_checkpoint(cls: type[LanguageModel], source: str) -> Path | None:
+    """The step folder of `FAMILY:DIRECTORY`, if there is a checkpoint of ours in the directory.
+
+    Raises:
+        UserError: it is of another family.
+    """
+    path = expanded(source)
+    if not os.path.isdir(path) or not ((path / MANIFEST).is_file() or steps(path)):
+        return None
+    folder = step_folder(path).resolve()
+    if (family := checkpoints.read_info(folder)[1]["family"]) != cls.family:
+        name = bare(source)
+        raise UserError(
+            f"{cls.family}:{name} holds a model of the family {bare(family)}; name it {bare(family)}:{name}"
+        )
+    return folder
+
+
 def check_settings(model: Located, settings: Sequence[str]) -> None:
     """Raise UserError unless the settings fit the model; of a model made elsewhere, unless it can be opened."""
-    if found := registry.external_model(model.name):
+    found = registry.external_model(model.name)
+    if found and "config" not in model.info:
         found[0].check_source(found[1], settings)
     elif settings:
         config: Any = from_dict(registry.model_family(model.info["family"]).config_class, model.info["config"])

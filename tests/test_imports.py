@@ -33,8 +33,9 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "ltm": (
         ("testing",),
         ("interactive", "harness", "harness_requests", "train_cli", "model_store", "_lm_eval_hook"),
+        ("published",),
         ("training", "evaluation"),
-        ("data", "latent", "published"),
+        ("data", "latent"),
         ("known_sources", "nn"),
         ("api", "registry", "result", "result_schema"),
         ("tokenizer", "config", "devices", "statistics"),

@@ -1,4 +1,4 @@
-"""Models of `FAMILY:SOURCE`: published weights in a directory or a hub repository, or a checkpoint of ours.
+"""Models of `FAMILY:SOURCE` that others published: weights in a directory or a hub repository.
 
 A family of published networks mixes `Published` in and says what its config is. Weights are read from safetensors
 alone; pickled files go through `ltm-convert` first.
@@ -22,8 +22,7 @@ from ltm.published import dit_weights
 from ltm.published.described import Described, describe, read_config
 from ltm.tokenizer import FILE as TOKENIZER
 from ltm.tokenizer import Tokenizer, build
-from ltm.training import checkpoint
-from ltm.training.checkpoint import MANIFEST, SCORED, check_name, steps
+from ltm.training.checkpoint import check_name, trained_elsewhere
 from ltm.training.weights import check_finite, check_memory, read, sha256, weights_digest
 from ltm.untrusted import tensor_file
 from ltm.untrusted.display import bare
@@ -35,16 +34,9 @@ PICKLED = (".ckpt", ".bin", ".pt", ".pth")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Files:
-    """Where the files of a model are.
-
-    Attributes:
-        directory: it has a checkpoint of ours, or public files.
-        ours: whether it is a checkpoint of ours.
-        commit: of a hub repository; None for a directory.
-    """
+    """Where the files of a model are, and the commit of a hub repository."""
 
     directory: Path
-    ours: bool
     commit: str | None = None
 
 
@@ -56,36 +48,33 @@ def find(family: str, source: str) -> Files:
     """
     name, path = f"{family}:{bare(source)}", expanded(source)
     if os.path.isdir(path):
-        if (path / MANIFEST).is_file() or steps(path):
-            return Files(directory=path.resolve(), ours=True)
         if (path / WEIGHTS).is_file():
-            return Files(directory=path.resolve(), ours=False)
+            return Files(directory=path.resolve())
         if pickled := sorted(file for file in path.iterdir() if file.suffix in PICKLED):
             raise UserError(_pickled(name, pickled[0], family))
-        raise UserError(f"{name}: {path} has neither {WEIGHTS} nor a checkpoint of ltm-train or ltm-convert")
+        raise UserError(f"{name}: {path} has no {WEIGHTS}, and no checkpoint of ltm-train or ltm-convert")
     if os.path.isfile(path):
         if path.suffix in PICKLED:
             raise UserError(_pickled(name, path, family))
         raise UserError(f"{name}: expected a directory with {WEIGHTS}, found a file")
+    if source in hub.PUBLIC:
+        raise UserError(f"{name}: {source} is a model of transformers; did you mean pretrained:{source}?")
     if not re.fullmatch(r"\w[\w.-]{,95}/\w[\w.-]{,95}", source):
         raise UserError(f"{name}: there is no such directory; expected one, or a hub repository OWNER/NAME")
-    for patterns, ours in ((PUBLIC, False), ((MANIFEST, *SCORED), True)):
-        if found := hub.cached(source, "model", patterns):
-            return Files(directory=found.files[0].parent, ours=ours, commit=found.commit)
+    if found := hub.cached(source, "model", PUBLIC):
+        return Files(directory=found.files[0].parent, commit=found.commit)
     if found := hub.cached(source, "model", ("pytorch_model.bin",)):
         raise UserError(_pickled(name, found.files[0], family))
-    errors = []
-    for patterns, ours in ((PUBLIC, False), ((MANIFEST, *SCORED), True)):
-        try:
-            fetched = hub.fetch(source, "model", patterns)
-            return Files(directory=fetched.files[0].parent, ours=ours, commit=fetched.commit)
-        except hub.HubError as error:
-            errors.append(error)
-    raise UserError(
-        f"{name}: no such directory here, and as a hub repository: {errors[0]}. Remedy: on a machine with a network "
-        f"download {bare(source)}, put its config.json and {WEIGHTS} into a directory DIR and name it {family}:DIR; "
-        f"of pickled files (pytorch_model.bin, *.ckpt) make one by ltm-convert FILE DIR --family {family}"
-    )
+    try:
+        fetched = hub.fetch(source, "model", PUBLIC)
+    except hub.HubError as error:
+        raise UserError(
+            f"{name}: no such directory here, and as a hub repository: {error}. Remedy: on a machine with a network "
+            f"download {bare(source)}, put its config.json and {WEIGHTS} into a directory DIR and name it "
+            f"{family}:DIR; of pickled files (pytorch_model.bin, *.ckpt) make one by ltm-convert FILE DIR "
+            f"--family {family}"
+        ) from error
+    return Files(directory=fetched.files[0].parent, commit=fetched.commit)
 
 
 def _pickled(name: str, file: Path, family: str) -> str:
@@ -113,25 +102,16 @@ class Published:
     @classmethod
     def check_source(cls, source: str, settings: Sequence[str] = ()) -> None:
         """Find or download the files; check that weights, config, settings and tokenizer fit each other."""
-        files = find(cls.family, source)
-        if files.ours:
-            _, info = checkpoint.read_info(files.directory)
-            _check_family(cls.family, info["family"], source)
-        else:
-            _sketched(cls, source, files, settings)
+        _sketched(cls, source, find(cls.family, source), settings)
 
     @classmethod
     def from_source(cls, source: str, *, settings: Sequence[str] = (), device: str = "cpu") -> LoadedModel:
-        """Load published weights, or a checkpoint of ours, in float32.
+        """Load published weights, in float32.
 
         Raises:
             UserError: see `find`; or the files are damaged or do not fit each other.
         """
         files = find(cls.family, source)
-        if files.ours:
-            loaded = checkpoint.load(files.directory, device=device, settings=settings)
-            _check_family(cls.family, loaded.info["family"], source)
-            return loaded
         described, model, tokenizer = _sketched(cls, source, files, settings)
         name = f"{cls.family}:{files.directory.name if os.path.isdir(expanded(source)) else source}"
         check_name(name, where=f"{cls.family}:{bare(source)}")
@@ -147,15 +127,9 @@ class Published:
             "config_digest": config_digest(model.config),
             "weights_digest": weights_digest(model.state_dict()),
             "tokenizer": {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint},
-            "training": {**checkpoint.trained_elsewhere(), "origin": origin},
+            "training": {**trained_elsewhere(), "origin": origin},
         }
         return LoadedModel(model=model, tokenizer=tokenizer, name=name, directory=files.directory, info=info)
-
-
-def _check_family(family: str, found: str, source: str) -> None:
-    if found != family:
-        name = bare(source)
-        raise UserError(f"{family}:{name} holds a model of the family {bare(found)}; name it {bare(found)}:{name}")
 
 
 def _sketched(cls: Any, source: str, files: Files, settings: Sequence[str]) -> tuple[Described, Any, Tokenizer]:

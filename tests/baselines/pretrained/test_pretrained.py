@@ -242,7 +242,7 @@ def test_damaged_directories(file, change, said, gpt2, tmp_path):
         ("pretrained:gpt2-medium", "openai-community/gpt2-medium"),
         ("pretrained:/no/such/directory", "there is no directory /no/such/directory"),
         ("pretraned:gpt2", "unknown model family 'pretraned'; did you mean pretrained"),
-        ("ar:gpt2", "the family ar has presets and checkpoints only"),
+        ("ar:gpt2", "did you mean pretrained:gpt2"),
     ],
 )
 def test_models_that_are_not_there(name, said, tmp_path, monkeypatch):

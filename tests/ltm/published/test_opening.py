@@ -149,12 +149,12 @@ def test_what_does_not_exist_is_said_with_a_remedy(tmp_path, hub_cache):
     for source, said in (
         ("someone/nothing", "no such directory here, and as a hub repository.*Remedy"),
         (str(tmp_path / "nothing"), "no such directory; expected one, or a hub repository OWNER/NAME"),
-        ("../..", "nor a checkpoint|no such directory"),
+        ("../..", "no model.safetensors|no such directory"),
     ):
         with pytest.raises(UserError, match=said):
             opened("mdlm", source)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"neither model\.safetensors nor a checkpoint"):
+    with pytest.raises(UserError, match=r"no model\.safetensors, and no checkpoint"):
         opened("mdlm", tmp_path / "empty")
     (tmp_path / "file.txt").write_text("")
     with pytest.raises(UserError, match="found a file"):
