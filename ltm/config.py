@@ -32,6 +32,7 @@ LATER_SETTINGS = {
     "cross_start": "random",
     "cross_rate": 1.0,
     "importance_proposals": "single",
+    "bos_output": False,
 }
 """Settings that came after results were published, and the value that stands for what was done before.
 

@@ -29,6 +29,7 @@ class TransformerConfig:
         layers, width, heads, hidden: number of blocks, D, H, and hidden units of the SwiGLU.
         max_length: the most positions of a sequence, BOS included.
         window: positions that a causal stack attends to, its own included; None for the whole past.
+        bos_output: BOS is an output of the head as well, for weights that were trained so; what it gets no text has.
 
     Raises:
         ValueError: a size below 1, fewer than two positions, or not an even number of channels per head.
@@ -40,6 +41,7 @@ class TransformerConfig:
     hidden: int
     max_length: int = 1024
     window: int | None = 256
+    bos_output: bool = False
 
     def __post_init__(self) -> None:
         if min(self.layers, self.width, self.heads, self.hidden) < 1:
@@ -66,6 +68,7 @@ class TransformerConfig:
             hidden=round(self.hidden * width / self.width),
             max_length=max_length,
             window=window,
+            bos_output=self.bos_output,
         )
 
 
@@ -234,8 +237,11 @@ class Transformer(Stack):
         return copy.requires_grad_(False).train(self.training)
 
     def head(self) -> Tensor:
-        """Return the output matrix (V - 1, D): the embedding of every id before BOS, in the compute dtype."""
-        return self.embedding[: self.vocab_size - 1].to(self.dtype)
+        """Return the output matrix (V - 1, D): the embedding of every id before BOS, in the compute dtype.
+
+        With `bos_output`, (V, D).
+        """
+        return self.embedding[: self.vocab_size - 1 + self.config.bos_output].to(self.dtype)
 
     def embed(self, inputs_BL: Tensor) -> Tensor:
         """Look up embeddings, (B, L, D). Indexing would sum its gradient in an order that differs between runs."""
@@ -271,7 +277,7 @@ class Transformer(Stack):
         caches = [KeyValueCache() for _ in self.blocks] if past is None else past
         positions_L = range(start, start + inputs_BL.shape[1])
         h_BLD, _ = self.run(self.embed(inputs_BL), positions_L=positions_L, latents=latents, caches=caches)
-        return logits_of(h_BLD[:, -1], self.head()), caches
+        return logits_of(h_BLD[:, -1], self.head()[: self.vocab_size - 1]), caches
 
 
 def set_matmul_dtype(model: nn.Module, dtype: torch.dtype | None) -> None:

@@ -232,6 +232,7 @@ def test_settings_that_came_later_leave_older_digests_alone() -> None:
     for table, names in (
         (older, ("cross_start", "cross_rate", "importance_proposals")),
         (older["posterior"], ("optimizer", "precision_lr", "tolerance")),
+        (older["decoder"], ("bos_output",)),
     ):
         for name in names:
             assert table.pop(name) == LATER_SETTINGS[name]

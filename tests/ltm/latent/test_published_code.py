@@ -1,7 +1,7 @@
 """`posterior=published_code` against whole runs of the public code's optimiser, `mingluzhao/Latent-Thought-LM` 498e39e.
 
 `tests/golden/published/ltm` holds random weights of a tiny network under that code's names, its outputs, and where its
-fits of two texts started and ended. Its outputs include BOS, which ours never predicts.
+fits of two texts started and ended. Its outputs include BOS, and its second text does not begin with BOS.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from ltm.api import Sampling
+from ltm.errors import UserError
 from ltm.latent.base import Prepared
-from ltm.latent.model import LatentThoughtModel, LTMConfig
+from ltm.latent.model import LatentThoughtModel
 from ltm.latent.posterior import Posterior, PosteriorConfig, fit
-from ltm.nn.transformer import TransformerConfig
+from ltm.published import official_ltm
 from ltm.rng import SequenceRng
 
 FOLDER = Path(__file__).parents[2] / "golden" / "published" / "ltm"
@@ -45,40 +47,10 @@ class Scripted(SequenceRng):
 
 def network() -> LatentThoughtModel:
     """Our network with their weights."""
-    shape = WRITTEN["model_args"]
-    layers = shape["n_layers"]
-    decoder = TransformerConfig(
-        layers=layers,
-        width=shape["dim"],
-        heads=shape["n_heads"],
-        hidden=WRITTEN["hidden_dim"],
-        max_length=shape["max_seq_len"],
-        window=shape["window_size"],
-    )
-    model = LatentThoughtModel(
-        LTMConfig(
-            vocab_size=shape["vocab_size"], decoder=decoder, latents=shape["max_z_len"], latent_positions="published"
-        )
-    )
     weights = load_file(FOLDER / "weights.safetensors")
-    theirs = {name.replace("_orig_mod.", ""): tensor for name, tensor in weights.items()}
-    own = {"decoder.embedding": theirs["tok_embeddings.weight"], "decoder.norm.weight": theirs["norm.weight"]}
-    for i in range(layers):
-        parts = {
-            "attention_in": ["attention.wq", "attention.wk", "attention.wv"],
-            "attention_out": ["attention.wo"],
-            "cross_query": ["cross_attention.wq"],
-            "cross_latents": ["cross_attention.wk", "cross_attention.wv"],
-            "cross_out": ["cross_attention.wo"],
-            "mlp_in": ["feed_forward.gate_proj", "feed_forward.up_proj"],
-            "mlp_out": ["feed_forward.down_proj"],
-            "attention_norm": ["attention_norm"],
-            "cross_norm": ["cross_attention_norm"],
-            "mlp_norm": ["ffn_norm"],
-        }
-        for name, of in parts.items():
-            own[f"decoder.blocks.{i}.{name}.weight"] = torch.cat([theirs[f"layers.{i}.{part}.weight"] for part in of])
-    model.load_state_dict(own)
+    config = official_ltm.config_of(WRITTEN["model_args"], weights)
+    model = LatentThoughtModel(config)
+    model.load_state_dict(official_ltm.renamed(weights, config.decoder.layers))
     return model.requires_grad_(False)
 
 
@@ -91,7 +63,7 @@ def logits(z_BYGD: torch.Tensor) -> torch.Tensor:
     rotations_LC = stack.rotations(torch.arange(IO["x"].shape[1]))
     x, _ = stack.blocks[0].self_attend(stack.embed(IO["x"]), rotations_LC, stack.dtype)
     prepared = Prepared(x, stack.blocks[0].cross_queries(x, rotations_LC, stack.dtype), rotations_LC)
-    return MODEL.hidden(stack, prepared, z_BYGD) @ stack.embedding.T
+    return MODEL.hidden(stack, prepared, z_BYGD) @ stack.head().T
 
 
 def nll(z_BYGD: torch.Tensor) -> torch.Tensor:
@@ -129,3 +101,55 @@ def test_a_fit_ends_where_theirs_does(run, config):
     torch.testing.assert_close(kl_B.float(), found["kl_B"], rtol=1e-5, atol=1e-4)
     reported = ((nll_B + kl_B) / IO["y"].shape[1]).exp().mean()  # the mean of the texts' perplexities
     assert float(reported) == pytest.approx(float(found["ppl"]), rel=1e-5)
+
+
+def test_a_text_that_begins_with_bos_is_scored_as_theirs():
+    """By the model's own passes: the fit's gradient and the likelihood, over all outputs."""
+    text_BL = IO["y"][:1]
+    assert int(IO["x"][0, 0]) == MODEL.vocab_size - 1 and torch.equal(IO["x"][:1, 1:], text_BL[:, :-1])
+    z = IO["z"][:1].view(-1, *MODEL.latent_shape)
+    own = MODEL.likelihood_gradient(text_BL, None, matmul="float32")
+    torch.testing.assert_close(own(z), gradient_of_first(z), rtol=1e-5, atol=1e-5)
+    batch = MODEL.scoring_batch(text_BL, 0, None, SequenceRng(0, [0]))
+    torch.testing.assert_close(batch.log_likelihood(z).float(), IO["log_p"][:1].sum(1), rtol=1e-6, atol=1e-4)
+
+
+def gradient_of_first(z_BYGD: torch.Tensor) -> torch.Tensor:
+    """Of -log p(x|z) of the first text."""
+    both = torch.cat([z_BYGD, IO["z"][1:].view(-1, *MODEL.latent_shape)])
+    return gradient(both)[:1]
+
+
+def test_bos_is_never_generated():
+    made = MODEL.generate(
+        [[3]] * 20, max_new_tokens=20, sampling=Sampling(temperature=3.0), rng=SequenceRng(0, range(20))
+    )
+    assert max(token for tokens in made.tokens for token in tokens) < MODEL.vocab_size - 1
+
+
+def test_what_is_not_known_of_the_public_code_is_refused():
+    weights, arguments = load_file(FOLDER / "weights.safetensors"), WRITTEN["model_args"]
+    for change, said in (
+        ({"n_prior_layers": 2}, "only 0 is known here, found 2"),
+        ({"dim": None}, "dim: expected a whole number"),
+        ({"n_kv_heads": 1}, "as many n_kv_heads"),
+        ({"max_z_len": 10}, "no multiple of n_layers 3"),
+        ({"dim": 25}, "an even number of channels"),
+    ):
+        with pytest.raises(UserError, match=said):
+            official_ltm.config_of({**arguments, **change}, weights)
+    with pytest.raises(UserError, match=r"lack layers\.2\.feed_forward\.up_proj\.weight"):
+        official_ltm.renamed({k: v for k, v in weights.items() if "2.feed_forward.up" not in k}, 3)
+    with pytest.raises(UserError, match=r"layers\.2\..* is no tensor of the published network of 2 layers"):
+        official_ltm.renamed(weights, 2)
+    with pytest.raises(UserError, match="only networks that tie them"):
+        official_ltm.renamed({**weights, "output.weight": weights["output.weight"] + 1}, 3)
+
+
+def test_names_without_liger_kernels():
+    named = json.loads((FOLDER / "keys_without_liger.json").read_text())
+    zeros = {name: torch.zeros(shape) for name, shape in named.items()}
+    own = official_ltm.renamed(zeros, WRITTEN["model_args"]["n_layers"])
+    assert {name: tuple(t.shape) for name, t in own.items()} == {
+        k: tuple(v.shape) for k, v in MODEL.state_dict().items()
+    }
