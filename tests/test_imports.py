@@ -50,6 +50,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
             "vae",
             "chance",
             "pretrained",
+            "published",
             *(f"diffusion.{name}" for name in ("mdlm", "md4", "sedd", "bd3lm")),
         ),
         ("diffusion", "vq"),
