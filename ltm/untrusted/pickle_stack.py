@@ -32,7 +32,7 @@ class Limits:
     """
 
     bytes: int = 64 << 20
-    instructions: int = 5_000_000
+    instructions: int = 3_000_000
     depth: int = 32
     string: int = 16 << 20
     integer: int = 256

@@ -6,8 +6,6 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-EMPTY = b"\x80\x02}."
-
 
 def text(value: str) -> bytes:
     return b"X" + len(value.encode()).to_bytes(4, "little") + value.encode()

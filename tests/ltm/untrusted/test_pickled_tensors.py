@@ -29,7 +29,7 @@ from ltm.errors import UserError
 from ltm.untrusted.pickle_stack import Limits
 from ltm.untrusted.pickled_tensors import read
 from ltm.untrusted.pickled_values import StandIn
-from tests.support.zipped_pickles import EMPTY, named, number, tensor, text, write_archive
+from tests.support.zipped_pickles import named, number, tensor, text, write_archive
 
 DTYPES = [
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2),
@@ -228,9 +228,8 @@ def test_what_is_no_plain_tensor_is_a_stand_in(tmp_path: Path) -> None:
     checkpoint = read(saved({"sparse": sparse, "conjugate": conjugate, "plain": BASE}, tmp_path / "a.pt"))
     assert same(checkpoint.at("plain"), BASE)
     assert isinstance(checkpoint.at("sparse"), StandIn) and isinstance(checkpoint.at("conjugate"), StandIn)
-    for name in ("sparse", "conjugate"):
-        with pytest.raises(UserError, match="which is not loaded"):
-            checkpoint.tensor_list("list") if name == "list" else checkpoint.tensors()
+    with pytest.raises(UserError, match="a tensor 'sparse', found an object of torch"):
+        checkpoint.tensors()
 
 
 class Calls:
@@ -379,7 +378,7 @@ def test_a_sentence_says_what_is_wrong(name: str, tmp_path: Path) -> None:
 
 def test_sharing_does_not_grow_without_bound(tmp_path: Path) -> None:
     twice = b")" + b"2\x86" * 30
-    with pytest.raises(UserError, match="at most 5,000,000 values"):
+    with pytest.raises(UserError, match="at most 3,000,000 values"):
         read(write_archive(tmp_path / "a.pt", twice))
     sets = b"((" + b"".join(map(number, range(1000))) + b"tq\x00" + (named("builtins.set") + b"h\x00\x85R") * 5000
     latin = (named("_codecs.encode") + b"h\x00" + text("latin1") + b"\x86R") * 500
@@ -440,7 +439,7 @@ def test_damaged_bytes_give_a_value_or_a_sentence(tmp_path: Path, monkeypatch: p
     for name in ("system", "popen", "remove", "mkdir"):
         monkeypatch.setattr(os, name, lambda *_: pytest.fail("executed"))
     dice = random.Random(0)
-    content = {
+    content: dict[str, Any] = {
         "state_dict": OrderedDict(a=BASE, b=BASE[1:, 2], c=torch.arange(5).to(torch.uint16)),
         "hyper_parameters": {"path": Path("a"), "seed": 1, "list": [1.5, None, "x"]},
         "set": {1, 2},
@@ -449,7 +448,7 @@ def test_damaged_bytes_give_a_value_or_a_sentence(tmp_path: Path, monkeypatch: p
     pickled = whole.index(b"\x80\x04"), whole.index(b".format_version")
     path = tmp_path / "a.pt"
     read_in_full = 0
-    for i in range(1500):
+    for i in range(600):
         data = bytearray(whole)
         first, last = pickled if i % 3 else (0, len(whole))
         for _ in range(dice.choice([1, 1, 2, 8])):
@@ -478,13 +477,9 @@ def test_any_instructions_give_a_value_or_a_sentence(tmp_path: Path) -> None:
     pieces += [*map(named, names), *map(number, (0, 1, -1, 3, 2**63)), *map(text, ("", "0", "latin1", "storage"))]
     pieces += [b"q\x00", b"q\x01", b"h\x00", b"h\x01", tensor((2, 3), (3, 1)), tensor((), (), offset=2)]
     read_in_full = 0
-    for _ in range(3000):
+    for _ in range(1500):
         instructions = b"N" + b"".join(dice.choices(pieces, k=dice.randrange(1, 30)))
         # What remains on the stack is put in one tuple.
         path = write_archive(tmp_path / "a.pt", b"(" + instructions + b"t", {"0": bytes(24)})
         read_in_full += outcome(path, True) is not None
     assert read_in_full > 50
-
-
-def test_an_empty_checkpoint() -> None:
-    assert EMPTY == pickle.dumps({}, protocol=2).replace(b"q\x00", b"")
