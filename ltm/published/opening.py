@@ -84,8 +84,8 @@ def _pickled(name: str, file: Path, family: str) -> str:
     )
 
 
-def network_of(family: str, described: Described, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The state dict of a family's model from public tensors: all of them are its decoder's."""
+def network_of(described: Described, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dict of a model from public tensors: all of them are its decoder's."""
     return {f"decoder.{name}": t for name, t in dit_weights.renamed(tensors, described.decoder.heads).items()}
 
 
@@ -116,7 +116,7 @@ class Published:
         name = f"{cls.family}:{files.directory.name if os.path.isdir(expanded(source)) else source}"
         check_name(name, where=f"{cls.family}:{bare(source)}")
         weights = files.directory / WEIGHTS
-        model.load_state_dict(network_of(cls.family, described, read(weights)), assign=True)
+        model.load_state_dict(network_of(described, read(weights)), assign=True)
         check_finite(model, where=name)
         model = model.to(device).eval().requires_grad_(False)
         origin = {"source": source, "commit": files.commit, "files": {WEIGHTS: sha256(weights)}}
