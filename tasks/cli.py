@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ltm.data.reading import add_reading_options
 from ltm.errors import UserError, run_command
@@ -21,6 +22,16 @@ EPILOG = """examples:
   ltm-eval --model ltm-tiny,ar-tiny --tasks pydocs --set ltm.posterior.steps=32 --draws 16
 
 Running the same command again does only what is missing, even after Ctrl-C or a crash."""
+
+
+class _ListModels(argparse.Action):
+    """Print the lists of models and end; what they need is imported then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from tasks import model_list
+
+        model_list.show()
+        parser.exit()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,6 +48,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="A[,B]",
         help="presets, checkpoint directories, hub repositories, or pretrained:R for any causal LM on the hub or in a "
         "directory",
+    )
+    p.add_argument(
+        "--list-models",
+        action=_ListModels,
+        nargs=0,
+        dest=argparse.SUPPRESS,
+        help="print what --model takes, and what is here",
     )
     p.add_argument(
         "--tasks",

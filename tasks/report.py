@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ltm.errors import UserError
+from ltm.published import known
 from ltm.result import computing_from_records, read_blocks, read_records, read_result, reservations, result_path
 from ltm.statistics import paired_difference
 from ltm.untrusted.display import printable
@@ -37,6 +38,7 @@ def show(made: Sequence[Evaluated], options: EvalOptions) -> None:
     for one in made:
         by_kind[type(one.task)].append(one)
     show_tables(by_kind)
+    show_reported(made)
     show_paired([one for one in made if one.task.entry.kind == "perplexity"], options.output)
     if options.show_samples:
         show_samples(made, options.output, options.show_samples)
@@ -74,6 +76,18 @@ def show_tables(by_kind: Mapping[type[Task], Sequence[Evaluated]]) -> None:
         console().print(table)
     if signs:
         print("≤ is an upper bound on perplexity, ~ an estimate that bounds nothing; no sign: exact.")
+
+
+def show_reported(made: Sequence[Evaluated]) -> None:
+    """Print what others report for public weights on the same corpora, beside the numbers here."""
+    lines = []
+    for _, result, name in made:
+        others = [f"{value} ({source})" for value, source in known.reported(result.model["name"], result.task["name"])]
+        if others and (here := result.metric(PERPLEXITY)):
+            lines.append(f"{name}, {short_name(result)}: reported {', '.join(others)}; here {here.value:.2f}.")
+    if lines:
+        print(*(textwrap.fill(line, WIDTH) for line in lines), sep="\n")
+        print("Protocols differ: docs/reported.md says how.")
 
 
 def console() -> Console:

@@ -72,8 +72,10 @@ class LatentThoughtModel(LatentModel):
             config=LTMConfig(
                 decoder=TransformerConfig(layers=3, width=128, heads=4, hidden=352, max_length=128, window=32),
                 latents=6,
-                posterior=PosteriorConfig(steps=8),
+                posterior=dataclasses.replace(PosteriorConfig.NAMED["natural_gradient"], steps=3),
                 kl_warmup=0.3,
+                cross_start="zero",
+                cross_rate=0.1,
             ),
             tokenizer="bpe-2048",
             training=tiny_recipe(),
