@@ -20,6 +20,8 @@ from ltm.nn.output_head import mean_nll, token_nats
 from ltm.nn.transformer import Transformer, TransformerConfig
 from ltm.published.described import Described
 from ltm.published.opening import Published
+from ltm.published_protocol import PublishedProtocol
+from ltm.rng import SequenceRng
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,24 @@ class Autoregressive(Published, ExactModel):
         """Return log p of every token in nats, (B, L), without a gradient."""
         h_ND = self.decoder(self.decoder.with_bos(tokens_BL)).flatten(0, 1)
         return token_nats(h_ND, self.decoder.head(), tokens_BL.flatten()).view(tokens_BL.shape)
+
+    def published_protocol(self) -> PublishedProtocol:
+        """See `ScoresAsPublished`."""
+        return PublishedProtocol(
+            source="kuleshov-group/mdlm at c112c52",
+            eos_after_rows=True,
+            wrapped=True,
+            given=1,
+            mean_of_exp=False,
+            told="exact, the EOS that ends a block counted like a token",
+        )
+
+    @torch.no_grad()
+    def published_nats(self, ids_BN: Tensor, rng: SequenceRng) -> Tensor:
+        """See `ScoresAsPublished`; the first position is given."""
+        h_ND = self.decoder(ids_BN[:, :-1]).flatten(0, 1)
+        nats_N = token_nats(h_ND, self.decoder.head(), ids_BN[:, 1:].flatten())
+        return -nats_N.double().view(len(ids_BN), -1).sum(1)
 
     def training_loss(self, tokens_BL: Tensor, *, rng: Rng, progress: float = 1.0) -> Loss:
         """Return the mean next-token NLL, in nats per token."""

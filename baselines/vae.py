@@ -71,6 +71,8 @@ def _tiny(encoder_hidden: int, bottleneck: Literal["gaussian", "vq"]) -> Preset:
         encoder_layers=1,
         encoder_hidden=encoder_hidden,
         bottleneck=bottleneck,
+        cross_start="zero",
+        cross_rate=0.1,
     )
     return Preset(config=config, tokenizer="bpe-2048", training=tiny_recipe(), trains_itself=True)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ltm.known_sources.base import KnownSource as KnownSource
     from ltm.latent.base import LatentModel as LatentModel
     from ltm.nn.left_to_right import ExactModel as ExactModel
+    from ltm.published.push import push as push
     from ltm.rng import SequenceRng as SequenceRng
 
 _HOME = {
@@ -37,6 +38,7 @@ _HOME = {
     "KnownSource": "ltm.known_sources.base",
     "LatentModel": "ltm.latent.base",
     "SequenceRng": "ltm.rng",
+    "push": "ltm.published.push",
     "Split": "ltm.data.split",
     "UserError": "ltm.errors",
 }

@@ -21,7 +21,7 @@ from ltm.errors import UserError, did_you_mean
 from ltm.files import expanded, home
 from ltm.progress import duration
 from ltm.training import checkpoint as checkpoints
-from ltm.training.checkpoint import MANIFEST, SCORED, step_folder, steps
+from ltm.training.checkpoint import HUB_NAMES, MANIFEST, SCORED, step_folder, steps
 from ltm.training.config import DEFAULT_CORPUS, TrainConfig, parse_budget
 from ltm.untrusted.display import bare, shown
 
@@ -94,13 +94,16 @@ def _from_hub(repository: str) -> Path:
     if not re.fullmatch(r"\w[\w.-]{,95}/\w[\w.-]{,95}", repository):
         name = bare(repository)
         raise UserError(f"there is no directory {name}: expected a run of ltm-train or one of its step folders")
-    try:
-        return hub.fetch(repository, "model", (MANIFEST, *SCORED)).files[0].parent
-    except hub.HubError as error:
-        raise UserError(
-            f"model {repository}: no such directory here, and as a hub repository: {error}. If it "
-            f"holds a model of transformers, did you mean {_external(repository)}?"
-        ) from error
+    errors = []
+    for files in (HUB_NAMES.values(), SCORED):
+        try:
+            return hub.fetch(repository, "model", (MANIFEST, *files)).files[0].parent
+        except hub.HubError as error:
+            errors.append(error)
+    raise UserError(
+        f"model {repository}: no such directory here, and as a hub repository: {errors[0]}. If it "
+        f"holds a model of transformers, did you mean {_external(repository)}?"
+    )
 
 
 def _quicker(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ PREFIX = "ltm_"
 """Full names of tasks begin with it; short names leave it out."""
 FILE = "text:"
 """Prefix of a path that is given instead of a task's name."""
+PUBLISHED = "published_"
+"""Before the short name of a perplexity task: the same text as a family's public code scores it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,8 +87,8 @@ def resolve(wanted: Iterable[str]) -> list[str]:
         if name.startswith(FILE):
             resolved.append(name)
             continue
-        full = name if name in known else PREFIX + name
-        if full not in known:
+        full = name if name.startswith(PREFIX) else PREFIX + name
+        if full not in known and full.removeprefix(PREFIX + PUBLISHED) not in perplexities():
             raise UserError(
                 f"{did_you_mean('task', name, known if name.startswith(PREFIX) else short)} "
                 "(for your own file: text:PATH; for tasks of lm-eval itself: lm_eval --model ltm --model_args "
@@ -96,6 +98,21 @@ def resolve(wanted: Iterable[str]) -> list[str]:
     if not resolved:
         raise UserError(f"--tasks: expected at least one of {', '.join(short)}")
     return list(dict.fromkeys(resolved))
+
+
+def perplexities() -> list[str]:
+    """Return the short names of all tasks that score a split of a corpus."""
+    return [name.removeprefix(PREFIX) for name in names() if read(name).kind == "perplexity"]
+
+
+def published(name: str) -> str:
+    """The full name of a task of `resolve`, as public code scores its text. Raises UserError: it is no perplexity."""
+    short = name.removeprefix(PREFIX)
+    if short not in perplexities():
+        raise UserError(
+            f"--protocol published is for perplexity on a corpus ({', '.join(perplexities())}), found {short}"
+        )
+    return f"{PREFIX}{PUBLISHED}{short}"
 
 
 def read(name: str) -> TaskEntry:
@@ -108,6 +125,9 @@ def read(name: str) -> TaskEntry:
         path = expanded(name.removeprefix(FILE))
         full = f"text_{label(path)}"
         return TaskEntry(name=full, version=1.0, kind="perplexity", corpus=full, split="all", path=path)
+    if name.startswith(PREFIX + PUBLISHED) and name not in files():
+        of = read(PREFIX + name.removeprefix(PREFIX + PUBLISHED))
+        return replace(of, name=name, version=1.0, kind="published")
     settings = _settings(files()[name])
     data = settings.get("dataset_kwargs", {})
     return TaskEntry(

@@ -102,6 +102,13 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="put EOS between documents and score it too: a different protocol, with its own sections on the board",
     )
+    text.add_argument(
+        "--protocol",
+        metavar="P",
+        default="suite",
+        help="published: also score as the public code of each model's family does, which is an estimate and never "
+        "ranked; default: suite, this suite's alone",
+    )
     group = p.add_argument_group("prequential bounds (prequential_ptb, ...)")
     group.add_argument(
         "--chunk", type=int, metavar="C", help="tokens between inferences of z; default: an eighth of a block"

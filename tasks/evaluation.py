@@ -51,7 +51,10 @@ class Evaluation:
     def __init__(
         self, models: Sequence[str], tasks: Sequence[str], options: EvalOptions, *, checkpoint: str | None = None
     ):
-        entries = [catalog.read(name) for name in catalog.resolve(tasks)]
+        names = catalog.resolve(tasks)
+        if options.protocol == "published":
+            names += [catalog.published(name) for name in names if not name.startswith(catalog.FILE)]
+        entries = [catalog.read(name) for name in names]
         if checkpoint and len(models) > 1:
             raise UserError(f"--checkpoint is for one model, found {len(models)}: {', '.join(models)}")
         self.options = options
@@ -83,7 +86,11 @@ class Evaluation:
             model = models.open_model(found.name, found.place, self.options, settings=settings, label=label)
             if model.loaded.info["training"].get("complete") is False:
                 say(f"{label}: warning: its training was not finished, as its results will say")
-            made += [Evaluated(task, self._evaluate(model, task, command), label) for task in self.tasks]
+            for task in self.tasks:
+                if reason := task.unfit(model):
+                    say(f"{label} on {task.entry.name}: left out: {reason}")
+                else:
+                    made.append(Evaluated(task, self._evaluate(model, task, command), label))
         return made
 
     @staticmethod

@@ -104,6 +104,10 @@ class Task(ABC):
             UserError: the task cannot be put to this model.
         """
 
+    def unfit(self, model: HarnessModel) -> str | None:
+        """Return why the task is left out for this model, where that is no mistake; None if it is not."""
+        return None
+
     @abstractmethod
     def measure(self, model: HarnessModel, identity: Identity) -> Measurement:
         """Measure the model.

@@ -11,8 +11,9 @@ from typing import Any
 from ltm.config import whole_number
 from ltm.data.reading import Reading
 from ltm.devices import check_device, check_dtype
-from ltm.errors import UserError
+from ltm.errors import UserError, did_you_mean
 
+PROTOCOLS = ("suite", "published")
 LEAST: Mapping[str, int] = {
     "seed": 0,
     "draws": 1,
@@ -34,6 +35,7 @@ class EvalOptions:
     """Options of one run of `ltm-eval`, named as on the command line; None means the model's or the task's default.
 
     Attributes:
+        protocol: `published` also scores each perplexity task as the family's public code does.
         settings: `field=value` of the measured models' configs (`--set`), each perhaps after a family or a model and
             a dot; see `ltm.model_store.settings_of`.
 
@@ -55,6 +57,7 @@ class EvalOptions:
     headline_only: bool = False
     limit_blocks: int | None = None
     eos_between_documents: bool = False
+    protocol: str = "suite"
     chunk: int | None = None
     proposal: str | None = None
     samples: int | None = None
@@ -90,6 +93,8 @@ class EvalOptions:
         for name in ("headline_only", "eos_between_documents"):
             if not isinstance(value := getattr(self, name), bool):
                 raise UserError(f"{flag(name)}: expected True or False, found {value!r}")
+        if self.protocol not in PROTOCOLS:
+            raise did_you_mean("value for --protocol", self.protocol, PROTOCOLS)
         if isinstance(self.settings, str):
             raise UserError(f"--set: expected a list of field=value, found the text {self.settings!r}")
         for name, kind in (("output", Path), ("data_dir", Path), ("settings", tuple)):

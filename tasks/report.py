@@ -79,11 +79,12 @@ def show_tables(by_kind: Mapping[type[Task], Sequence[Evaluated]]) -> None:
 
 
 def show_reported(made: Sequence[Evaluated]) -> None:
-    """Print what others report for public weights on the same corpora, beside the numbers here."""
+    """Print what others report for public weights on the same corpora and tokens, beside the numbers here."""
     lines = []
     for _, result, name in made:
         others = [f"{value} ({source})" for value, source in known.reported(result.model["name"], result.task["name"])]
-        if others and (here := result.metric(PERPLEXITY)):
+        comparable = result.status == "complete" and result.tokenizer["name"] == "gpt2"
+        if others and comparable and (here := result.metric(PERPLEXITY)):
             lines.append(f"{name}, {short_name(result)}: reported {', '.join(others)}; here {here.value:.2f}.")
     if lines:
         print(*(textwrap.fill(line, WIDTH) for line in lines), sep="\n")

@@ -39,6 +39,7 @@ from ltm.nn.spans import prepare_batch
 from ltm.nn.transformer import TransformerConfig
 from ltm.published.described import Described
 from ltm.published.opening import Published
+from ltm.published_protocol import PublishedProtocol, disturbed, spread, times
 from ltm.rng import SequenceRng
 
 
@@ -244,6 +245,31 @@ class BD3LM(Published, MaskedModel):
         if S == 1:
             return {"exact": LikelihoodEstimate(nats_B=nats_KB[0], tokens_B=tokens_B, kind="exact")}
         return diffusion_bound(nats_KB, tokens_B)
+
+    def published_protocol(self) -> PublishedProtocol:
+        """See `ScoresAsPublished`."""
+        return PublishedProtocol(
+            source="kuleshov-group/bd3lms at 1c3e8f4",
+            eos_after_rows=False,
+            wrapped=True,
+            given=1,
+            mean_of_exp=False,
+            told="a time for each block of a text on [1e-3, 1], weight 1 / t, the first position given",
+        )
+
+    @torch.no_grad()
+    def published_nats(self, ids_BN: Tensor, rng: SequenceRng) -> Tensor:
+        """See `ScoresAsPublished`."""
+        S = self.config.block_size
+        t_BN = times(rng, ids_BN.shape[1] // S).to(ids_BN.device).repeat_interleave(S, 1)
+        masked_BN = disturbed(rng, t_BN)
+        return self.published_costs(ids_BN, masked_BN[:, 1:], t_BN[:, 1:]).sum(1)
+
+    def published_costs(self, ids_BN: Tensor, masked_BL: Tensor, t_BL: Tensor) -> Tensor:
+        """Return -log p / t of masked positions after the first, float64 (B, N - 1)."""
+        inputs_BN, tokens_BL = self.lay_out(ids_BN[:, 1:]), ids_BN[:, 1:]
+        h_MD = self.masked_pass(inputs_BN, masked_BL, self.clean_pass(inputs_BN))
+        return spread(-token_nats(h_MD, self.decoder.head(), tokens_BL[masked_BL]), masked_BL) / t_BL
 
     def generate(
         self, prompts: Sequence[Sequence[int]], *, max_new_tokens: int, sampling: Sampling, rng: Rng

@@ -9,9 +9,11 @@ them on the way, and the bound pays for what the network gives them. Shapes: see
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from baselines.diffusion import score_entropy
@@ -22,9 +24,12 @@ from baselines.diffusion.time_embedding import TimeEmbedding
 from baselines.diffusion.unmasking import CanvasModel
 from ltm.api import Sampling
 from ltm.nn.dit import DiT, DiTConfig
+from ltm.nn.output_head import over_vocabulary
 from ltm.nn.transformer import Transformer, TransformerConfig
 from ltm.published.described import Described
 from ltm.published.opening import Published
+from ltm.published_protocol import EPSILON, PublishedProtocol, disturbed, times
+from ltm.rng import SequenceRng
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +85,38 @@ class Duo(Published, ScoreModel):
         """Two layers of width 8, a noise embedding of width 4, and one state that no text has."""
         decoder = TransformerConfig.smallest(block_length, window=None)
         return DuoConfig(vocab_size=vocab_size, decoder=decoder, condition_width=4, sampling_steps=32, unused_states=1)
+
+    def published_protocol(self) -> PublishedProtocol:
+        """See `ScoresAsPublished`."""
+        return PublishedProtocol(
+            source="s-sahoo/duo at 7c9b498",
+            eos_after_rows=False,
+            wrapped=True,
+            given=0,
+            mean_of_exp=False,
+            told="one time per block on [1e-3, 1], the continuous-time loss, its ends left out",
+        )
+
+    @torch.no_grad()
+    def published_nats(self, ids_BN: Tensor, rng: SequenceRng) -> Tensor:
+        """See `ScoresAsPublished`."""
+        t_B1, stream = times(rng).to(ids_BN.device), rng.stream("published states")
+        states_BN = (stream.uniform(ids_BN.shape[1]).to(ids_BN.device) * self.outputs).long()
+        replaced_BN = disturbed(rng, (1 - EPSILON) * t_B1.expand(ids_BN.shape))
+        return self.published_costs(ids_BN, torch.where(replaced_BN, states_BN, ids_BN), t_B1).sum(1)
+
+    def published_costs(self, ids_BN: Tensor, now_BN: Tensor, t_B1: Tensor) -> Tensor:
+        """Return the loss of every position per unit of time, float64 (B, N); texts have no BOS."""
+        left_B1 = 1 - (1 - EPSILON) * t_B1
+        sigma_B1 = -left_B1.log()
+        h_ND = self.decoder(now_BN, condition_BE=self.condition_of(sigma_B1[:, 0])).flatten(0, 1)
+        cost_N = over_vocabulary(
+            functools.partial(score_entropy.uniform_cost, scores=self.log_scores),
+            h_ND,
+            self.decoder.head(),
+            *(each.flatten() for each in (ids_BN, now_BN, sigma_B1.expand(ids_BN.shape))),
+        )
+        return cost_N.double().view(ids_BN.shape) * (1 - EPSILON) / left_B1
 
     @property
     def outputs(self) -> int:

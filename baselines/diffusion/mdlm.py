@@ -26,6 +26,7 @@ from ltm.nn.spans import prepare_batch
 from ltm.nn.transformer import TransformerConfig
 from ltm.published.described import Described
 from ltm.published.opening import Published
+from ltm.published_protocol import EPSILON, PublishedProtocol, disturbed, spread, times
 from ltm.rng import SequenceRng, Stream
 
 
@@ -94,6 +95,28 @@ class MDLM(Published, CanvasModel):
         """Two layers of width 8."""
         decoder = TransformerConfig.smallest(block_length, window=None)
         return MDLMConfig(vocab_size=vocab_size, decoder=decoder)
+
+    def published_protocol(self) -> PublishedProtocol:
+        """See `ScoresAsPublished`."""
+        return PublishedProtocol(
+            source="kuleshov-group/mdlm at c112c52",
+            eos_after_rows=True,
+            wrapped=True,
+            given=0,
+            mean_of_exp=False,
+            told="one time per block on [1e-3, 1], weight 1 / t, the first and last position masked like any other",
+        )
+
+    @torch.no_grad()
+    def published_nats(self, ids_BN: Tensor, rng: SequenceRng) -> Tensor:
+        """See `ScoresAsPublished`."""
+        t_B1 = times(rng).to(ids_BN.device)
+        return self.published_costs(ids_BN, disturbed(rng, (1 - EPSILON) * t_B1.expand(ids_BN.shape)), t_B1).sum(1)
+
+    def published_costs(self, ids_BN: Tensor, masked_BN: Tensor, t_B1: Tensor) -> Tensor:
+        """Return -log p / t of masked positions, float64 (B, N); texts have no BOS, and any position may be masked."""
+        h_MD = self.decoder(ids_BN.masked_fill(masked_BN, self.mask_id))[masked_BN]
+        return spread(-token_nats(h_MD, self.decoder.head(), ids_BN[masked_BN]), masked_BN) / t_B1
 
     def hidden_states(self, canvas_BL: Tensor, wanted_BL: Tensor, visible: Tensor | None = None) -> Tensor:
         """Return hidden states (N, D) of the wanted positions, row-major, for texts with mask ids in them."""

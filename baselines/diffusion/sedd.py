@@ -14,12 +14,19 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+from torch import Tensor
+
+from baselines.diffusion import score_entropy
 from baselines.diffusion.score_model import ScoreConfig, ScoreModel
 from ltm.api import Preset, published_recipe, tiny_recipe
 from ltm.errors import UserError
+from ltm.nn.output_head import over_vocabulary
 from ltm.nn.transformer import TransformerConfig
 from ltm.published.described import Described
 from ltm.published.opening import Published
+from ltm.published_protocol import EPSILON, PublishedProtocol, disturbed, spread, times
+from ltm.rng import SequenceRng
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +71,34 @@ class SEDD(Published, ScoreModel):
         if described.graph not in (None, "absorb"):
             raise UserError(f"config.json has the graph {described.graph}; only weights of absorb are known here")
         return SEDDConfig(vocab_size=described.rows, decoder=described.decoder)
+
+    def published_protocol(self) -> PublishedProtocol:
+        """See `ScoresAsPublished`."""
+        return PublishedProtocol(
+            source="louaaron/Score-Entropy-Discrete-Diffusion at 0605786",
+            eos_after_rows=True,
+            wrapped=False,
+            given=0,
+            mean_of_exp=False,
+            told="one time per block on [1e-3, 1], score entropy times d sigma, both ends of the integral left out",
+        )
+
+    @torch.no_grad()
+    def published_nats(self, ids_BN: Tensor, rng: SequenceRng) -> Tensor:
+        """See `ScoresAsPublished`. Raises NotImplementedError: the graph is not `absorb`."""
+        if self.config.graph != "absorb":
+            raise NotImplementedError("how SEDD's public code scores is known here for the absorbing graph")
+        t_B1 = times(rng).to(ids_BN.device)
+        return self.published_costs(ids_BN, disturbed(rng, (1 - EPSILON) * t_B1.expand(ids_BN.shape)), t_B1).sum(1)
+
+    def published_costs(self, ids_BN: Tensor, masked_BN: Tensor, t_B1: Tensor) -> Tensor:
+        """Return score entropy times d sigma of masked positions, float64 (B, N); texts have no BOS."""
+        left_B1 = 1 - (1 - EPSILON) * t_B1
+        sigma_B1 = -left_B1.log()
+        canvas_BN = ids_BN.masked_fill(masked_BN, self.mask_id)
+        h_MD = self.decoder(canvas_BN, condition_BE=self.condition_of(sigma_B1[:, 0]))[masked_BN]
+        cost_M = over_vocabulary(score_entropy.absorb_cost, h_MD, self.decoder.head(), ids_BN[masked_BN])
+        return spread(cost_M, masked_BN) / torch.expm1(sigma_B1) * (1 - EPSILON) / left_B1
 
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> SEDDConfig:

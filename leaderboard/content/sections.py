@@ -36,6 +36,10 @@ def by_rank(section: Section, column: Column) -> tuple[list[Row], dict[str, tupl
     return sorted(rows, key=lambda row: ranks[row.label][0] if row.label in ranks else len(rows) + 1), ranks
 
 
+ELSEWHERE = "elsewhere"
+"""What weights were trained on that nobody here trained."""
+
+
 def overview(section: Section) -> Table:
     """Return a row per model: its perplexity in every column of the section, its size, its training, and its cost."""
     audited = any(entry.audit for row in section.rows for entries in row.entries.values() for entry in entries)
@@ -45,7 +49,7 @@ def overview(section: Section) -> Table:
             *(perplexity(row.entries.get(column, ())) for column in section.columns),
             *([_audit(row)] if audited else []),
             notation.short(row.first.cost["parameters"]),
-            row.first.training["corpus"] or NOTHING,
+            row.first.training["corpus"] or ELSEWHERE,
             notation.short(row.first.training["tokens"]),
             notation.short(row.first.cost["paper_train_flops_per_token"]),
             notation.short(row.first.cost["train_flops_per_token"]),

@@ -243,9 +243,12 @@ class LatentModel(LanguageModel):
         rotations_GC = self.latent_rotations(stack)
         return [b.latent_keys_values(z_BYGD[:, y], rotations_GC, stack.dtype) for y, b in enumerate(stack.blocks)]
 
-    def prepare(self, stack: Transformer, tokens_BL: Tensor) -> Prepared:
-        """Compute the part of a pass over `tokens_BL` that does not depend on z, once for all steps and draws."""
-        x = stack.embed(stack.with_bos(tokens_BL))
+    def prepare(self, stack: Transformer, tokens_BL: Tensor, inputs_BL: Tensor | None = None) -> Prepared:
+        """Compute the part of a pass over `tokens_BL` that does not depend on z, once for all steps and draws.
+
+        `inputs_BL` are the inputs of the pass; BOS and all tokens but the last if None.
+        """
+        x = stack.embed(stack.with_bos(tokens_BL) if inputs_BL is None else inputs_BL)
         rotations_LC = stack.rotations(torch.arange(tokens_BL.shape[1], device=tokens_BL.device))
         x, _ = stack.blocks[0].self_attend(x, rotations_LC, stack.dtype)
         return Prepared(x, stack.blocks[0].cross_queries(x, rotations_LC, stack.dtype), rotations_LC)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng, published_recipe, tiny_recipe
 from ltm.latent import bounds, langevin
+from ltm.latent.as_published import AsPublished
 from ltm.latent.base import DRAWS, LatentConfig, LatentModel, ScoringBatch
 from ltm.latent.langevin import LangevinConfig
 from ltm.latent.posterior import LikelihoodGradient, Posterior, PosteriorConfig, fit
@@ -62,7 +63,7 @@ def _published_shape(layers: int, latents: int, steps: int) -> LTMConfig:
     return LTMConfig(decoder=decoder, latents=latents, posterior=PosteriorConfig(steps=steps), kl_warmup=0.3)
 
 
-class LatentThoughtModel(LatentModel):
+class LatentThoughtModel(AsPublished, LatentModel):
     """The decoder, its prior, and inference of z by gradient steps."""
 
     family = "ltm"
@@ -111,7 +112,13 @@ class LatentThoughtModel(LatentModel):
         return str(self.decoder.matmul_dtype(config.matmul)).removeprefix("torch.")
 
     def likelihood_gradient(
-        self, tokens_BL: Tensor, weights_BL: Tensor | None, *, matmul: str, leak_gradients: bool = False
+        self,
+        tokens_BL: Tensor,
+        weights_BL: Tensor | None,
+        *,
+        matmul: str,
+        leak_gradients: bool = False,
+        inputs_BL: Tensor | None = None,
     ) -> LikelihoodGradient:
         """The gradient of -log p(x|z) in z over the tokens that `weights_BL` does not zero, of all texts or of some.
 
@@ -120,7 +127,7 @@ class LatentThoughtModel(LatentModel):
         master = self.decoder.embedding.dtype
         stack = self.decoder if leak_gradients else self.decoder.frozen(self.decoder.matmul_dtype(matmul))
         with torch.set_grad_enabled(leak_gradients):
-            prepared = self.prepare(stack, tokens_BL)
+            prepared = self.prepare(stack, tokens_BL, inputs_BL)
         head = stack.head()
         of_tokens_BL = torch.ones_like(tokens_BL, dtype=master) if weights_BL is None else weights_BL.to(master)
 

@@ -34,6 +34,8 @@ SCHEMA = 1
 STEP = re.compile(r"step-[0-9]{8}(-final)?")
 MANIFEST = "MANIFEST.json"
 SCORED = ("model.json", "tokenizer.json", "weights.safetensors")
+HUB_NAMES = dict(zip(SCORED, ("config.json", "tokenizer.json", "model.safetensors"), strict=True))
+"""What the files of `SCORED` are called in a repository of the hub, in the names that its tools know."""
 STATE = "state.safetensors"
 """A checkpoint has the files of `SCORED`; one that training can go on from also has `STATE`."""
 LOCK = ".lock"
@@ -196,7 +198,7 @@ def read_info(directory: Path) -> tuple[Path, dict[str, Any]]:
         UserError: a file is missing or altered, the weights are not those recorded, or the schema is unknown.
     """
     folder = step_folder(directory)
-    for name, expected in _manifest(folder).items():
+    for name, expected in manifest(folder).items():
         path = folder / name
         try:
             # The header first: a file that says it is enormous is not read to its end.
@@ -210,26 +212,38 @@ def read_info(directory: Path) -> tuple[Path, dict[str, Any]]:
                 folder, f"{name} is altered or cut short: sha256 {actual[:12]}, {MANIFEST} expects {expected[:12]}"
             )
     info = _info(folder)
-    if (actual := tensors.file_digest(folder / "weights.safetensors")) != info["weights_digest"]:
+    if (actual := tensors.file_digest(place(folder, "weights.safetensors"))) != info["weights_digest"]:
         raise _other_weights(folder, actual, info["weights_digest"])
     return folder, info
 
 
-def _manifest(folder: Path) -> dict[str, str]:
+def place(folder: Path, name: str) -> Path:
+    """Where a file of `SCORED` is: under its own name, or under that of the hub."""
+    path = folder / name
+    return path if os.path.lexists(path) else folder / HUB_NAMES[name]
+
+
+def manifest(folder: Path) -> dict[str, str]:
+    """The sha256 of each file of a step folder, as recorded.
+
+    Raises:
+        UserError: it is missing, or names other files than a checkpoint has.
+    """
     try:
-        manifest = json_text.read(folder / MANIFEST, limits=_SMALL)
+        recorded = json_text.read(folder / MANIFEST, limits=_SMALL)
     except UserError as error:
         raise _unreadable(folder, MANIFEST, error) from error
-    listed = set(manifest) if isinstance(manifest, dict) else set()
-    if not set(SCORED) <= listed <= {*SCORED, STATE} or not all(isinstance(value, str) for value in manifest.values()):
+    listed = set(recorded) if isinstance(recorded, dict) else set()
+    whole = set(SCORED) <= listed <= {*SCORED, STATE} or listed == set(HUB_NAMES.values())
+    if not whole or not all(isinstance(value, str) for value in recorded.values()):
         raise _damaged(folder, f"{MANIFEST} is altered or cut short")
-    return manifest
+    return recorded
 
 
 def _info(folder: Path) -> dict[str, Any]:
     """Read `model.json`: every field that others rely on is there, in its type."""
     try:
-        info = json_text.table(json_text.read(folder / "model.json", limits=_SMALL), where="model.json")
+        info = json_text.table(json_text.read(place(folder, "model.json"), limits=_SMALL), where="model.json")
         if type(schema := info.get("schema")) is int and schema == SCHEMA:
             _check_types(info, _INFO, "model.json")
             _check_types(info["tokenizer"], _TOKENIZER, "model.json, tokenizer")
@@ -299,7 +313,7 @@ def load(directory: Path, *, device: str = "cpu", settings: Iterable[str] = ()) 
     tokenizer = Tokenizer.load(folder)
     if tokenizer.fingerprint != info["tokenizer"]["fingerprint"]:
         raise UserError(f"{where}: tokenizer.json is not the tokenizer it was trained with")
-    model = tensors.build(cls, config, tensor_file.entries(folder / "weights.safetensors"), where=where)
+    model = tensors.build(cls, config, tensor_file.entries(place(folder, "weights.safetensors")), where=where)
     if tokenizer.vocab_size != model.vocab_size:
         raise UserError(f"{where}: its tokenizer has {tokenizer.vocab_size:,} ids, its network {model.vocab_size:,}")
     weights = load_weights(folder)
@@ -316,7 +330,7 @@ def load(directory: Path, *, device: str = "cpu", settings: Iterable[str] = ()) 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:
     """The scored weights of a step folder, verified by `read_info` before."""
-    return tensors.read(folder / "weights.safetensors")
+    return tensors.read(place(folder, "weights.safetensors"))
 
 
 def load_state(folder: Path) -> dict[str, Tensor]:
