@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import transformers
 
     directory = save_gpt2(tmp_path_factory.mktemp("bfloat16") / "tiny-gpt2")
-    network = transformers.AutoModelForCausalLM.from_pretrained(directory)
+    network: Any = transformers.AutoModelForCausalLM.from_pretrained(directory)
     network.to(torch.bfloat16).save_pretrained(directory)
     return directory
 
