@@ -205,12 +205,10 @@ class LanguageModel(nn.Module, ABC):
         raise UserError(f"{cls.family}:{source}: expected a directory with a checkpoint of ltm-train or ltm-convert")
 
     @classmethod
-    def from_source(cls, source: str, *, settings: Sequence[str] = (), device: str = "cpu") -> LoadedModel:
-        """The model that `FAMILY:source` names, of a family that opens models made elsewhere.
-
-        Raises:
-            UserError: as `check_source`; or its files are damaged.
-        """
+    def from_source(
+        cls, source: str, *, settings: Sequence[str] = (), device: str = "cpu", dtype: str = "float32"
+    ) -> LoadedModel:
+        """The model of `FAMILY:source`, in `dtype` if it likes; UserError as `check_source`, or at damaged files."""
         cls.check_source(source, settings)
         raise NotImplementedError(f"{cls.__name__}.from_source")
 

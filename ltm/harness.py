@@ -103,7 +103,7 @@ class HarnessModel(LM):
         rows, most_rows = lm_eval_options.rows_per_batch(batch_size, max_batch_size)
         self.limit_blocks = None if limit_blocks is None else whole_number("limit_blocks", limit_blocks, least=1)
         target = choose_device(device)
-        loaded = model_store.load(path if pretrained is None else pretrained, checkpoint, settings, target)
+        loaded = model_store.load(path if pretrained is None else pretrained, checkpoint, settings, target, dtype=dtype)
         model = loaded.model.to(device=target, dtype=getattr(torch, dtype)).eval()
         self.loaded = dataclasses.replace(loaded, model=model)
         chunk = None if prequential is None else whole_number("prequential", prequential, least=1)

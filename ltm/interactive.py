@@ -205,7 +205,7 @@ def load(
     check_dtype(dtype)
     target, weights = choose_device(device), None if checkpoint is None else str(checkpoint)
     place = model_store.trained(name, model_store.locate(name, weights, list(settings)))
-    loaded = model_store.load(place, None, list(settings), target)
+    loaded = model_store.load(place, None, list(settings), target, dtype=dtype)
     model = loaded.model.to(device=target, dtype=getattr(torch, dtype)).eval()
     return Model(dataclasses.replace(loaded, model=model))
 

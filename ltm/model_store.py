@@ -7,6 +7,7 @@ for a family that opens models made elsewhere.
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -179,8 +180,13 @@ def training_advice(name: str) -> str:
     )
 
 
-def load(source: Any, checkpoint: Any, settings: str | Sequence[str], device: str) -> LoadedModel:
+def load(
+    source: Any, checkpoint: Any, settings: str | Sequence[str], device: str, *, dtype: str = "float32"
+) -> LoadedModel:
     """The model that `source` names, or is, under `settings`: `field=value`, several as a list or separated by `;`.
+
+    Args:
+        dtype: what the model will be cast to; one made elsewhere may be loaded in it.
 
     Raises:
         UserError: there is no such model, it has no weights, or a setting does not fit it.
@@ -197,7 +203,9 @@ def load(source: Any, checkpoint: Any, settings: str | Sequence[str], device: st
             raise UserError(f"checkpoint is for presets; {source} already says where its weights are")
         if own := _own_checkpoint(*found):
             return checkpoints.load(own, device=device, settings=settings)
-        return found[0].from_source(found[1], settings=settings, device=device)
+        # A family of another package may not know of dtypes, which only spare memory.
+        asked = {"dtype": dtype} if "dtype" in inspect.signature(found[0].from_source).parameters else {}
+        return found[0].from_source(found[1], settings=settings, device=device, **asked)
     directory = find(str(source), None if checkpoint is None else str(checkpoint))
     return checkpoints.load(directory, device=device, settings=settings)
 

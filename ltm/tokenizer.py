@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from ltm.files import data_directory, write_atomically
 from ltm.untrusted import json_text
 from ltm.untrusted.display import shown
 from ltm.untrusted.regular_files import read_bytes
+
+K = TypeVar("K")
 
 EOS = "<|endoftext|>"
 FILE = "tokenizer.json"
@@ -125,7 +127,7 @@ class Tokenizer:
         if not self._merges:
             return [self._id_of_byte[np.frombuffer(_utf8(text), np.uint8)] for text in texts]
         ids: list[list[np.ndarray]] = [[] for _ in texts]
-        for batch in _batches((owner, piece) for owner, text in enumerate(texts) for piece in _pieces(text)):
+        for batch in in_batches((owner, piece) for owner, text in enumerate(texts) for piece in _pieces(text)):
             pieces = [piece for _, piece in batch]
             try:
                 encodings = self._encoder.encode_batch_fast(pieces, add_special_tokens=False)
@@ -314,9 +316,9 @@ def _pieces(text: str) -> Iterator[str]:
         start = end
 
 
-def _batches(pieces: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+def in_batches(pieces: Iterable[tuple[K, str]]) -> Iterator[list[tuple[K, str]]]:
     """Pieces in groups of bounded size: the encoder keeps some hundred bytes per token until a group is done."""
-    batch: list[tuple[int, str]] = []
+    batch: list[tuple[K, str]] = []
     characters = 0
     for piece in pieces:
         batch.append(piece)

@@ -32,11 +32,13 @@ class Stored:
     Attributes:
         tensors, elements: how many; of pickled files, whose content nothing reads before transformers does, at most.
         bytes: their size.
+        dtypes: those of the tensors, as torch names them; None of pickled files.
     """
 
     tensors: int
     elements: int
     bytes: int
+    dtypes: frozenset[str] | None
 
 
 def find(source: str) -> Path:
@@ -91,6 +93,7 @@ def stored(directory: Path) -> Stored:
     else:
         files = sorted(directory.glob("*.safetensors")) or sorted(directory.glob("pytorch_model*.bin"))
     tensors = elements = size = 0
+    dtypes: set[str] = set()
     for file in files:
         with opened(file) as content:
             size += (bytes_of_file := os.fstat(content.fileno()).st_size)
@@ -99,8 +102,10 @@ def stored(directory: Path) -> Stored:
         else:
             entries = tensor_file.entries(file).values()
             tensors += len(entries)
+            dtypes |= {entry.dtype for entry in entries}
             elements += sum(math.prod(entry.shape) for entry in entries)
-    return Stored(tensors=tensors, elements=elements, bytes=size)
+    known = None if any(file.suffix == ".bin" for file in files) else frozenset(dtypes)
+    return Stored(tensors=tensors, elements=elements, bytes=size, dtypes=known)
 
 
 def _listed(index: Path) -> list[str]:

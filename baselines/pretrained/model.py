@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from baselines.pretrained import architecture, probe
+from baselines.pretrained.architecture import LIMITS, opening_id, padding_id, shape_of
 from baselines.pretrained.files import find, stored
+from baselines.pretrained.passes import Passes, positions
 from baselines.pretrained.tokenizer import read_tokenizer
 from baselines.pretrained.unprefixed import UnprefixedPretrained
 from ltm.api import Cost, LoadedModel, Loss, Rng
 from ltm.config import canonical_json, config_digest, to_dict, with_settings
 from ltm.errors import UserError
 from ltm.files import expanded
-from ltm.nn.flops import paper_train_flops
 from ltm.nn.left_to_right import ExactModel
 from ltm.tokenizer import Tokenizer
 from ltm.training.checkpoint import check_name
@@ -38,8 +39,6 @@ from ltm.untrusted.display import bare, shown
 
 _LOGITS_AT_A_TIME = 1 << 27
 _MAX_LENGTH = 1024
-_MOST_LAYERS = 100_000
-_LIMITS = json_text.Limits(bytes=4 << 20, controls=True)
 _UNKNOWN = ("corpus", "data_fingerprint", "tokens", "steps", "seconds", "flops", "paper_flops", "seed", "complete")
 _NOT_ARCHITECTURE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
 
@@ -78,14 +77,15 @@ class Pretrained(ExactModel):
     def __init__(self, config: PretrainedConfig):
         super().__init__()
         self.config = config
-        self.shape = _shape(config.architecture)
-        self.bos_input = _bos(self.shape)
-        positions = getattr(self.shape, "max_position_embeddings", None)
-        if positions is not None and config.max_length > positions:
-            raise ValueError(f"max_length must be at most {positions}, the network's own, found {config.max_length}")
+        self.shape = shape_of(config.architecture)
+        self.bos_input = opening_id(self.shape)
         from transformers import AutoModelForCausalLM
 
         self.network: Any = AutoModelForCausalLM.from_config(self.shape)
+        most = positions(self.network, self.shape)
+        if most is not None and config.max_length > most:
+            raise ValueError(f"max_length must be at most {most}, the network's own, found {config.max_length}")
+        self._passes = Passes(self.network, self.shape)
         self.train(False)
 
     @classmethod
@@ -136,9 +136,38 @@ class Pretrained(ExactModel):
         return {name: p for name, p in super().state_dict(*args, **options).items() if name not in tied}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load a result of `state_dict`."""
+        """Load a result of `state_dict`. Raises UserError as `check_causal`."""
         twice = {name: state_dict[other] for name, other in self._tied().items() if other in state_dict}
-        return super().load_state_dict({**state_dict, **twice}, strict=strict, assign=assign)
+        loaded = super().load_state_dict({**state_dict, **twice}, strict=strict, assign=assign)
+        self.check_causal()
+        return loaded
+
+    def check_causal(self) -> None:
+        """Check that the product of the network's predictions is a likelihood; see `baselines.pretrained.probe`.
+
+        Raises:
+            UserError: a prediction depends on later tokens, decoding differs from scoring, or positions are wrong.
+        """
+        try:
+            probe.check(
+                self.network,
+                self._passes,
+                bos=self.bos_input,
+                outputs=self.vocab_size - 1,
+                padding=padding_id(self.shape),
+                longest=self.config.max_length,
+            )
+        except probe.NotCausal as error:
+            advice = ""
+            if getattr(self.shape, "is_decoder", None) is False:
+                advice = (
+                    "; networks of this kind see later tokens unless config.json has is_decoder true, which is right "
+                    "only for weights that were trained so"
+                )
+            raise UserError(
+                f"{type(self.network).__name__} cannot be scored exactly: {error}; expected a network that predicts "
+                f"each token from those before it alone{advice}"
+            ) from error
 
     def token_nats(self, tokens_BL: Tensor) -> Tensor:
         """Return log p of every token in nats, (B, L). Padding comes last, so no token sees it."""
@@ -151,7 +180,7 @@ class Pretrained(ExactModel):
         return torch.cat([self._nats(*part) for part in zip(inputs_BL.split(rows), tokens_BL.split(rows), strict=True)])
 
     def _nats(self, inputs_BL: Tensor, tokens_BL: Tensor) -> Tensor:
-        logits_BLV = self.network(input_ids=inputs_BL, use_cache=False).logits
+        logits_BLV = self._passes.logits(self.network, inputs_BL)
         logits_BLV = logits_BLV if logits_BLV.dtype == torch.float64 else logits_BLV.float()
         return -F.cross_entropy(logits_BLV.flatten(0, 1), tokens_BL.flatten(), reduction="none").view(tokens_BL.shape)
 
@@ -166,35 +195,17 @@ class Pretrained(ExactModel):
     @torch.no_grad()
     def features(self, tokens_BL: Tensor, lengths: Tensor) -> Tensor:
         """Return the last hidden state at the last token, (B, D), without BOS: the features of the MAUVE paper."""
-        h_BLD = self.network.base_model(input_ids=tokens_BL, use_cache=False).last_hidden_state
+        h_BLD = self._passes.hidden(self.network, tokens_BL)
         return h_BLD[torch.arange(len(h_BLD), device=h_BLD.device), lengths - 1]
 
     def decode(self, inputs_BL: Tensor, start: int, latents: Any, past: Any) -> tuple[Tensor, Any]:
         """Return logits (B, V - 1) after the last of `inputs_BL`, which follow `past`, and the next cache."""
         inputs_BL = inputs_BL.masked_fill(inputs_BL == self.vocab_size - 1, self.bos_input)
-        out = self.network(input_ids=inputs_BL, past_key_values=past, use_cache=True)
-        return out.logits[:, -1], out.past_key_values
+        return self._passes.next_logits(self.network, inputs_BL, start, past)
 
     def cost(self, length: int) -> Cost:
-        """Count the papers' 6P + 12LdN, and a dense Transformer's FLOPs: two per matrix weight and attended channel."""
-        P, shape = sum(p.numel() for p in self.parameters()), self.shape
-        looked_up = {id(m.weight) for m in self.network.modules() if isinstance(m, nn.Embedding)}
-        head = self.network.get_output_embeddings().weight
-        matrices = sum(p.numel() for p in self.parameters() if p.ndim > 1 and id(p) not in looked_up)
-        matrices += head.numel() if id(head) in looked_up else 0
-        width = shape.num_attention_heads * (
-            getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads
-        )
-        forward = float(2 * matrices + 4 * shape.num_hidden_layers * width * length)
-        return Cost(
-            parameters=P,
-            paper_train_flops_per_token=float(
-                paper_train_flops(P, shape.num_hidden_layers, shape.hidden_size, length + 1)
-            ),
-            train_flops_per_token=3 * forward,
-            score_flops_per_token=forward,
-            generate_flops_per_token=forward,
-        )
+        """As `architecture.cost`."""
+        return architecture.cost(self.network, self.shape, length)
 
     @classmethod
     def check_source(cls, source: str, settings: Sequence[str] = ()) -> None:
@@ -202,56 +213,36 @@ class Pretrained(ExactModel):
         _described(source, settings)
 
     @classmethod
-    def from_source(cls, source: str, *, settings: Sequence[str] = (), device: str = "cpu") -> LoadedModel:
-        """Load the model of a directory or hub repository, in float32."""
+    def from_source(
+        cls, source: str, *, settings: Sequence[str] = (), device: str = "cpu", dtype: str = "float32"
+    ) -> LoadedModel:
+        """Load the model of a directory or hub repository: in float32, or in bfloat16 if it is stored and asked so.
+
+        Raises:
+            UserError: as `check_source` and `check_causal`; or its files are damaged.
+        """
         directory, model, tokenizer = _described(source, settings)
-        model.network = _network(directory, model.shape, source).float()
+        narrow = dtype == "bfloat16" and stored(directory).dtypes == {"bfloat16"}
+        model.network = _network(directory, model.shape, source, torch.bfloat16 if narrow else torch.float32)
         name = f"{cls.family}:{directory.name if os.path.isdir(expanded(source)) else source}"
         check_name(name, where=f"{cls.family}:{bare(source)}")
         check_finite(model, where=name)
         model = model.to(device).eval()
+        try:
+            model.check_causal()
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
         info = {
             "name": name,
             "family": cls.family,
             "config": to_dict(model.config),
             "config_digest": config_digest(model.config),
-            "weights_digest": weights_digest(model.state_dict()),
+            # In float32, so that the same weights are the same model in whatever dtype they are held.
+            "weights_digest": weights_digest(model.state_dict(), floats=torch.float32),
             "tokenizer": {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint},
             "training": dict.fromkeys((*_UNKNOWN, "device", "dtype")),
         }
         return LoadedModel(model=model, tokenizer=tokenizer, name=name, directory=directory, info=info)
-
-
-def _shape(architecture: str) -> Any:
-    """Return transformers' config object for a config.json. Raises ValueError for an unknown model type."""
-    from transformers import CONFIG_MAPPING
-
-    data = json_text.table(json_text.parse(architecture, where="architecture", limits=_LIMITS), where="architecture")
-    _check_counts(data)
-    kind = data.pop("model_type", None)
-    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
-        raise ValueError(f"model_type {shown(kind)} is unknown to the installed transformers package")
-    return CONFIG_MAPPING[kind].from_dict(data)
-
-
-def _check_counts(value: Any, name: str = "") -> None:
-    """Raise ValueError at a number of layers that no network has: some configs list all of them when they are made."""
-    for key, inner in value.items() if isinstance(value, dict) else [(name, v) for v in value]:
-        if isinstance(inner, dict | list):
-            _check_counts(inner, key)
-        elif isinstance(inner, int | float) and inner > _MOST_LAYERS and re.search("layer|block|depth|types", key):
-            raise ValueError(f"{shown(key)} must be at most {_MOST_LAYERS:,}, found {shown(inner)}")
-
-
-def _bos(shape: Any) -> int:
-    """Return the id that opens a text. Raises ValueError if there is none."""
-    for ids in (shape.bos_token_id, shape.eos_token_id):
-        first = ids[0] if isinstance(ids, list) and ids else ids
-        if isinstance(first, int):
-            if not 0 <= first < shape.vocab_size:
-                raise ValueError(f"the id that opens a text, {first}, is outside 0..{shape.vocab_size - 1}")
-            return first
-    raise ValueError("its config has neither a bos_token_id nor an eos_token_id to open a text with")
 
 
 def _described(source: str, settings: Sequence[str]) -> tuple[Path, Pretrained, Tokenizer]:
@@ -266,13 +257,14 @@ def _described(source: str, settings: Sequence[str]) -> tuple[Path, Pretrained, 
         raise UserError(f"{name}: the weights in {directory} cannot be read: {error}") from error
     try:
         file = directory / "config.json"
-        data = json_text.table(json_text.read(file, limits=_LIMITS), where=str(file))
-        architecture = canonical_json({key: value for key, value in data.items() if key not in _NOT_ARCHITECTURE})
-        positions = getattr(_shape(architecture), "max_position_embeddings", None) or _MAX_LENGTH
-        config = PretrainedConfig(architecture=architecture, max_length=min(_MAX_LENGTH, positions))
-        config = with_settings(config, settings)
+        data = json_text.table(json_text.read(file, limits=LIMITS), where=str(file))
+        text = canonical_json({key: value for key, value in data.items() if key not in _NOT_ARCHITECTURE})
         with torch.device("meta"), limited_to(held.tensors):
-            model = Pretrained(config)
+            # How many positions there are, the network itself must say.
+            shortest = Pretrained(PretrainedConfig(architecture=text, max_length=2))
+            most = positions(shortest.network, shortest.shape) or _MAX_LENGTH
+            config = PretrainedConfig(architecture=text, max_length=min(_MAX_LENGTH, most))
+            model = Pretrained(with_settings(config, settings))
         check_memory(model, held.bytes)
         outputs, eos = model.vocab_size - 1, model.shape.eos_token_id
         eos_id = eos[0] if isinstance(eos, list) and eos else eos
@@ -290,8 +282,12 @@ def _described(source: str, settings: Sequence[str]) -> tuple[Path, Pretrained, 
     return directory, model, read_tokenizer(directory, name=title, outputs=outputs, eos_id=eos_id)
 
 
-def _network(directory: Path, shape: Any, source: str) -> nn.Module:
-    """Load the network with its weights. Raises UserError unless all of them are there and fit."""
+def _network(directory: Path, shape: Any, source: str, dtype: torch.dtype) -> nn.Module:
+    """Load the network with its weights, each tensor read as `dtype`, so that no copy of all in another is made.
+
+    Raises:
+        UserError: not all of them are there and fit.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -299,7 +295,12 @@ def _network(directory: Path, shape: Any, source: str) -> nn.Module:
     logging.set_verbosity_error()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            directory, config=shape, local_files_only=True, output_loading_info=True, trust_remote_code=False
+            directory,
+            config=shape,
+            torch_dtype=dtype,
+            local_files_only=True,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
     # The package raises errors of its own, of safetensors, of torch and of the operating system.
     except Exception as error:
@@ -309,4 +310,5 @@ def _network(directory: Path, shape: Any, source: str) -> nn.Module:
     if absent or report["mismatched_keys"]:
         what = f"lack {absent[0]}" if absent else f"have another shape in {sorted(report['mismatched_keys'])[0][0]}"
         raise UserError(f"pretrained:{source}: the weights in {directory} do not fit its config.json: they {what}")
-    return network
+    # Some networks hold a few of their tensors in float32 whatever is asked.
+    return network.to(dtype)

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,22 @@ import numpy as np
 from ltm.config import digest
 from ltm.errors import UserError
 from ltm.files import write_atomically
-from ltm.tokenizer import EOS, FILE, LIMITS, Tokenizer, token_bytes, vocabulary
+from ltm.tokenizer import EOS, FILE, LIMITS, Tokenizer, in_batches, token_bytes, vocabulary
 from ltm.untrusted import json_text
 from ltm.untrusted.display import bare
 from ltm.untrusted.regular_files import read_bytes
+
+_PIECE_CHARACTERS = 1 << 16
+_LOOK_AROUND = 64
+_LETTER_AND_SPACE = re.compile(r"[0-9A-Za-z](?= [0-9A-Za-z])")
 
 
 class PretrainedTokenizer(Tokenizer):
     """A `tokenizers` file with the methods of `Tokenizer`, encoding as the model was trained.
 
     Many put a space before a text, which is then part of its tokens but not of its bytes; some compose characters
-    (NFC). Apart from that, encoded text decodes to the same bytes; each text is checked.
+    (NFC). Apart from that, encoded text decodes to the same bytes; each text is checked. Long texts are encoded in
+    pieces, cut where no token can lie across the cut, so that they take little more memory than their ids.
 
     Args:
         content: the content of tokenizer.json.
@@ -56,14 +61,18 @@ class PretrainedTokenizer(Tokenizer):
         self._own.encode_special_tokens = True
         if (size := 1 + max(self._own.get_vocab().values(), default=-1)) > outputs:
             raise UserError(f"the tokenizer of {name} has {size} ids, the model only {outputs}: they do not match")
-        special = {
-            token["id"]: b"" if token["special"] else token["content"].encode() for token in data["added_tokens"]
-        }
         spell = _spelling(data, name)
+        # Added tokens stand for text as it is, not in byte symbols, but where a space has a sign of its own (Gemma's
+        # runs of spaces) it has it there too.
+        added = _piece_bytes if spell is _piece_bytes else str.encode
+        special = {token["id"]: b"" if token["special"] else added(token["content"]) for token in data["added_tokens"]}
         self._bytes = [
             special[id] if id in special else b"" if (token := self._own.id_to_token(id)) is None else spell(token)
             for id in range(outputs)
         ] + [b""]
+        # What stands before a space in some token: a text cannot be cut there.
+        self._joined = {before for spelt in self._bytes for before in re.findall(rb"(.)(?= )", spelt, re.DOTALL)}
+        self._drop_space = self._space_put_before(b" a")
 
     @property
     def name(self) -> str:
@@ -89,22 +98,67 @@ class PretrainedTokenizer(Tokenizer):
         Raises:
             UserError: a text does not decode to itself, or is not Unicode.
         """
+        ids: list[list[np.ndarray]] = [[] for _ in texts]
+        pieces = (((owner, n), piece) for owner, text in enumerate(texts) for n, piece in enumerate(self._pieces(text)))
+        for batch in in_batches(pieces):
+            try:
+                wanted = [piece.encode() for _, piece in batch]
+            except UnicodeEncodeError as error:
+                before = error.object[max(0, error.start - 20) : error.start]
+                raise UserError(f"text has half a surrogate pair after {before!r}; it must be Unicode") from error
+            encoded = self._encoded([self._as_given(piece, n) for (_, n), piece in batch])
+            for ((owner, n), piece), expected, own in zip(batch, wanted, encoded, strict=True):
+                self._check(piece, expected, own, first=n == 0)
+                ids[owner].append(own)
+        return [np.concatenate(parts) for parts in ids]
+
+    def _as_given(self, piece: str, number: int) -> str:
+        """Return what is encoded for a piece: where a space is put before every text, a later piece has it already."""
+        return piece[1:] if number and self._drop_space else piece
+
+    def _encoded(self, texts: Sequence[str]) -> list[np.ndarray]:
         try:
-            wanted = [text.encode() for text in texts]
-        except UnicodeEncodeError as error:
-            raise UserError(f"text has half a surrogate pair at character {error.start}; it must be Unicode") from error
-        try:
-            encodings = self._own.encode_batch_fast(list(texts), add_special_tokens=False)
+            encodings = self._own.encode_batch_fast(texts, add_special_tokens=False)
         except Exception as error:  # bare ones
             raise UserError(f"the tokenizer of {self._name} cannot encode a text: {error}") from error
-        ids_of_texts = [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
-        for text, expected, ids in zip(texts, wanted, ids_of_texts, strict=True):
-            spelt = self.decode_bytes(ids)
-            if spelt not in (expected, b" " + expected):
-                composed = unicodedata.normalize("NFC", text).encode()
-                if spelt not in (composed, b" " + composed):
-                    raise _lossy(self._name, composed, spelt)
-        return ids_of_texts
+        return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
+
+    def _check(self, text: str, expected: bytes, ids: np.ndarray, *, first: bool) -> None:
+        """Raise UserError unless the ids spell the text, or its composed characters, perhaps after a space."""
+        spelt = self.decode_bytes(ids)
+        spaces = (b"", b" ") if first else (b"",)
+        if spelt not in [space + expected for space in spaces]:
+            composed = unicodedata.normalize("NFC", text).encode()
+            if spelt not in [space + composed for space in spaces]:
+                raise _lossy(self._name, composed, spelt)
+
+    def _space_put_before(self, text: bytes) -> bool | None:
+        """True if a space is put before this text, False if none is; None if it comes back as something else."""
+        spelt = self.decode_bytes(self._encoded([text.decode()])[0])
+        return {b" " + text: True, text: False}.get(spelt)
+
+    def _pieces(self, text: str) -> Iterator[str]:
+        """Cut a text between a word and a space, where no token has both and words are told apart."""
+        start, search = 0, _PIECE_CHARACTERS
+        while self._drop_space is not None and (found := _LETTER_AND_SPACE.search(text, search)):
+            cut = search = found.end()
+            if text[cut - 1].encode() not in self._joined and self._splits(text, cut):
+                yield text[start:cut]
+                start, search = cut, cut + _PIECE_CHARACTERS
+        if start < len(text) or not text:
+            yield text[start:]
+
+    def _splits(self, text: str, cut: int) -> bool:
+        """True if the parts that are merged into tokens are the same on both sides of a cut as in the whole."""
+        before, after = text[max(0, cut - _LOOK_AROUND) : cut], text[cut : cut + _LOOK_AROUND]
+        whole, left = self._parts(before + after), self._parts(before)
+        right = self._parts(self._as_given(after, 1))
+        return whole in (left + right, [*left[:-1], left[-1] + right[0], *right[1:]])
+
+    def _parts(self, text: str) -> list[str]:
+        normalizer, splitter = self._own.normalizer, self._own.pre_tokenizer
+        text = text if normalizer is None else normalizer.normalize_str(text)
+        return [text] if splitter is None else [part for part, _ in splitter.pre_tokenize_str(text)]
 
     def save(self, directory: Path) -> Path:
         """Write `tokenizer.json` unchanged."""

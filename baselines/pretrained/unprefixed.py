@@ -108,4 +108,5 @@ class UnprefixedPretrained:
 
     def decode(self, inputs_BL: Tensor, start: int, latents: Any, past: Any) -> tuple[Tensor, Any]:
         """Return logits after the last of `inputs_BL`, as `Decoder.decode`, without the BOS that it begins with."""
-        return self.model.decode(inputs_BL if start else inputs_BL[:, 1:], start, latents, past)
+        # Without the BOS every token is one place earlier.
+        return self.model.decode(inputs_BL if start else inputs_BL[:, 1:], max(0, start - 1), latents, past)

@@ -105,8 +105,10 @@ class Published:
         _sketched(cls, source, find(cls.family, source), settings)
 
     @classmethod
-    def from_source(cls, source: str, *, settings: Sequence[str] = (), device: str = "cpu") -> LoadedModel:
-        """Load published weights, in float32.
+    def from_source(
+        cls, source: str, *, settings: Sequence[str] = (), device: str = "cpu", dtype: str = "float32"
+    ) -> LoadedModel:
+        """Load published weights, in float32 whatever `dtype` is asked for later.
 
         Raises:
             UserError: see `find`; or the files are damaged or do not fit each other.

@@ -24,6 +24,7 @@ from ltm.untrusted.regular_files import opened
 from ltm.untrusted.tensor_file import Entry
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from ltm.api import LanguageModel
@@ -39,13 +40,18 @@ _BESIDE = 1 << 28
 _BLOCK = 1 << 22
 
 
-def weights_digest(weights: Mapping[str, Tensor]) -> str:
-    """The SHA-256 of names, shapes, dtypes and bytes of the tensors, in the order of their names."""
+def weights_digest(weights: Mapping[str, Tensor], *, floats: torch.dtype | None = None) -> str:
+    """The SHA-256 of names, shapes, dtypes and bytes of the tensors, in the order of their names.
+
+    Args:
+        floats: the dtype in which tensors of real numbers are digested, one at a time; None for that of each.
+    """
     import torch
 
     state = hashlib.sha256()
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()
+        tensor = tensor.to(floats) if floats is not None and tensor.is_floating_point() else tensor
         state.update(canonical_json([name, list(tensor.shape), str(tensor.dtype)]).encode())
         state.update(tensor.flatten().view(torch.uint8).numpy().data)
     return state.hexdigest()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ltm.latent.base import LatentModel
 from tasks.audit import proposals, twins
-from tasks.audit.checks import blank, bookkeeping, enumeration, estimator, next_token
+from tasks.audit.checks import blank, bookkeeping, causality, enumeration, estimator, next_token
 from tasks.audit.checks import source as source_checks
 from tasks.audit.checks.check import CheckResult
 from tasks.audit.checks.source import Claims
@@ -143,6 +143,7 @@ def audit(
     run("decoder_mass", lambda: next_token.decoder_mass(model, tokens))
     run("recomputed_bounds", lambda: estimator.recomputed_bounds(model, tokens))
     run("stated_error", lambda: estimator.stated_error(model, tokens))
+    run("future_leak", lambda: causality.future_leak(model, tokens))
     run("accounting", lambda: bookkeeping.accounting(model, piece))
     run("depends_on_weights", lambda: bookkeeping.depends_on_weights(model, _blocks_of(model, text, 1.5)))
     exact = proposal or proposals.counted(model, text)

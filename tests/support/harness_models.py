@@ -188,7 +188,8 @@ def save_small(home: Path, name: str, *, seed: int = 0, step: int = 1, **trainin
     config = dataclasses.replace(preset.config, vocab_size=tokens.vocab_size, decoder=decoder)
     if hasattr(config, "latents"):
         posterior = dataclasses.replace(config.posterior, steps=2)
-        config = dataclasses.replace(config, latents=2, posterior=posterior)
+        # From a zero start z would mean nothing.
+        config = dataclasses.replace(config, latents=2, posterior=posterior, cross_start="random")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = cls(config)

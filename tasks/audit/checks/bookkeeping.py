@@ -57,7 +57,7 @@ def accounting(model: HarnessModel, text: str) -> list[CheckResult]:
     faults: dict[str, list[str]] = {name: [] for name in model.offered}
     _check_report(model, text, faults)
     worst = _check_rows(model, rows, faults)
-    limit = _rounding(model)
+    limit = rounding(model)
     return [
         CheckResult(
             name="accounting",
@@ -111,7 +111,7 @@ def _check_rows(model: HarnessModel, rows: Sequence[Any], faults: Mapping[str, l
 
     Returns the largest relative difference for each likelihood.
     """
-    reader, seed, limit = model.runner.scorer.model, model.runner.seed, _rounding(model)
+    reader, seed, limit = model.runner.scorer.model, model.runner.seed, rounding(model)
 
     def score(which: Sequence[int], only: str | None = None) -> Mapping[str, Any]:
         lengths = torch.tensor([len(rows[i]) for i in which])
@@ -172,7 +172,8 @@ def _chain_rule(model: HarnessModel, rows: Sequence[Any], nats_N: torch.Tensor) 
     return worst
 
 
-def _rounding(model: HarnessModel) -> float:
+def rounding(model: HarnessModel) -> float:
+    """Return the relative difference between two claims about one text that rounding may make."""
     inner = model.loaded.model
     fitted = isinstance(inner, LatentModel) and inner.config.fast_steps is not None
     if fitted:
@@ -200,7 +201,7 @@ def depends_on_weights(model: HarnessModel, text: str) -> list[CheckResult]:
     other, again, fresh = _nats(model.like(shaken), text), _nats(model, text), _uncached(model, text)
     half = text[: max(1, len(text) // 2)]
     kept_half, fresh_half = _nats(model, half), _uncached(model, half)
-    limit, results = _rounding(model), []
+    limit, results = rounding(model), []
     for name, nats in first.items():
         moved, kept = abs(other[name] - nats), again[name] == nats
         off = abs(fresh[name] - nats) / max(1.0, abs(nats))

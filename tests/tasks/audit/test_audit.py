@@ -49,7 +49,7 @@ def test_a_cell_has_a_verdict_and_all_that_its_evidence_is_made_of(place, capsys
     assert run("ar-tiny", "--proposal", "ar-tiny") == 0
     printed = capsys.readouterr()
     # A limited audit is never plainly "passed": not in the report, not in the summary.
-    assert re.search(r"exact  passed \(short\)  9 of 9 checks  blind below \d\.\d{4} nats/token\n", printed.err)
+    assert re.search(r"exact  passed \(short\)  10 of 10 checks  blind below \d\.\d{4} nats/token\n", printed.err)
     assert "passed (short)" in printed.out and not re.search(r"passed(?! \(short\))", printed.err + printed.out)
     assert re.search(r"\d+ seconds? in total, \d+ of them for training the twin: known_source \d", printed.err)
     assert all(len(line) <= 100 for line in printed.err.splitlines() if line.startswith("  "))
@@ -81,7 +81,7 @@ def test_a_model_made_elsewhere_gets_the_checks_that_need_no_twin(place, capsys)
     directory = save_gpt2(place / "tiny-gpt2")
     assert run(f"pretrained:{directory}") == 0
     printed = capsys.readouterr()
-    line = "exact passed (no twin) 5 of 5 checks 4 not made (known_source, total_mass, continuation_mass, blank_mass: "
+    line = "exact passed (no twin) 6 of 6 checks 4 not made (known_source, total_mass, continuation_mass, blank_mass: "
     report = " ".join(printed.err.split())
     assert f"{line}no twin)" in report
     assert "no twin: no small model can be trained like a pretrained one" in report
@@ -94,7 +94,7 @@ def test_a_model_made_elsewhere_gets_the_checks_that_need_no_twin(place, capsys)
     assert result.data["corpus"] == "pydocs" and result.provenance["tokens_per_second"] is None
     assert {m.name for m in result.metrics} == {
         "audit_passed", "audit_next_token_mass", "audit_accounting", "audit_depends_on_weights",
-        "audit_blank_text", "audit_proposal_mass",
+        "audit_blank_text", "audit_proposal_mass", "audit_future_leak",
     }  # fmt: skip
     verdicts = {r["check"]: r["passed"] for r in read_records(path, result)}
     assert [name for name, passed in verdicts.items() if passed is None] == [
@@ -105,7 +105,7 @@ def test_a_model_made_elsewhere_gets_the_checks_that_need_no_twin(place, capsys)
     assert not list((place / "models").glob("audit-*"))
     # Another proposal, the same checks.
     assert run(f"pretrained:{directory}", "--proposal", f"pretrained:{directory}") == 0
-    assert "exact passed (no twin) 5 of 5 checks 4 not made" in " ".join(capsys.readouterr().err.split())
+    assert "exact passed (no twin) 6 of 6 checks 4 not made" in " ".join(capsys.readouterr().err.split())
 
 
 def test_each_likelihood_of_a_latent_model_has_a_verdict(place):
@@ -155,7 +155,7 @@ def test_a_likelihood_fails_by_one_refutation(place, monkeypatch):
     assert found.claims.kinds == {"exact": "exact"}
     assert not found.passed("exact") and [c.name for c in found.refutations("exact")] == ["next_token_mass"]
     said = report.write(found)
-    assert "exact  FAILED  8 of 9 checks  blind below" in said and "refuted by next_token_mass: planted" in said
+    assert "exact  FAILED  9 of 10 checks  blind below" in said and "refuted by next_token_mass: planted" in said
     assert found.twin == "trained now"
     again = audit(HarnessModel(pretrained="ar-tiny", device="cpu"), Topics(length=16), TEXT, texts=4)
     assert again.twin == "found in the model store"
