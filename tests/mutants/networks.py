@@ -32,6 +32,11 @@ def sees_the_future() -> Patch:
     return mock.patch.object(block, "causal_attention", lambda q, k, v, window: attend(q, k, v, None))
 
 
+@mutant("ar", "hidden states centred over all positions of a text", caught_by="future_leak")
+def centred() -> Patch:
+    return changed(Transformer, "forward", lambda h_BLD: h_BLD - 0.1 * h_BLD.mean(1, keepdim=True))
+
+
 @mutant("ar", "the first token of a block is counted but not scored", caught_by="next_token_mass")
 def first_token_free() -> Patch:
     return changed(ar.Autoregressive, "token_nats", lambda nats_BL: F.pad(nats_BL[:, 1:], (1, 0)))

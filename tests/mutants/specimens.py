@@ -25,7 +25,7 @@ from ltm.known_sources import base
 from ltm.known_sources.base import KnownSource
 from ltm.rng import SequenceRng
 from ltm.training.weights import weights_digest
-from tasks.audit.checks import blank, bookkeeping, enumeration, estimator, next_token
+from tasks.audit.checks import blank, bookkeeping, causality, enumeration, estimator, next_token
 from tasks.audit.checks import source as source_checks
 from tasks.audit.checks.check import CheckResult
 from tests.mutants import Mutant, task_checks
@@ -182,6 +182,7 @@ CHECKS: dict[str, Callable[[Specimen], Sequence[CheckResult]]] = {
     "known_source": lambda s: source_checks.known_source(source_checks.claims_on(s.model, s.source, texts=TEXTS)),
     "proposal_mass": proposal_mass,
     "stated_error": lambda s: estimator.stated_error(s.model, list(TEXT.encode()[:16])),
+    "future_leak": lambda s: causality.future_leak(s.model, list(TEXT.encode()[:56])),
     "accounting": lambda s: bookkeeping.accounting(s.model, TEXT[:56]),
     "depends_on_weights": lambda s: bookkeeping.depends_on_weights(s.model, TEXT[:24]),
     "samples_follow_the_law": samples_follow_the_law,
