@@ -166,12 +166,17 @@ class LatentModel(LanguageModel):
 
     @classmethod
     def twin_config(cls, config: Any, *, vocab_size: int, block_length: int, width: int = 64, layers: int = 2) -> Any:
-        """See `LanguageModel.twin_config`; with as many latents per layer."""
+        """See `LanguageModel.twin_config`; with as many latents per layer, heard from the start.
+
+        A twin that has not learned to use its latents would say nothing about how they are scored.
+        """
         return dataclasses.replace(
             config,
             vocab_size=vocab_size,
             decoder=config.decoder.resized(layers=layers, width=width, max_length=block_length + 1),
             latents=layers * config.latents // config.decoder.layers,
+            cross_start="random",
+            cross_rate=1.0,
         )
 
     @property

@@ -148,7 +148,8 @@ def _built(
 
     cls: Any = registry.model_family(family)
     if (found.arguments is not None) != (family == "ltm"):
-        raise UserError(f"it is {'' if found.arguments is not None else 'no '}checkpoint of the LTM's public trainer")
+        is_one = "a" if found.arguments is not None else "no"
+        raise UserError(f"this is {is_one} checkpoint of the LTM's public trainer; say so by --family")
     if family == "ltm":
         config: Any = official_ltm.config_of(found.arguments, found.tensors)
         return cls(with_settings(config, settings)), official_ltm.renamed(found.tensors, config.decoder.layers)
