@@ -6,6 +6,7 @@ from ltm import registry
 from ltm.files import home
 from ltm.published.known import known
 from ltm.training.checkpoint import steps
+from tasks.catalog import PREFIX
 from tasks.report import console, plain_table
 
 
@@ -27,8 +28,18 @@ def show() -> None:
         size = f"{each.parameters / 1e6:.0f}M"
         public.add_row(name, size, each.licence, each.files, "yes" if each.here else "no")
     console().print(public)
+    reported = [(each.name, found) for each in known() for found in (each.paper, each.independent) if found]
+    tasks = list(dict.fromkeys(task for _, found in reported for task in found.perplexity))
+    said = plain_table("Perplexities that others report, by protocols of their own (docs/reported.md)")
+    said.add_column("Weights, source", overflow="fold")
+    for task in tasks:
+        said.add_column(task.removeprefix(PREFIX), justify="right")
+    for name, found in reported:
+        said.add_row(f"{name}, {found.source}", *(found.perplexity.get(task, "-") for task in tasks))
+    console().print(said)
     print(
-        "All of these saw 1,024 positions in training: short texts are new to them. --model also takes a\n"
-        "directory of ltm-train, a hub repository with one, FAMILY:DIR, and pretrained:gpt2 or any other\n"
-        "causal model of transformers. Pickled files go through ltm-convert first."
+        "All of these saw 1,024 positions in training: short texts are new to them. Of a repository the\n"
+        "newest commit is taken, and recorded in the result. --model also takes a directory of ltm-train,\n"
+        "a hub repository with one, FAMILY:DIR, and pretrained:gpt2 or any other causal model of\n"
+        "transformers. Pickled files go through ltm-convert first."
     )

@@ -61,3 +61,27 @@ def write(directory: Path, family: str, **changes: Any) -> Path:
     (directory / "config.json").write_text(json.dumps({**CONFIGS[family], **changes}))
     build("bytes").save(directory)
     return directory
+
+
+def official_checkpoint(path: Path) -> Path:
+    """What the LTM's public trainer would save of a small random network over bytes."""
+    shape = {
+        **{"dim": 16, "n_layers": 2, "n_heads": 2, "n_kv_heads": 2, "vocab_size": ROWS, "multiple_of": 8},
+        **{"max_seq_len": 32, "window_size": 8, "max_z_len": 4, "n_cls_tokens": 0, "n_prior_layers": 0},
+        **{"use_z_pos_emb": True, "use_liger": True, "dropout": 0.0},
+    }
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*size: int) -> torch.Tensor:
+        return 0.1 * torch.randn(size, generator=generator)
+
+    found = {"tok_embeddings.weight": drawn(ROWS, 16), "norm.weight": 1 + drawn(16)}
+    for i in range(2):
+        for name in ("attention", "cross_attention"):
+            found |= {f"layers.{i}.{name}._orig_mod.w{part}.weight": drawn(16, 16) for part in "qkvo"}
+        found |= {f"layers.{i}.feed_forward.{part}_proj.weight": drawn(40, 16) for part in ("gate", "up")}
+        found[f"layers.{i}.feed_forward.down_proj.weight"] = drawn(16, 40)
+        found |= {f"layers.{i}.{part}_norm.weight": 1 + drawn(16) for part in ("attention", "cross_attention", "ffn")}
+    found["output.weight"] = found["tok_embeddings.weight"]
+    torch.save({"model": found, "model_args": shape, "optimizer": {"lr": 4e-4}, "iter_num": 100}, path)
+    return path
