@@ -44,6 +44,7 @@ def test_the_list_shows_what_is_here(tmp_path, monkeypatch, capsys):
     model_list.show()
     shown = capsys.readouterr().out
     assert all(len(line) <= 100 for line in shown.splitlines())
-    assert [line.split()[-1] for line in shown.splitlines() if "sedd:louaaron/sedd-small" in line] == ["yes"]
-    assert [line.split()[-1] for line in shown.splitlines() if "sedd:louaaron/sedd-medium" in line] == ["no"]
+    here = {line.split()[0]: line.split()[-1] for line in shown.splitlines() if line.rstrip().endswith((" yes", " no"))}
+    assert (here["sedd:louaaron/sedd-small"], here["sedd:louaaron/sedd-medium"]) == ("yes", "no")
+    assert "95.26" in shown and "105.8" in shown
     assert "ltm-tiny ltm-small" in shown
