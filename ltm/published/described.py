@@ -42,6 +42,7 @@ class Described:
         block_size: positions per block, of block diffusion; None where config.json has none.
         told_time: whether the network was trained with the noise level as an input; None where nothing says.
         graph: `absorb` or `uniform`, of score entropy; None where config.json has none.
+        scaled: whether score entropy's logits are relative to the ratio that sigma gives; None where nothing says.
         kind: the `model_type` of config.json; None where it has none.
     """
 
@@ -50,6 +51,7 @@ class Described:
     block_size: int | None
     told_time: bool | None
     graph: str | None
+    scaled: bool | None
     kind: str | None
 
     def refuse_others(self, family: str, *, told: bool | None) -> None:
@@ -117,6 +119,7 @@ def describe(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any] | 
         block_size=said.get("block"),
         told_time=told if isinstance(told, bool) else None,
         graph=graph if isinstance(graph, str) else None,
+        scaled=scaled if isinstance(scaled := flat.get("scale_by_sigma"), bool) else None,
         kind=kind.lower() if isinstance(kind := flat.get("model_type"), str) else None,
     )
 

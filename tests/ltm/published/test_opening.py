@@ -14,7 +14,7 @@ from ltm import registry
 from ltm.errors import UserError
 from ltm.published import opening
 from ltm.rng import SequenceRng
-from tests.support.published import CONFIGS, ROWS, tensors, write
+from tests.support.published import CONFIGS, ROWS, SHAPE, tensors, write
 
 FAMILIES = sorted(CONFIGS)
 TEXTS = torch.randint(ROWS - 1, (3, 20), generator=torch.Generator().manual_seed(0))
@@ -73,6 +73,7 @@ def test_without_a_config_the_weights_say_what_they_are(tmp_path):
         ("bd3lm", "mdlm", {}, "blocks of 4: block diffusion; name it bd3lm"),
         ("sedd", "duo", {}, "has a graph, absorb: score entropy; name it sedd"),
         ("sedd", "sedd", {"graph": {"type": "uniform"}}, "only weights of absorb"),
+        ("sedd", "sedd", {"scale_by_sigma": False, "model": SHAPE}, "scale_by_sigma false"),
         ("ar", "mdlm", {}, "no noise level as an input, unlike those of mdlm"),
         ("mdlm", "ar", {}, "the noise level as an input, unlike those of ar"),
         ("bd3lm", "bd3lm", {"block_size": None}, "no block_size"),
