@@ -71,9 +71,7 @@ class SEDD(Published, ScoreModel):
         if described.graph not in (None, "absorb"):
             raise UserError(f"config.json has the graph {described.graph}; only weights of absorb are known here")
         if described.scaled is False:
-            raise UserError(
-                "config.json says scale_by_sigma false; only logits relative to sigma are known here"
-            )
+            raise UserError("config.json says scale_by_sigma false; only logits relative to sigma are known here")
         return SEDDConfig(vocab_size=described.rows, decoder=described.decoder)
 
     def published_protocol(self) -> PublishedProtocol:

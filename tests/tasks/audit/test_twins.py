@@ -18,7 +18,8 @@ from tasks.audit import twins
 from tests.support.harness_models import save_small
 
 SHAPE = {
-    "vocab_size", "decoder", "latents", "encoder_layers", "encoder_hidden", "max_length", "stride", "block_size"
+    "vocab_size", "decoder", "latents", "encoder_layers", "encoder_hidden", "max_length", "stride", "block_size",
+    "cross_start", "cross_rate",  # a twin hears its latents
 }  # fmt: skip
 SOURCE = Topics(length=16, words=6, topics=2, classes=2)
 
