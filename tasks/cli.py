@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,12 +170,28 @@ def _main(parsed: argparse.Namespace, arguments: Sequence[str] | None) -> int:
     models, tasks = _listed(given.pop("model"), "--model"), _listed(given.pop("tasks"), "--tasks")
     checkpoint = given.pop("checkpoint")
     options = EvalOptions(**{**given, "settings": tuple(given["settings"])})
-    evaluation = Evaluation(models, tasks, options, checkpoint=checkpoint)
-    _quieten()
     command = shlex.join(["ltm-eval", *(sys.argv[1:] if arguments is None else arguments)])
-    report.show(evaluation.run(command), options)
+    with _data_directory(options.data_dir):
+        evaluation = Evaluation(models, tasks, options, checkpoint=checkpoint)
+        _quieten()
+        report.show(evaluation.run(command), options)
     print(printable(f"\nnext: ltm-leaderboard build --results {shlex.quote(str(options.output))}"))
     return 0
+
+
+@contextlib.contextmanager
+def _data_directory(path: Path | None) -> Iterator[None]:
+    """Make --data-dir the one that public weights look for GPT-2's tokenizer in, too."""
+    before = os.environ.get("LTM_DATA_DIR")
+    if path is not None:
+        os.environ["LTM_DATA_DIR"] = str(path)
+    try:
+        yield
+    finally:
+        if path is not None and before is None:
+            del os.environ["LTM_DATA_DIR"]
+        elif path is not None and before is not None:
+            os.environ["LTM_DATA_DIR"] = before
 
 
 def _listed(text: str, option: str) -> list[str]:

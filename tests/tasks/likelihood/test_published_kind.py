@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 
 import pytest
 
 from leaderboard import cli as board
+from ltm.errors import UserError
 from tasks import catalog, cli
 from tests.support.published import write
 
@@ -78,3 +80,22 @@ def test_its_tasks_have_names_of_their_own():
     assert (entry.name, entry.kind, entry.corpus) == ("ltm_published_ptb", "published", "ptb")
     assert catalog.resolve(["published_wikitext"]) == ["ltm_published_wikitext"]
     assert "ltm_published_ptb" not in catalog.names()
+
+
+@pytest.mark.parametrize("before", [None, "elsewhere"])
+def test_the_data_directory_also_has_the_tokenizer(before, tmp_path, monkeypatch):
+    """Public weights come without one, and look where the corpora are."""
+    if before is None:
+        monkeypatch.delenv("LTM_DATA_DIR", raising=False)
+    else:
+        monkeypatch.setenv("LTM_DATA_DIR", before)
+    seen = []
+
+    def stop(*_, **__):
+        seen.append(os.environ["LTM_DATA_DIR"])
+        raise UserError("seen")
+
+    monkeypatch.setattr("tasks.evaluation.Evaluation", stop)
+    options = ["--model", "mdlm:somewhere", "--tasks", "ptb", "--output", str(tmp_path / "results")]
+    assert cli.main([*options, "--data-dir", str(tmp_path)]) == 2
+    assert seen == [str(tmp_path)] and os.environ.get("LTM_DATA_DIR") == before
