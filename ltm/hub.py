@@ -27,6 +27,11 @@ PUBLIC = {
 """Repositories of the hub that are known by a short name."""
 
 
+def is_repository(name: str) -> bool:
+    """True if this can be the name of a repository, OWNER/NAME."""
+    return re.fullmatch(r"\w[\w.-]{,95}/\w[\w.-]{,95}", name) is not None
+
+
 class HubError(Exception):
     """The hub gave no files; the message is a clause that fits into a longer one."""
 

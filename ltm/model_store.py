@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -92,7 +91,7 @@ def _external(source: str) -> str:
 
 def _from_hub(repository: str) -> Path:
     """The files of a step folder, at the top of a hub repository."""
-    if not re.fullmatch(r"\w[\w.-]{,95}/\w[\w.-]{,95}", repository):
+    if not hub.is_repository(repository):
         name = bare(repository)
         raise UserError(f"there is no directory {name}: expected a run of ltm-train or one of its step folders")
     errors = []

@@ -13,7 +13,6 @@ from typing import Protocol as Interface
 from typing import runtime_checkable
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ltm.rng import SequenceRng
@@ -77,8 +76,7 @@ def disturbed(rng: SequenceRng, chance_BN: Tensor) -> Tensor:
     return rng.stream("published positions").uniform(chance_BN.shape[1]).to(chance_BN.device) < chance_BN
 
 
-def spread(values_M: Tensor, where_BN: Tensor) -> Tensor:
-    """Values at the true positions, row-major, and 0 elsewhere; float64 (B, N)."""
-    return torch.zeros(where_BN.shape, dtype=torch.float64, device=where_BN.device).masked_scatter(
-        where_BN, values_M.double()
-    )
+def log_linear(t: Tensor) -> tuple[Tensor, Tensor]:
+    """Noise levels sigma at times t, and their slope: a share of (1 - 1e-3) t is disturbed."""
+    left = 1 - (1 - EPSILON) * t
+    return -left.log(), (1 - EPSILON) / left

@@ -88,7 +88,8 @@ def resolve(wanted: Iterable[str]) -> list[str]:
             resolved.append(name)
             continue
         full = name if name.startswith(PREFIX) else PREFIX + name
-        if full not in known and full.removeprefix(PREFIX + PUBLISHED) not in perplexities():
+        as_published = full.startswith(PREFIX + PUBLISHED) and is_perplexity(full.removeprefix(PREFIX + PUBLISHED))
+        if full not in known and not as_published:
             raise UserError(
                 f"{did_you_mean('task', name, known if name.startswith(PREFIX) else short)} "
                 "(for your own file: text:PATH; for tasks of lm-eval itself: lm_eval --model ltm --model_args "
@@ -100,18 +101,17 @@ def resolve(wanted: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(resolved))
 
 
-def perplexities() -> list[str]:
-    """Return the short names of all tasks that score a split of a corpus."""
-    return [name.removeprefix(PREFIX) for name in names() if read(name).kind == "perplexity"]
+def is_perplexity(short: str) -> bool:
+    """Return whether a task of that short name scores a split of a corpus."""
+    return PREFIX + short in files() and read(PREFIX + short).kind == "perplexity"
 
 
 def published(name: str) -> str:
     """The full name of a task of `resolve`, as public code scores its text. Raises UserError: it is no perplexity."""
     short = name.removeprefix(PREFIX)
-    if short not in perplexities():
-        raise UserError(
-            f"--protocol published is for perplexity on a corpus ({', '.join(perplexities())}), found {short}"
-        )
+    if not is_perplexity(short):
+        known = ", ".join(other for full in names() if is_perplexity(other := full.removeprefix(PREFIX)))
+        raise UserError(f"--protocol published is for perplexity on a corpus ({known}), found {short}")
     return f"{PREFIX}{PUBLISHED}{short}"
 
 

@@ -81,9 +81,11 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
 UPWARD: set[tuple[str, str]] = set()
 """The arrows that point up today: to be emptied, never to be added to."""
 
-OF_EVERY_MODEL = {"vocab_size", "width", "layers", "decoder", "lr", "matmul", "auto", "float32", "bfloat16", "float16"}
-OF_EVERY_MODEL |= {"published"}  # a protocol, of every family that has public code
-"""Names of settings that the contract, recipes and devices have too, and so say nothing of a family."""
+OF_EVERY_MODEL = {
+    *("vocab_size", "width", "layers", "decoder", "lr", "matmul", "auto", "float32", "bfloat16", "float16"),
+    "published",
+}
+"""Names that the contract, recipes, devices and `--protocol` have too, and so say nothing of a family."""
 OF_DIAGNOSTICS = {"steps", "latents", "posterior"}
 """Names of curves and parts of results, which cannot change; of a config they are asked by no task."""
 BY_NAME: set[tuple[str, str]] = set()

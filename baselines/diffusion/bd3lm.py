@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from baselines.diffusion.block_sampling import continue_in_blocks
-from baselines.diffusion.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks
+from baselines.diffusion.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks, spread
 from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling, published_recipe, tiny_recipe
 from ltm.errors import UserError
 from ltm.nn.block import KeysValues
@@ -39,7 +39,7 @@ from ltm.nn.spans import prepare_batch
 from ltm.nn.transformer import TransformerConfig
 from ltm.published.described import Described
 from ltm.published.opening import Published
-from ltm.published_protocol import PublishedProtocol, disturbed, spread, times
+from ltm.published_protocol import PublishedProtocol, disturbed, times
 from ltm.rng import SequenceRng
 
 

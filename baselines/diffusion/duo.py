@@ -17,18 +17,14 @@ import torch
 from torch import Tensor
 
 from baselines.diffusion import score_entropy
-from baselines.diffusion.schedules import Noise
 from baselines.diffusion.score_model import ScoreConfig, ScoreModel
 from baselines.diffusion.stepping import Move
-from baselines.diffusion.time_embedding import TimeEmbedding
-from baselines.diffusion.unmasking import CanvasModel
 from ltm.api import Sampling
-from ltm.nn.dit import DiT, DiTConfig
 from ltm.nn.output_head import over_vocabulary
-from ltm.nn.transformer import Transformer, TransformerConfig
+from ltm.nn.transformer import TransformerConfig
 from ltm.published.described import Described
 from ltm.published.opening import Published
-from ltm.published_protocol import EPSILON, PublishedProtocol, disturbed, times
+from ltm.published_protocol import EPSILON, PublishedProtocol, disturbed, log_linear, times
 from ltm.rng import SequenceRng
 
 
@@ -61,18 +57,6 @@ class Duo(Published, ScoreModel):
     config_class: ClassVar[type] = DuoConfig
     presets: ClassVar = {}
     config: DuoConfig
-
-    def __init__(self, config: DuoConfig):
-        CanvasModel.__init__(self)
-        self.config, self.noise = config, Noise(name=config.noise)
-        # States are outputs, so the decoder's BOS comes after them; a published text opens with the last token.
-        size, tokens = config.vocab_size + config.unused_states, config.vocab_size - 1
-        if isinstance(config.decoder, DiTConfig):
-            self.decoder: Transformer = DiT(config.decoder, size, extra_inputs=0, bos_row=tokens - 1)
-            self.time_embedding = None
-        else:
-            self.decoder = Transformer(config.decoder, size, causal=False, condition=config.condition_width)
-            self.time_embedding = TimeEmbedding(config.condition_width)
 
     @classmethod
     def of_published(cls, described: Described) -> DuoConfig:
@@ -107,8 +91,7 @@ class Duo(Published, ScoreModel):
 
     def published_costs(self, ids_BN: Tensor, now_BN: Tensor, t_B1: Tensor) -> Tensor:
         """Return the loss of every position per unit of time, float64 (B, N); texts have no BOS."""
-        left_B1 = 1 - (1 - EPSILON) * t_B1
-        sigma_B1 = -left_B1.log()
+        sigma_B1, slope_B1 = log_linear(t_B1)
         h_ND = self.decoder(now_BN, condition_BE=self.condition_of(sigma_B1[:, 0])).flatten(0, 1)
         cost_N = over_vocabulary(
             functools.partial(score_entropy.uniform_cost, scores=self.log_scores),
@@ -116,7 +99,7 @@ class Duo(Published, ScoreModel):
             self.decoder.head(),
             *(each.flatten() for each in (ids_BN, now_BN, sigma_B1.expand(ids_BN.shape))),
         )
-        return cost_N.double().view(ids_BN.shape) * (1 - EPSILON) / left_B1
+        return cost_N.double().view(ids_BN.shape) * slope_B1
 
     @property
     def outputs(self) -> int:

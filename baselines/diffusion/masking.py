@@ -132,6 +132,11 @@ def diffusion_bound(
     return {"elbo": estimate}
 
 
+def spread(values_N: Tensor, where_BL: Tensor) -> Tensor:
+    """Put values at the true positions, row-major, and 0 elsewhere; float64 (B, L), differentiable."""
+    return torch.zeros_like(where_BL, dtype=torch.float64).masked_scatter(where_BL, values_N.double())
+
+
 def variance_of_mean(values_KB: Tensor) -> Tensor | None:
     """Return the variance of the mean over draws made with `SequenceRng.stratified`, (B,); None for one draw.
 

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from baselines.diffusion.masking import DRAWS, diffusion_bound, draw_masks, visible_keys
+from baselines.diffusion.masking import DRAWS, diffusion_bound, draw_masks, spread, visible_keys
 from baselines.diffusion.unmasking import CanvasModel, check_settings, unmask
 from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng, Sampling, published_recipe, tiny_recipe
 from ltm.nn.dit import DiTConfig, decoder_of
@@ -26,7 +26,7 @@ from ltm.nn.spans import prepare_batch
 from ltm.nn.transformer import TransformerConfig
 from ltm.published.described import Described
 from ltm.published.opening import Published
-from ltm.published_protocol import EPSILON, PublishedProtocol, disturbed, spread, times
+from ltm.published_protocol import EPSILON, PublishedProtocol, disturbed, times
 from ltm.rng import SequenceRng, Stream
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from baselines.diffusion import score_entropy
-from baselines.diffusion.masking import DRAWS, diffusion_bound, draw_masks, visible_keys
+from baselines.diffusion.masking import DRAWS, diffusion_bound, draw_masks, spread, visible_keys
 from baselines.diffusion.replacing import draw_replaced
 from baselines.diffusion.schedules import SIGMA_HIGH, SIGMA_LOW, Noise, normalised_log_sigma
 from baselines.diffusion.stepping import Move, take_steps
@@ -83,12 +83,14 @@ class ScoreModel(CanvasModel):
     def __init__(self, config: ScoreConfig):
         super().__init__()
         self.config, self.noise = config, Noise(name=config.noise)
+        # The decoder's BOS comes after all that a token can turn into; a published text opens with the last token.
         self.decoder = decoder_of(
             config.decoder,
-            config.vocab_size,
+            self.outputs + 1,
             extra_inputs=int(config.graph == "absorb"),
             causal=False,
             condition=config.condition_width,
+            bos_row=config.vocab_size - 2,
         )
         published = isinstance(self.decoder, DiT)
         self.time_embedding = None if published else TimeEmbedding(config.condition_width)
@@ -136,7 +138,7 @@ class ScoreModel(CanvasModel):
             sigma_B, masked_BL = -torch.log1p(-masks.rate_BP[:, 0]), masks.masked_BL
             h_ND = self.hidden_states(tokens_BL.masked_fill(masked_BL, self.mask_id), sigma_B, masked_BL, visible)
             cost_N = over_vocabulary(score_entropy.absorb_cost, h_ND, self.decoder.head(), tokens_BL[masked_BL])
-            yield (masks.weight_BL * _spread(cost_N, masked_BL)).sum(1)
+            yield (masks.weight_BL * spread(cost_N, masked_BL)).sum(1)
 
     def _uniform_costs(
         self, tokens_BL: Tensor, scored_BL: Tensor, rng: SequenceRng, draws: int, visible: Tensor | None
@@ -152,7 +154,7 @@ class ScoreModel(CanvasModel):
                     for each in (tokens_BL, drawn.now_BL, drawn.sigma_B[:, None].expand(scored_BL.shape))
                 ),
             )
-            yield drawn.weight_B * _spread(cost_N, scored_BL).sum(1)
+            yield drawn.weight_B * spread(cost_N, scored_BL).sum(1)
 
     def _ends(self) -> dict[str, float]:
         """Return the bound's cost per token at each end of the uniform graph's noise, in nats."""
@@ -251,11 +253,6 @@ class ScoreModel(CanvasModel):
             score_flops_per_token=DRAWS * (blocks + head),
             generate_flops_per_token=generate,
         )
-
-
-def _spread(values_N: Tensor, where_BL: Tensor) -> Tensor:
-    """Put values at the true positions, row-major, and 0 elsewhere; float64 (B, L), differentiable."""
-    return torch.zeros_like(where_BL, dtype=torch.float64).masked_scatter(where_BL, values_N.double())
 
 
 def _absorb_move(share: float, sampling: Sampling, *, last: bool = False) -> Move:

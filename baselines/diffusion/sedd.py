@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from baselines.diffusion import score_entropy
+from baselines.diffusion.masking import spread
 from baselines.diffusion.score_model import ScoreConfig, ScoreModel
 from ltm.api import Preset, published_recipe, tiny_recipe
 from ltm.errors import UserError
@@ -25,7 +26,7 @@ from ltm.nn.output_head import over_vocabulary
 from ltm.nn.transformer import TransformerConfig
 from ltm.published.described import Described
 from ltm.published.opening import Published
-from ltm.published_protocol import EPSILON, PublishedProtocol, disturbed, spread, times
+from ltm.published_protocol import EPSILON, PublishedProtocol, disturbed, log_linear, times
 from ltm.rng import SequenceRng
 
 
@@ -95,12 +96,11 @@ class SEDD(Published, ScoreModel):
 
     def published_costs(self, ids_BN: Tensor, masked_BN: Tensor, t_B1: Tensor) -> Tensor:
         """Return score entropy times d sigma of masked positions, float64 (B, N); texts have no BOS."""
-        left_B1 = 1 - (1 - EPSILON) * t_B1
-        sigma_B1 = -left_B1.log()
+        sigma_B1, slope_B1 = log_linear(t_B1)
         canvas_BN = ids_BN.masked_fill(masked_BN, self.mask_id)
         h_MD = self.decoder(canvas_BN, condition_BE=self.condition_of(sigma_B1[:, 0]))[masked_BN]
         cost_M = over_vocabulary(score_entropy.absorb_cost, h_MD, self.decoder.head(), ids_BN[masked_BN])
-        return spread(cost_M, masked_BN) / torch.expm1(sigma_B1) * (1 - EPSILON) / left_B1
+        return spread(cost_M, masked_BN) / torch.expm1(sigma_B1) * slope_B1
 
     @classmethod
     def miniature(cls, vocab_size: int, block_length: int) -> SEDDConfig:

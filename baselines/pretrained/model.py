@@ -32,14 +32,13 @@ from ltm.errors import UserError
 from ltm.files import expanded
 from ltm.nn.left_to_right import ExactModel
 from ltm.tokenizer import Tokenizer
-from ltm.training.checkpoint import check_name
+from ltm.training.checkpoint import check_name, trained_elsewhere
 from ltm.training.weights import check_finite, check_memory, limited_to, weights_digest
 from ltm.untrusted import json_text
 from ltm.untrusted.display import bare, shown
 
 _LOGITS_AT_A_TIME = 1 << 27
 _MAX_LENGTH = 1024
-_UNKNOWN = ("corpus", "data_fingerprint", "tokens", "steps", "seconds", "flops", "paper_flops", "seed", "complete")
 _NOT_ARCHITECTURE = ("_name_or_path", "transformers_version", "torch_dtype", "dtype")
 
 
@@ -240,7 +239,7 @@ class Pretrained(ExactModel):
             # In float32, so that the same weights are the same model in whatever dtype they are held.
             "weights_digest": weights_digest(model.state_dict(), floats=torch.float32),
             "tokenizer": {"name": tokenizer.name, "fingerprint": tokenizer.fingerprint},
-            "training": dict.fromkeys((*_UNKNOWN, "device", "dtype")),
+            "training": trained_elsewhere(),
         }
         return LoadedModel(model=model, tokenizer=tokenizer, name=name, directory=directory, info=info)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,6 @@ from torch.nn import functional as F
 
 from ltm.errors import UserError
 from ltm.nn.block import Block, KeysValues, Linear, gated
-from ltm.nn.cache import KeyValueCache
 from ltm.nn.transformer import Transformer, TransformerConfig
 
 FREQUENCIES = 128
@@ -189,15 +189,7 @@ class DiT(Transformer):
         return self.output[: self.vocab_size - 1].to(self.dtype)
 
     def run(
-        self,
-        x_BLD: Tensor,
-        *,
-        positions_L: Tensor | range | None = None,
-        latents: list[KeysValues] | None = None,
-        past: list[KeysValues] | None = None,
-        caches: list[KeyValueCache] | None = None,
-        visible: Tensor | None = None,
-        condition_BE: Tensor | None = None,
+        self, x_BLD: Tensor, *, condition_BE: Tensor | None = None, **options: Any
     ) -> tuple[Tensor, list[KeysValues]]:
         """See `Transformer.run`; hidden states are (B, L, D + 1), the last a constant 1, which meets the head's bias.
 
@@ -205,15 +197,7 @@ class DiT(Transformer):
         """
         if condition_BE is None and self.condition:
             condition_BE = self.condition_of(torch.zeros(1, device=x_BLD.device))
-        h_BLD, keys_values = super().run(
-            x_BLD,
-            positions_L=positions_L,
-            latents=latents,
-            past=past,
-            caches=caches,
-            visible=visible,
-            condition_BE=condition_BE,
-        )
+        h_BLD, keys_values = super().run(x_BLD, condition_BE=condition_BE, **options)
         if self.last_modulation is not None and condition_BE is not None:
             shift, scale = self.last_modulation(condition_BE, self.dtype)[:, None].chunk(2, -1)
             h_BLD = h_BLD * (1 + scale) + shift
@@ -221,13 +205,20 @@ class DiT(Transformer):
 
 
 def decoder_of(
-    config: TransformerConfig | DiTConfig, vocab_size: int, *, extra_inputs: int, causal: bool, condition: int = 0
+    config: TransformerConfig | DiTConfig,
+    vocab_size: int,
+    *,
+    extra_inputs: int,
+    causal: bool,
+    condition: int = 0,
+    bos_row: int | None = None,
 ) -> Transformer:
     """The network that a config describes.
 
     Args:
         condition: E of a Transformer; a DiT's is in its config.
+        bos_row: of a DiT, which has no embedding of BOS; see there.
     """
     if isinstance(config, DiTConfig):
-        return DiT(config, vocab_size, extra_inputs=extra_inputs, causal=causal)
+        return DiT(config, vocab_size, extra_inputs=extra_inputs, causal=causal, bos_row=bos_row)
     return Transformer(config, vocab_size, extra_inputs=extra_inputs, causal=causal, condition=condition)

@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from ltm.errors import UserError
-from ltm.nn.dit import FREQUENCIES, DiTConfig
+from ltm.nn.dit import DiT, DiTConfig
 from ltm.published.dit_weights import own_name, public_name
+from ltm.training.weights import limited_to
 from ltm.untrusted import json_text
 from ltm.untrusted.display import shown
 
@@ -83,7 +86,8 @@ def describe(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any] | 
         UserError: a tensor is missing, unknown or of another shape, config.json contradicts the weights, or neither
             says how many heads there are.
     """
-    said = _said(config or {})
+    flat = _flat(config or {})
+    said = _said(flat)
     own = {name: (public, shape) for public, shape in shapes.items() if (name := own_name(public))}
     rows, width = _shape_of("embedding", own, 2)
     layers = 1 + max((int(m[1]) for name in own if (m := re.match(r"blocks\.(\d+)\.", name))), default=-1)
@@ -111,7 +115,6 @@ def describe(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any] | 
     except ValueError as error:
         raise UserError(str(error)) from error
     _check(own, decoder, rows)
-    flat = _flat(config or {})
     told, graph = flat.get("time_conditioning"), flat.get("graph")
     return Described(
         decoder=decoder,
@@ -126,34 +129,19 @@ def describe(shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any] | 
 
 def _check(own: Mapping[str, tuple[str, tuple[int, ...]]], c: DiTConfig, rows: int) -> None:
     """Raise UserError at the first tensor that is missing, too many, or of another shape."""
-    D, E = c.width, c.condition_width
+    with torch.device("meta"), limited_to(len(own)):
+        network = DiT(c, rows)
     expected: dict[str, tuple[tuple[int, ...], ...]] = {
-        "embedding": ((rows, D),),
-        "norm.weight": ((D,),),
-        "output": ((rows, D), (rows,)),  # a matrix and its bias
+        name: (tuple(tensor.shape),) for name, tensor in network.state_dict().items()
     }
-    if E:
-        expected |= {"sigma_map.0.weight": ((E, 2 * FREQUENCIES),), "sigma_map.2.weight": ((E, E),)}
-        expected |= {f"sigma_map.{i}.bias": ((E,),) for i in (0, 2)}
-        expected |= {"last_modulation.weight": ((2 * D, E),), "last_modulation.bias": ((2 * D,),)}
-    for i in range(c.layers):
-        of_block = {
-            "attention_norm.weight": (D,),
-            "mlp_norm.weight": (D,),
-            "attention_in.weight": (3 * D, D),
-            "attention_out.weight": (D, D),
-            "mlp_in.weight": (4 * D, D),
-            "mlp_in.bias": (4 * D,),
-            "mlp_out.weight": (D, 4 * D),
-            "mlp_out.bias": (D,),
-            **({"modulation.weight": (6 * D, E), "modulation.bias": (6 * D,)} if E else {}),
-        }
-        expected |= {f"blocks.{i}.{name}": (shape,) for name, shape in of_block.items()}
+    expected["output"] = ((rows, c.width), (rows,))  # public files have the bias apart
     if missing := expected.keys() - own.keys():
         raise UserError(f"the weights lack {public_name(min(missing))}")
     for name, (public, shape) in own.items():
         if name not in expected:
-            raise UserError(f"{public} has no place in a network of {c.layers} blocks and condition width {E}")
+            raise UserError(
+                f"{public} has no place in a network of {c.layers} blocks and condition width {c.condition_width}"
+            )
         if shape not in expected[name]:
             raise UserError(f"{public} expected {expected[name][0]}, found {shape}")
 
@@ -175,8 +163,8 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, **(inner if isinstance(inner, Mapping) else {}), **kind}
 
 
-def _said(config: Mapping[str, Any]) -> dict[str, int]:
-    flat, said = _flat(config), {}
+def _said(flat: Mapping[str, Any]) -> dict[str, int]:
+    said = {}
     for name, aliases in _ALIASES.items():
         for alias in aliases:
             value = flat.get(alias)

@@ -17,7 +17,7 @@ from ltm.untrusted.display import bare
 if TYPE_CHECKING:
     from torch import Tensor
 
-_PREFIX = re.compile(r"^(?:_orig_mod\.|module\.|backbone\.)+")
+_PREFIX = re.compile(r"^(?:module\.|backbone\.)+")
 _BUFFERS = re.compile(r"rotary_emb\.inv_freq|sampling_eps_(min|max)|noise\..*")
 """What public files hold beside weights."""
 _PLAIN = {
@@ -47,7 +47,7 @@ def own_name(name: str) -> str | None:
     Raises:
         UserError: no tensor of the network is called so.
     """
-    plain = _PREFIX.sub("", name.replace("._orig_mod", ""))
+    plain = _PREFIX.sub("", name.replace("_orig_mod.", ""))
     if _BUFFERS.fullmatch(plain):
         return None
     if plain in _PLAIN or plain in _HEAD:

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ltm import hub
-from ltm.published.opening import PUBLIC
 from ltm.untrusted import json_text
 
+WEIGHTS = "model.safetensors"
+PUBLIC = ("config.json", WEIGHTS)
+"""The files of public weights that can be opened."""
 FILE = Path(__file__).with_name("known_weights.json")
 
 

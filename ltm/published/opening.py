@@ -7,7 +7,6 @@ alone; pickled files go through `ltm-convert` first.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from ltm.errors import UserError
 from ltm.files import expanded
 from ltm.published import dit_weights
 from ltm.published.described import Described, describe, read_config
+from ltm.published.known import PUBLIC, WEIGHTS
 from ltm.tokenizer import FILE as TOKENIZER
 from ltm.tokenizer import Tokenizer, build
 from ltm.training.checkpoint import check_name, trained_elsewhere
@@ -27,8 +27,6 @@ from ltm.training.weights import check_finite, check_memory, read, sha256, weigh
 from ltm.untrusted import tensor_file
 from ltm.untrusted.display import bare
 
-WEIGHTS = "model.safetensors"
-PUBLIC = ("config.json", WEIGHTS)
 PICKLED = (".ckpt", ".bin", ".pt", ".pth")
 
 
@@ -59,7 +57,7 @@ def find(family: str, source: str) -> Files:
         raise UserError(f"{name}: expected a directory with {WEIGHTS}, found a file")
     if source in hub.PUBLIC:
         raise UserError(f"{name}: {source} is a model of transformers; did you mean pretrained:{source}?")
-    if not re.fullmatch(r"\w[\w.-]{,95}/\w[\w.-]{,95}", source):
+    if not hub.is_repository(source):
         raise UserError(f"{name}: there is no such directory; expected one, or a hub repository OWNER/NAME")
     if found := hub.cached(source, "model", PUBLIC):
         return Files(directory=found.files[0].parent, commit=found.commit)

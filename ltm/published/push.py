@@ -7,14 +7,13 @@ names that the hub expects, and the manifest with their sha256.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ltm import hub
 from ltm.errors import UserError
-from ltm.result import Result, read_result, reservations
+from ltm.result import Result, find_results, read_result, reservations
 from ltm.training import checkpoint
 from ltm.training.checkpoint import HUB_NAMES, MANIFEST
 from ltm.untrusted.display import bare
@@ -44,7 +43,7 @@ def push(
     Raises:
         UserError: no checkpoint is there, or the hub refuses.
     """
-    if not re.fullmatch(r"\w[\w.-]{,95}/\w[\w.-]{,95}", repository):
+    if not hub.is_repository(repository):
         raise UserError(f"expected a repository ORG/NAME to push to, found {bare(repository)}")
     folder, info = checkpoint.read_info(Path(directory))
     import huggingface_hub
@@ -77,7 +76,7 @@ def push(
 def measured(directory: Path, weights_digest: str) -> list[Result]:
     """Complete results of these weights below a directory of ltm-eval, sorted by task."""
     found = []
-    for path in sorted(directory.glob("*/*/*.json")):
+    for path in find_results(directory):
         result = read_result(path)
         if result.model["weights_digest"] == weights_digest and result.status == "complete":
             found.append(result)
