@@ -31,7 +31,10 @@ from ltm.registry import preset
 from ltm.rng import SequenceRng
 
 PRODUCT = (512, 512, 1376)
-"""Rows, inputs and outputs of the product that measures the matrix rate: a SwiGLU of the published width."""
+"""Rows, inputs and outputs of the product that measures a CPU's matrix rate: a SwiGLU of the published width."""
+
+SQUARE = 8192
+"""Rows and columns of the product that measures a GPU's: large enough that nothing else limits it."""
 
 
 def plain_step_seconds(model: LatentThoughtModel, tokens_BL: Tensor, steps: int, dtype: torch.dtype | None) -> float:
@@ -105,14 +108,18 @@ class Case:
         }
 
 
+def gpu_peak(work: Callable[[], object]) -> float:
+    """MiB of the GPU's memory that work adds to what is in use."""
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    work()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
 def _peak(case: Case, loop: str) -> float:
-    """MiB that one step adds to the process, or to the device."""
+    """MiB that one step adds to the process."""
     run = case.loops(*case.build())[loop]
-    if case.device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run(1)
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
     unit = 1 if sys.platform == "darwin" else 1024
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run(1)
@@ -125,15 +132,25 @@ def peak_memory(case: Case, loop: str) -> float:
         return pool.apply(_peak, (case, loop))
 
 
-def matrix_rate(dtype: torch.dtype) -> float:
-    """FLOP/s of a matrix product, on all threads."""
+def matrix_rate(dtype: torch.dtype, device: str = "cpu") -> float:
+    """FLOP/s of a matrix product, on all threads or on a GPU."""
+    if device != "cpu":
+        left, right = (torch.randn(SQUARE, SQUARE, device=device).to(dtype) for _ in range(2))
+        seconds = []
+        for _ in range(8):
+            began = now(left.device)
+            for _ in range(4):
+                left @ right
+            seconds.append((now(left.device) - began) / 4)
+        return 2 * SQUARE**3 / statistics.median(seconds[2:])
     return 2 * math.prod(PRODUCT) / product_seconds(dtype, *PRODUCT, repeats=10)
 
 
 def measured(case: Case, *, steps: int, repeats: int) -> dict[str, dict[str, float]]:
     """Seconds per step, tokens/s, share of the matrix rate and peak memory of each loop; medians of repetitions."""
-    # First: a new process inherits the highest mark of the one that starts it.
-    peaks = {name: peak_memory(case, name) for name in ("plain", "library")}
+    peaks = {}
+    if case.device == "cpu":  # first: a new process inherits the highest mark of the one that starts it
+        peaks = {name: peak_memory(case, name) for name in ("plain", "library")}
     model, tokens_BL = case.build()
     loops = case.loops(model, tokens_BL)
     stack = StackFlops.of(model.config.decoder, model.vocab_size - 1, tokens_BL.shape[1], model.latent_shape[1])
@@ -145,8 +162,9 @@ def measured(case: Case, *, steps: int, repeats: int) -> dict[str, dict[str, flo
             taken = loop(steps if repeat else 1)
             if repeat:  # the first round warms up
                 seconds[name].append(taken)
-        if case.device == "cpu":
-            rates.append(matrix_rate(case.dtype))
+        rates.append(matrix_rate(case.dtype, case.device))
+    if case.device != "cpu":
+        peaks = {name: gpu_peak(lambda loop=loop: loop(1)) for name, loop in loops.items()}  # type: ignore[misc]
     found = {}
     for name, each in seconds.items():
         median = statistics.median(each)
@@ -154,7 +172,7 @@ def measured(case: Case, *, steps: int, repeats: int) -> dict[str, dict[str, flo
         found[name] = {
             "seconds": median,
             "tokens_per_second": tokens_BL.numel() / median,
-            "share_of_matrix_rate": work / median / statistics.median(rates) if rates else float("nan"),
+            "share_of_matrix_rate": work / median / statistics.median(rates),
             "peak_mib": peaks[name],
         }
     return found
@@ -196,7 +214,7 @@ def main() -> None:
             f"{of_loop['seconds']:.3f}",
             f"{of_loop['tokens_per_second']:,.0f}",
             f"{found['plain']['seconds'] / of_loop['seconds']:.2f}x",
-            f"{of_loop['share_of_matrix_rate']:.0%}" if case.device == "cpu" else "",
+            f"{of_loop['share_of_matrix_rate']:.0%}",
             f"{of_loop['peak_mib']:,.0f}",
         )
     Console(width=100).print(table)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from baselines.ar import Autoregressive
 from benchmarks.fast_step import now
-from benchmarks.machine import VOCAB_SIZE, machine
+from benchmarks.machine import GPT2_SIZE, VOCAB_SIZE, SameBatch, machine
 from benchmarks.plain_gpt import PlainGPT, optimizer_of, plain_update
 from ltm import registry
 from ltm.config import from_dict
@@ -35,17 +35,6 @@ from ltm.training.config import TrainConfig
 from ltm.training.loop import Run, settle, update
 
 OURS = "ltm-train"
-
-
-class SameBatch:
-    """Stands in for a corpus: the same random tokens again and again."""
-
-    def __init__(self, tokens_BL: Tensor):
-        self.tokens_BL = tokens_BL
-
-    def batch(self, first: int, count: int, *, seed: int) -> tuple[Tensor, list[int]]:
-        """See `ltm.data.token_dataset.TokenDataset.batch`."""
-        return self.tokens_BL, list(range(first, first + count))
 
 
 def loops(
@@ -102,7 +91,7 @@ def main() -> None:
     if cls is not Autoregressive:
         raise UserError(f"{options.preset} is not a plain GPT; expected a preset of the family ar")
     torch.manual_seed(0)
-    vocab_size = 50258 if preset.tokenizer == "gpt2" else VOCAB_SIZE
+    vocab_size = GPT2_SIZE if preset.tokenizer == "gpt2" else VOCAB_SIZE
     model = Autoregressive(dataclasses.replace(preset.config, vocab_size=vocab_size)).to(choose_device(options.device))
     recipe, _ = settle(model, from_dict(TrainConfig, preset.training), {})
     recipe = dataclasses.replace(recipe, batch=options.batch or 4, accumulation=1)

@@ -102,8 +102,15 @@ class Stream:
         self.generators = generators
 
     def normal(self, *shape: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
-        """Standard normal numbers, (B, *shape). Always drawn in float32, so that no dtype changes the noise."""
-        return torch.stack([torch.randn(shape, generator=g) for g in self.generators]).to(device, dtype)
+        """Standard normal numbers, (B, *shape). Always drawn in float32, so that no dtype changes the noise.
+
+        A GPU that is busy is not waited for: it copies them from pinned memory when it comes to them.
+        """
+        gpu = torch.device(device).type == "cuda"
+        numbers = torch.empty(len(self.generators), *shape, pin_memory=gpu)
+        for own, generator in zip(numbers, self.generators, strict=True):
+            torch.randn(shape, generator=generator, out=own)
+        return numbers.to(device, dtype, non_blocking=gpu)
 
     def select(self, rows: Sequence[int]) -> Stream:
         """The streams of some rows of the batch, going on where they are."""

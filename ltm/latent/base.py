@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from ltm.api import Generations, LanguageModel, LikelihoodEstimate, Rng, Sampling
 from ltm.latent import bounds, mixture
 from ltm.latent.posterior import Posterior
-from ltm.nn.block import KeysValues
+from ltm.latent.prepared import Prepared
+from ltm.nn.block import Block, KeysValues, RMSNorm
+from ltm.nn.compiled import compiled
 from ltm.nn.left_to_right import continue_prompts
 from ltm.nn.output_head import token_nats
 from ltm.nn.spans import prepare_batch
@@ -88,28 +90,6 @@ class LatentConfig:
         if progress >= self.kl_warmup:
             return 1.0
         return self.kl_weight_start + (1 - self.kl_weight_start) * progress / self.kl_warmup
-
-
-class Prepared(NamedTuple):
-    """The part of a pass that does not depend on z: the first layer's self-attention and cross-attention queries."""
-
-    x_BLD: Tensor
-    first_queries: Tensor
-    rotations_LC: Tensor
-
-    def part(self, start: int, end: int) -> Prepared:
-        """The part for positions `start` .. `end` - 1."""
-        return Prepared(self.x_BLD[:, start:end], self.first_queries[:, :, start:end], self.rotations_LC[start:end])
-
-    def of(self, rows: Tensor) -> Prepared:
-        """The part for some texts of the batch."""
-        return Prepared(self.x_BLD[rows], self.first_queries[rows], self.rotations_LC)
-
-    def repeated(self, times: int) -> Prepared:
-        """The part for as many copies of all texts, one copy after the other."""
-        if times == 1:
-            return self
-        return Prepared(self.x_BLD.repeat(times, 1, 1), self.first_queries.repeat(times, 1, 1, 1), self.rotations_LC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,27 +228,43 @@ class LatentModel(LanguageModel):
         rotations_GC = self.latent_rotations(stack)
         return [b.latent_keys_values(z_BYGD[:, y], rotations_GC, stack.dtype) for y, b in enumerate(stack.blocks)]
 
-    def prepare(self, stack: Transformer, tokens_BL: Tensor, inputs_BL: Tensor | None = None) -> Prepared:
+    def prepare(
+        self, stack: Transformer, tokens_BL: Tensor, inputs_BL: Tensor | None = None, *, narrow: bool = False
+    ) -> Prepared:
         """Compute the part of a pass over `tokens_BL` that does not depend on z, once for all steps and draws.
 
-        `inputs_BL` are the inputs of the pass; BOS and all tokens but the last if None.
+        Args:
+            inputs_BL: the inputs of the pass; BOS and all tokens but the last if None.
+            narrow: where passes run compiled, which is where memory limits them, the residual stream has the dtype of
+                matrix products.
         """
         x = stack.embed(stack.with_bos(tokens_BL) if inputs_BL is None else inputs_BL)
         rotations_LC = stack.rotations(torch.arange(tokens_BL.shape[1], device=tokens_BL.device))
-        x, _ = stack.blocks[0].self_attend(x, rotations_LC, stack.dtype)
-        return Prepared(x, stack.blocks[0].cross_queries(x, rotations_LC, stack.dtype), rotations_LC)
+        before_latents = Block.before_latents
+        if stack.compiles(x):
+            x, before_latents = x.to(stack.dtype) if narrow else x, compiled(before_latents)
+        x, queries = before_latents(stack.blocks[0], x, rotations_LC, stack.dtype, stack.block_mask(x))
+        return Prepared(x, queries, rotations_LC)
 
     def hidden(self, stack: Transformer, prepared: Prepared, z_BYGD: Tensor) -> Tensor:
         """Hidden states (B, L, D) after the final norm, given z."""
         x, queries, rotations_LC = prepared
+        visible, one_pass, after_latents, norm = (
+            stack.block_mask(x),
+            Block.forward,
+            Block.after_latents,
+            RMSNorm.forward,
+        )
+        if stack.compiles(x):
+            one_pass, after_latents, norm = compiled(one_pass), compiled(after_latents), compiled(norm)
         for layer, (block, latents) in enumerate(
             zip(stack.blocks, self.latent_keys_values(stack, z_BYGD), strict=True)
         ):
             if layer:
-                x, _ = block.self_attend(x, rotations_LC, stack.dtype)
-                queries = block.cross_queries(x, rotations_LC, stack.dtype)
-            x = block.mlp(block.cross_attend(x, queries, latents, stack.dtype), stack.dtype)
-        return stack.norm(x)
+                x, _ = one_pass(block, x, rotations_LC, stack.dtype, latents=latents, visible=visible)
+            else:
+                x = after_latents(block, x, queries, latents, stack.dtype)
+        return norm(stack.norm, x)
 
     def scoring_batch(self, tokens_BL: Tensor, context: int | Tensor, lengths: Tensor | None, rng: Rng) -> ScoringBatch:
         """Prepare a batch for `log_likelihoods`; what does not depend on z is computed once for all draws."""

@@ -127,7 +127,8 @@ class LatentThoughtModel(AsPublished, LatentModel):
         master = self.decoder.embedding.dtype
         stack = self.decoder if leak_gradients else self.decoder.frozen(self.decoder.matmul_dtype(matmul))
         with torch.set_grad_enabled(leak_gradients):
-            prepared = self.prepare(stack, tokens_BL, inputs_BL)
+            # Any q gives a bound, so that the fit need not keep its residual stream in float32.
+            prepared = self.prepare(stack, tokens_BL, inputs_BL, narrow=not leak_gradients)
         head = stack.head()
         of_tokens_BL = torch.ones_like(tokens_BL, dtype=master) if weights_BL is None else weights_BL.to(master)
 

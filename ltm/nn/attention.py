@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 
 def rotations(positions: Tensor, channels: int, dtype: torch.dtype, base: float = 1e4) -> Tensor:
@@ -38,10 +41,15 @@ def rotate(x_BHLC: Tensor, rotations_LC: Tensor, *, contiguous: bool = False) ->
     """Apply RoPE to interleaved pairs of channels, in float32 or wider.
 
     Args:
-        rotations_LC: unit complex numbers (L, C/2).
+        rotations_LC: unit complex numbers (L, C/2), or their real and imaginary parts (L, C/2, 2), since compilers do
+            not fuse complex arithmetic.
         contiguous: write a contiguous result in the same pass, whatever the layout of `x_BHLC`; not differentiable.
     """
     wide = x_BHLC if x_BHLC.dtype == torch.float64 else x_BHLC.float()
+    if not rotations_LC.is_complex():
+        (real, imaginary), (cos, sin) = wide.unflatten(-1, (-1, 2)).unbind(-1), rotations_LC.unbind(-1)
+        turned = torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], -1)
+        return turned.flatten(-2).to(x_BHLC.dtype)
     if wide.stride(-1) != 1:  # gradients may arrive expanded or transposed
         wide = wide.contiguous()
     pairs = torch.view_as_complex(wide.view(*wide.shape[:-1], wide.shape[-1] // 2, 2))
@@ -81,12 +89,16 @@ class _Products(torch.autograd.Function):
         )
 
 
-def attend(q_BHLC: Tensor, k_BHKC: Tensor, v_BHKC: Tensor, mask: Tensor | None = None) -> Tensor:
+def attend(q_BHLC: Tensor, k_BHKC: Tensor, v_BHKC: Tensor, mask: Tensor | BlockMask | None = None) -> Tensor:
     """Softmax attention over K keys, (B, H, L, C).
 
     Args:
-        mask: true where a query may look, or what to add to scores; it broadcasts to (B, H, L, K).
+        mask: true where a query may look, or what to add to scores; it broadcasts to (B, H, L, K). Or a `block_mask`.
     """
+    if mask is not None and not isinstance(mask, Tensor):
+        from torch.nn.attention.flex_attention import flex_attention
+
+        return flex_attention(q_BHLC, k_BHKC, v_BHKC, block_mask=mask)
     if mask is not None and mask.dtype == torch.bool:
         mask = additive(mask, q_BHLC.dtype)
     few = k_BHKC.shape[2] <= FEW_KEYS or q_BHLC.dtype == torch.bfloat16
@@ -95,6 +107,18 @@ def attend(q_BHLC: Tensor, k_BHKC: Tensor, v_BHKC: Tensor, mask: Tensor | None =
     if mask is not None:  # a mask of fewer dimensions would not get the fused kernel
         mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape)
     return F.scaled_dot_product_attention(q_BHLC, k_BHKC, v_BHKC, attn_mask=mask)
+
+
+@functools.lru_cache(maxsize=16)
+def block_mask(length: int, window: int | None, device: torch.device) -> BlockMask:
+    """A causal window as compiled code has it: blocks of keys that no query of a block sees are left out."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    def visible(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        past = query >= key
+        return past if window is None else past & (query - key < window)
+
+    return create_block_mask(visible, None, None, length, length, device=device)
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:

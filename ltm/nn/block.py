@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,9 @@ from torch.nn import functional as F
 from ltm.nn.attention import attend, causal_attention
 from ltm.nn.cache import KeyValueCache
 from ltm.nn.fused import norm_linear, rms_norm, rotated_heads, swiglu
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 KeysValues = tuple[Tensor, Tensor]
 """One layer's keys and values, (B, H, K, C) each."""
@@ -106,6 +110,43 @@ class Block(nn.Module):
             return (None,) * 6
         return self.modulation(condition_BE, dtype)[:, None].chunk(6, -1)
 
+    def forward(
+        self,
+        x_BLD: Tensor,
+        rotations_LC: Tensor,
+        dtype: torch.dtype,
+        *,
+        latents: KeysValues | None = None,
+        past: KeysValues | None = None,
+        cache: KeyValueCache | None = None,
+        visible: Tensor | BlockMask | None = None,
+        condition_BE: Tensor | None = None,
+    ) -> tuple[Tensor, KeysValues]:
+        """Pass through the block; also return the keys and values that `self_attend` does, whose arguments these are.
+
+        Args:
+            latents: keys and values for cross-attention.
+            condition_BE: one vector per sequence.
+        """
+        modulations = self.modulations(condition_BE, dtype)
+        x_BLD, keys_values = self.self_attend(
+            x_BLD, rotations_LC, dtype, past=past, cache=cache, visible=visible, modulations=modulations[:3]
+        )
+        if latents is not None:
+            x_BLD = self.cross_attend(x_BLD, self.cross_queries(x_BLD, rotations_LC, dtype), latents, dtype)
+        return self.mlp(x_BLD, dtype, modulations[3:]), keys_values
+
+    def before_latents(
+        self, x_BLD: Tensor, rotations_LC: Tensor, dtype: torch.dtype, visible: Tensor | BlockMask | None
+    ) -> tuple[Tensor, Tensor]:
+        """The part of a pass that the layer's latents cannot change: self-attention, and cross-attention's queries."""
+        x_BLD, _ = self.self_attend(x_BLD, rotations_LC, dtype, visible=visible)
+        return x_BLD, self.cross_queries(x_BLD, rotations_LC, dtype)
+
+    def after_latents(self, x_BLD: Tensor, q_BHLC: Tensor, latents: KeysValues, dtype: torch.dtype) -> Tensor:
+        """The rest of a pass, given what `before_latents` returns."""
+        return self.mlp(self.cross_attend(x_BLD, q_BHLC, latents, dtype), dtype)
+
     def self_attend(
         self,
         x_BLD: Tensor,
@@ -114,7 +155,7 @@ class Block(nn.Module):
         *,
         past: KeysValues | None = None,
         cache: KeyValueCache | None = None,
-        visible: Tensor | None = None,
+        visible: Tensor | BlockMask | None = None,
         modulations: Sequence[Tensor | None] = (None, None, None),
     ) -> tuple[Tensor, KeysValues]:
         """Add self-attention; also return the keys and values that were attended to, those of `past` first.
@@ -123,8 +164,8 @@ class Block(nn.Module):
             past: keys and values of earlier positions.
             cache: holds those of earlier positions, and from now on those of these. A causal block gives up what its
                 window hides from later positions; where something is held, it takes a single position, a decoding step.
-            visible: true where a query may look, broadcast to (B, H, L, K); it replaces the block's own rule, and must
-                be given with `past`.
+            visible: true where a query may look, broadcast to (B, H, L, K), or a block mask; it replaces the block's
+                own rule, and must be given with `past`.
             modulations: shift, scale and gate, from `modulations`.
         """
         shift, scale, gate = modulations

@@ -3,7 +3,8 @@
 A small model spends more time between its matrix products than in them: autograd makes a dozen passes over memory where
 two or three suffice. Each function equals the composition that its docstring names, gradients included. Where no
 gradient is recorded, as in decoding, the values are computed without autograd's own call, which would take longer than
-some of them. Matrix products run in the dtype given, everything else in the parameters' own.
+some of them. Matrix products run in the dtype given, everything else in the parameters' own. While `torch.compile`
+reads them, for a GPU, each is the composition itself, which the compiler fuses further.
 
 Shapes: B sequences, L positions, N positions of all sequences, D width, H heads, C channels per head, F hidden units.
 """
@@ -52,6 +53,8 @@ class _RMSNorm(torch.autograd.Function):
 
 def rms_norm(x: Tensor, weight_D: Tensor) -> Tensor:
     """Return x / sqrt(mean(x²) + 1e-5) · weight over the last dimension (arXiv 1910.07467); equals `F.rms_norm`."""
+    if torch.compiler.is_compiling():
+        return F.rms_norm(x.to(weight_D.dtype), weight_D.shape, weight_D, EPSILON)
     if not torch.is_grad_enabled():
         return _unit(x)[0] * weight_D
     return _RMSNorm.apply(x, weight_D)
@@ -81,6 +84,8 @@ class _NormLinear(torch.autograd.Function):
 
 def norm_linear(x: Tensor, norm_D: Tensor, weight_XD: Tensor, dtype: torch.dtype) -> Tensor:
     """Apply `F.linear` to `rms_norm`, (..., D) to (..., X) in `dtype`, without keeping the normalised input."""
+    if torch.compiler.is_compiling():
+        return F.linear(rms_norm(x, norm_D).to(dtype), weight_XD.to(dtype))
     if not torch.is_grad_enabled():
         return F.linear((_unit(x)[0] * norm_D).to(dtype), weight_XD.to(dtype))
     return _NormLinear.apply(x.flatten(0, -2), norm_D, weight_XD, dtype).unflatten(0, x.shape[:-1])
@@ -114,7 +119,7 @@ class _SwiGLU(torch.autograd.Function):
 
 def swiglu(gate_and_up: Tensor) -> Tensor:
     """Return silu(gate) · up of the two halves of the last dimension, (..., 2 F) to (..., F) (arXiv 2002.05202)."""
-    if not torch.is_grad_enabled():
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return _activated(gate_and_up)[1]
     return _SwiGLU.apply(gate_and_up)
 
@@ -152,8 +157,13 @@ def rotated_heads(x_BLX: Tensor, rotations_LC: Tensor, heads: int, *, rotated: i
 
     Args:
         x_BLX: queries, keys and values side by side, or some of them; X = parts · H · C.
-        rotations_LC: unit complex numbers (L, C/2), one row per position.
+        rotations_LC: as for `rotate`, one row per position.
     """
+    if torch.compiler.is_compiling():
+        parts = x_BLX.unflatten(-1, (-1, heads, 2 * rotations_LC.shape[1])).permute(2, 0, 3, 1, 4).unbind(0)
+        return *(rotate(part, rotations_LC) for part in parts[:rotated]), *parts[rotated:]
+    if not rotations_LC.is_complex():
+        rotations_LC = torch.view_as_complex(rotations_LC)
     if not torch.is_grad_enabled():
         return _split_and_turned(x_BLX, rotations_LC, heads, rotated)
     return _RotatedHeads.apply(x_BLX, rotations_LC, heads, rotated)

@@ -6,24 +6,35 @@ Shapes: N tokens, D width, V vocabulary. Products run in the dtype of the head, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-CHUNK_BYTES = {"cpu": 24 * 2**20, "cuda": 2**29}
+from ltm.nn.compiled import compiled, runs_compiled
+
+R = TypeVar("R")
+
+CHUNK_BYTES = {"cpu": 24 * 2**20, "cuda": 2**30}
 """Bytes of logits per chunk. On a CPU below 32 MiB, from which malloc maps, and faults in, new pages each time."""
 
 CHUNK_TOKENS = {"cpu": 128, "cuda": 2**16}
 """Tokens per chunk for small vocabularies; on a CPU, what stays in its caches."""
 
 
-BLOCK_BYTES = {"cpu": 2**20, "cuda": 2**29}
+BLOCK_BYTES = 2**20
 """Bytes of logits per block of the vocabulary, where no row has to be whole: on a CPU, what stays in the caches."""
 
-GROUP_TOKENS = {"cpu": 512, "cuda": 2**16}
+GROUP_TOKENS = 512
 """Tokens that share a pass over the blocks."""
+
+ROW_MULTIPLE = 64
+"""A GPU multiplies faster by matrices whose rows begin at multiples of so many numbers, unlike those of 50,257."""
+
+HIGHEST = 80.0
+"""Nats above another token's at which a logit is cut in a gradient, so that its exponential is finite in float32."""
 
 FEW_TOKENS = 32
 """Of at most so many tokens, a CPU forms logits as head · hᵀ: as the right factor, the whole head is first copied."""
@@ -44,8 +55,8 @@ def _chunks(tokens: int, head_VD: Tensor) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, tokens, size))
 
 
-def _groups(tokens: int, device: str) -> Iterator[slice]:
-    return (slice(start, start + GROUP_TOKENS[device]) for start in range(0, tokens, GROUP_TOKENS[device]))
+def _groups(tokens: int) -> Iterator[slice]:
+    return (slice(start, start + GROUP_TOKENS) for start in range(0, tokens, GROUP_TOKENS))
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -54,7 +65,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 def _blocks(h_ND: Tensor, head_VD: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Yield parts of the vocabulary: the first id, the part of the head, and its logits, which stay in the caches."""
-    size = max(1, BLOCK_BYTES[head_VD.device.type] // (len(h_ND) * head_VD.element_size()))
+    size = max(1, BLOCK_BYTES // (len(h_ND) * head_VD.element_size()))
     for start in range(0, len(head_VD), size):
         block_WD = head_VD[start : start + size]
         yield start, block_WD, h_ND @ block_WD.T
@@ -82,11 +93,61 @@ class _Softmax:
         return weights_NW, earlier_N
 
 
+def keeps_rows_whole(head_VD: Tensor) -> bool:
+    """Whether rows of logits are formed whole, and so aligned: on a GPU, which has memory for many and few caches."""
+    return head_VD.is_cuda
+
+
+class _WholeRows:
+    """A head whose rows of logits are formed whole, on a GPU aligned: further rows of zeros get -inf from a bias."""
+
+    def __init__(self, head_VD: Tensor):
+        added = -len(head_VD) % ROW_MULTIPLE if keeps_rows_whole(head_VD) else 0
+        self.head_WD = F.pad(head_VD, (0, 0, 0, added)) if added else head_VD
+        self.bias_W = F.pad(head_VD.new_zeros(len(head_VD)), (0, added), value=-torch.inf) if added else None
+
+    def logits(self, h_ND: Tensor) -> Tensor:
+        """(N, W), W being V or the next multiple of `ROW_MULTIPLE`."""
+        return F.linear(h_ND.to(self.head_WD.dtype), self.head_WD, self.bias_W)
+
+    def each_row(self, function: Callable[..., R], h_ND: Tensor, *per_token: Tensor) -> R:
+        """Return `function(logits, wide dtype, *per_token)`, compiled where that is possible."""
+        logits_NW = self.logits(h_ND)
+        run = compiled(function) if runs_compiled(logits_NW) else function
+        return run(logits_NW, _wide(logits_NW.dtype), *per_token)
+
+
+def _nats(logits_NW: Tensor, wide: torch.dtype, targets_N: Tensor) -> Tensor:
+    """Return log p(target) of each row, (N,)."""
+    return logits_NW.gather(1, targets_N[:, None])[:, 0].to(wide) - logits_NW.to(wide).logsumexp(1)
+
+
+def _softmax_and_nats(logits_NW: Tensor, wide: torch.dtype, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the softmax of each row, in the dtype of the logits, and log p(target)."""
+    logs_NW = logits_NW.to(wide).log_softmax(1)
+    of_target_N = logs_NW.gather(1, targets_N[:, None])[:, 0]
+    return logs_NW.exp_().to(logits_NW.dtype), of_target_N
+
+
+def _weights_and_sums(logits_NW: Tensor, wide: torch.dtype, shift_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Return exp(logit - shift) of each row, in the dtype of the logits, and the row's sum, in one pass over memory.
+
+    The softmax of a row is their quotient, whatever the shift; a logit that lies more than `HIGHEST` above it is cut.
+    """
+    weights_NW = (logits_NW.to(wide) - shift_N[:, None]).clamp_(max=HIGHEST).exp_()
+    return weights_NW.to(logits_NW.dtype), weights_NW.sum(1)
+
+
 @torch.no_grad()
 def token_nats(h_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
     """Return log p(target | h) of each token in nats, (N,), float32 (float64 for a float64 head)."""
     nats_N = h_ND.new_empty(len(targets_N), dtype=_wide(head_VD.dtype))
-    for rows in _groups(len(targets_N), h_ND.device.type):
+    if keeps_rows_whole(head_VD):
+        head = _WholeRows(head_VD)
+        for rows in _chunks(len(targets_N), head_VD):
+            nats_N[rows] = head.each_row(_nats, h_ND[rows], targets_N[rows])
+        return nats_N
+    for rows in _groups(len(targets_N)):
         h = h_ND[rows].to(head_VD.dtype)
         softmax = _Softmax(h.to(nats_N.dtype), nats_N.dtype)
         of_target_N = torch.zeros_like(softmax.top_N)
@@ -105,11 +166,21 @@ def token_nats(h_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
 def nll_gradient(h_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weights_N: Tensor | None = None) -> Tensor:
     """Return the gradient (N, D) of sum_n weights_n * -log p(target_n | h_n) with respect to h, without the loss.
 
-    Per token it is softmax(h W^T) W - W[target], which is all that the fast loop needs.
+    Per token it is softmax(h W^T) W - W[target], which is all that the fast loop needs. On a GPU this saturates for
+    tokens that are e^80 times less likely than another, see `HIGHEST`.
     """
-    gradient_ND = torch.empty_like(h_ND)
-    for rows in _groups(len(targets_N), h_ND.device.type):
-        h, wide = h_ND[rows].to(head_VD.dtype), _wide(head_VD.dtype)
+    gradient_ND, wide = torch.empty_like(h_ND), _wide(head_VD.dtype)
+    if keeps_rows_whole(head_VD):
+        head = _WholeRows(head_VD)
+        for rows in _chunks(len(targets_N), head_VD):
+            of_target_ND = head_VD[targets_N[rows]]
+            # A target's own logit is known before the pass, and near the highest unless the model all but excludes it.
+            shift_N = torch.linalg.vecdot(h_ND[rows].to(wide), of_target_ND.to(wide))
+            weights_NW, sums_N = head.each_row(_weights_and_sums, h_ND[rows], shift_N)
+            gradient_ND[rows] = ((weights_NW @ head.head_WD) / sums_N[:, None] - of_target_ND).to(h_ND.dtype)
+        return gradient_ND if weights_N is None else gradient_ND * weights_N[:, None].to(h_ND.dtype)
+    for rows in _groups(len(targets_N)):
+        h = h_ND[rows].to(head_VD.dtype)
         softmax, mean_ND = _Softmax(h, wide), torch.zeros_like(h, dtype=wide)
         for _, block_WD, logits_NW in _blocks(h, head_VD):
             weights_NW, earlier_N = softmax.add(logits_NW)
@@ -131,20 +202,20 @@ class _WeightedNll(torch.autograd.Function):
         wide = _wide(head_VD.dtype)
         total = h_ND.new_zeros((), dtype=torch.float64)
         gradient_h = torch.empty_like(h_ND)
-        gradient_head = torch.zeros_like(head_VD, dtype=wide)
+        head = _WholeRows(head_VD)
+        gradient_head = torch.zeros_like(head.head_WD, dtype=wide)
         for rows in _chunks(len(targets_N), head_VD):
             h, targets, weights = h_ND[rows].to(head_VD.dtype), targets_N[rows], weights_N[rows].to(wide)
-            log_p = torch.log_softmax((h @ head_VD.T).to(wide), -1)
-            total -= (weights * log_p.gather(1, targets[:, None])[:, 0]).sum(dtype=torch.float64)
-            p = log_p.exp_().to(head_VD.dtype)
-            gradient_h[rows] = ((p @ head_VD).to(wide) - head_VD[targets]) * weights[:, None]
+            p, nats = head.each_row(_softmax_and_nats, h, targets)
+            total -= (weights * nats).sum(dtype=torch.float64)
+            gradient_h[rows] = ((p @ head.head_WD).to(wide) - head_VD[targets]) * weights[:, None]
             weighted_h = h * weights[:, None].to(h.dtype)
             if p.dtype == wide:
                 torch.addmm(gradient_head, p.T, weighted_h, out=gradient_head)
             else:
                 gradient_head += p.T @ weighted_h
             gradient_head.index_add_(0, targets, weighted_h.to(wide), alpha=-1)
-        ctx.save_for_backward(gradient_h, gradient_head)
+        ctx.save_for_backward(gradient_h, gradient_head[: len(head_VD)])
         ctx.head_dtype = head_VD.dtype
         return total.to(wide)
 

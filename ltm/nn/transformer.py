@@ -9,16 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ltm.devices import matmul_dtype
-from ltm.nn.attention import rotation_table, rotations
+from ltm.nn.attention import block_mask, rotation_table, rotations
 from ltm.nn.block import Block, KeysValues, RMSNorm
 from ltm.nn.cache import KeyValueCache
+from ltm.nn.compiled import compiled, runs_compiled
 from ltm.nn.output_head import logits_of
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,11 +134,27 @@ class Stack(nn.Module):
         return matmul_dtype(setting, weight.device, inputs=self.config.width, outputs=2 * self.config.hidden)
 
     def rotations(self, positions: Tensor | range) -> Tensor:
-        """RoPE rotations (L, C/2), complex, for positions (L,), which may be fractions; looked up for a range."""
+        """RoPE rotations, as for `rotate`, of positions (L,), which may be fractions; looked up for a range."""
         channels, weight = self.config.width // self.config.heads, self.norm.weight
         if isinstance(positions, range):
-            return rotation_table(positions.stop, channels, weight.dtype, weight.device)[positions.start :]
-        return rotations(positions, channels, weight.dtype)
+            found = rotation_table(positions.stop, channels, weight.dtype, weight.device)[positions.start :]
+        else:
+            found = rotations(positions, channels, weight.dtype)
+        return torch.view_as_real(found) if runs_compiled(weight) else found
+
+    def compiles(self, x_BLD: Tensor) -> bool:
+        """Whether a pass over whole sequences runs compiled: those of full length do, on a GPU.
+
+        Shorter ones come in all lengths, for each of which the compiler would need seconds.
+        """
+        return x_BLD.shape[1] >= self.config.max_length - 1 and runs_compiled(x_BLD)
+
+    def block_mask(self, x_BLD: Tensor) -> BlockMask | None:
+        """What a compiled pass needs to know of a window that hides something; None elsewhere."""
+        window, length = self.config.window, x_BLD.shape[1]
+        if not self.causal or window is None or length <= window or not self.compiles(x_BLD):
+            return None
+        return block_mask(length, window, x_BLD.device)
 
     def run(
         self,
@@ -143,7 +164,7 @@ class Stack(nn.Module):
         latents: list[KeysValues] | None = None,
         past: list[KeysValues] | None = None,
         caches: list[KeyValueCache] | None = None,
-        visible: Tensor | None = None,
+        visible: Tensor | BlockMask | None = None,
         condition_BE: Tensor | None = None,
     ) -> tuple[Tensor, list[KeysValues]]:
         """Return hidden states (B, L, D) after the final norm, and each layer's keys and values, those of `past` first.
@@ -158,22 +179,23 @@ class Stack(nn.Module):
         if positions_L is None:
             positions_L = torch.arange(x_BLD.shape[1], device=x_BLD.device)
         rotations_LC, attended_to = self.rotations(positions_L), []
+        one_pass = Block.forward
+        if past is None and caches is None and self.compiles(x_BLD):
+            one_pass = compiled(Block.forward)
+            visible = self.block_mask(x_BLD) if visible is None else visible
         for layer, block in enumerate(self.blocks):
-            modulations = block.modulations(condition_BE, self.dtype)
-            x_BLD, keys_values = block.self_attend(
+            x_BLD, keys_values = one_pass(
+                block,
                 x_BLD,
                 rotations_LC,
                 self.dtype,
+                latents=latents[layer] if latents is not None else None,
                 past=past[layer] if past else None,
                 cache=caches[layer] if caches else None,
                 visible=visible,
-                modulations=modulations[:3],
+                condition_BE=condition_BE,
             )
             attended_to.append(keys_values)
-            if latents is not None:
-                queries = block.cross_queries(x_BLD, rotations_LC, self.dtype)
-                x_BLD = block.cross_attend(x_BLD, queries, latents[layer], self.dtype)
-            x_BLD = block.mlp(x_BLD, self.dtype, modulations[3:])
         return self.norm(x_BLD), attended_to
 
 

@@ -46,7 +46,7 @@ def mutual_information(q: Posterior, rng: SequenceRng, *, draws: int) -> Tensor:
     the text's own among them. So it cannot exceed log N, however informative z is, and is too low near that.
     """
     mean_NU, log_variance_NU = q.mean.flatten(1).double(), q.log_variance.flatten(1).double()
-    stream, information_N = rng.stream("mutual_information"), torch.zeros(len(mean_NU), dtype=torch.float64)
+    stream, information_N = rng.stream("mutual_information"), mean_NU.new_zeros(len(mean_NU))
     for _ in range(draws):
         z_NU = q.at(stream.normal(*q.mean.shape[1:]).to(q.mean)).flatten(1).double()
         for n, z_U in enumerate(z_NU):
