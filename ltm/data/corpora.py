@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm import files, hub, registry
-from ltm.data import local_files, rows
+from ltm.data import local_files
 from ltm.data.corpus_table import KNOWN, HubSource, KnownCorpus
 from ltm.data.reading import AS_IT_IS, Reading
 from ltm.data.split import Split
@@ -53,14 +53,24 @@ def load(corpus: str, split: str, *, data_dir: Path | None = None, reading: Read
         if corpus in KNOWN:
             reading = dataclasses.replace(reading, text_column=None)
         found = local_files.read(file, known, reading)
-        documents, unit = found.documents, found.unit
-        source: dict[str, Any] = {"kind": "local", "file": file.relative_to(directory).as_posix(), **found.source}
-    elif known.hub and split in known.hub.files:
-        documents, source = _from_hub(corpus, split, known, known.hub, directory)
-        unit = known.unit
-    else:
-        raise _unknown(corpus, split, directory)
-    return Split.of(corpus, split, documents, unit=unit, detokenizer=known.detokenizer, source=source)
+        where = {"kind": "local", "file": file.relative_to(directory).as_posix()}
+        return _counted(corpus, split, found, known, where)
+    if known.hub and split in known.hub.files:
+        return _from_hub(corpus, split, known, known.hub, directory)
+    raise _unknown(corpus, split, directory)
+
+
+def _counted(corpus: str, split: str, found: local_files.Texts, known: KnownCorpus, where: dict[str, Any]) -> Split:
+    documents, tally, source = found.counted(known.detokenizer)
+    return Split.tallied(
+        corpus,
+        split,
+        documents,
+        tally,
+        unit=found.unit,
+        detokenizer=known.detokenizer,
+        source={**where, **source},
+    )
 
 
 def load_file(file: Path, *, reading: Reading = AS_IT_IS) -> Split:
@@ -74,8 +84,8 @@ def load_file(file: Path, *, reading: Reading = AS_IT_IS) -> Split:
     """
     label = local_files.label(file)
     found = local_files.read(file, KnownCorpus(), reading, named=True)
-    source = {"kind": "file", "file": printable(file.name, keep=frozenset()), **found.source}
-    return Split.of(f"text_{label}", "all", found.documents, unit=found.unit, source=source)
+    where = {"kind": "file", "file": printable(file.name, keep=frozenset())}
+    return _counted(f"text_{label}", "all", found, KnownCorpus(), where)
 
 
 def available(data_dir: Path | None = None) -> dict[str, list[str]]:
@@ -122,9 +132,7 @@ def _looked_for(corpus: str, split: str, directory: Path | None) -> str:
     return f"looked for {local_files.names(split)} in {directory / corpus}{hint}"
 
 
-def _from_hub(
-    corpus: str, split: str, known: KnownCorpus, source: HubSource, directory: Path | None
-) -> tuple[list[str], dict[str, Any]]:
+def _from_hub(corpus: str, split: str, known: KnownCorpus, source: HubSource, directory: Path | None) -> Split:
     pattern = source.files[split]
     try:
         snapshot = hub.fetch(source.repository, "dataset", (pattern,), source.revision)
@@ -133,12 +141,8 @@ def _from_hub(
             f"{corpus}/{split} is not here: {_looked_for(corpus, split, directory)}; or run once where the hub can be "
             f"reached, for {pattern}: {error}"
         ) from error
-    columns = rows.Columns(choices=(known.fields,))
-    documents: list[str] = []
-    for file in snapshot.files:
-        documents += map(known.as_in_file, rows.of_parquet(file, columns, str(file), within=None))
     part = source.rows.get(split)
-    return documents[slice(*part)] if part else documents, {
+    where = {
         "kind": "hub",
         "repository": source.repository,
         "revision": source.revision,
@@ -146,6 +150,7 @@ def _from_hub(
         "files": pattern,
         **({"rows": list(part)} if part else {}),
     }
+    return _counted(corpus, split, local_files.of_snapshot(snapshot.files, known, part), known, where)
 
 
 SIZES: Mapping[str, int] = {"train": 50_000, "validation": 1_000, "test": 1_000}

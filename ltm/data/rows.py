@@ -85,8 +85,10 @@ def of_csv(lines: Iterable[tuple[int, str]], columns: Columns, name: str, *, del
         csv.field_size_limit(before)
 
 
-def of_parquet(file: IO[bytes] | Path, columns: Columns, name: str, *, within: tuple[Reading, int] | None) -> list[str]:
-    """Return the documents of a parquet file.
+def of_parquet(
+    file: IO[bytes] | Path, columns: Columns, name: str, *, within: tuple[Reading, int] | None
+) -> Iterator[str]:
+    """Yield the documents of a parquet file, which is read a few rows at a time.
 
     Args:
         within: the limits on its text, and the size of the file in bytes; None for no limit.
@@ -97,8 +99,7 @@ def of_parquet(file: IO[bytes] | Path, columns: Columns, name: str, *, within: t
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
-    documents: list[str] = []
-    total = 0
+    number = total = 0
     try:
         with ParquetFile(file) as opened:
             names = columns.chosen(opened.schema_arrow.names, name)
@@ -109,16 +110,31 @@ def of_parquet(file: IO[bytes] | Path, columns: Columns, name: str, *, within: t
                 sizes = [chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in names]
                 if max(opened.metadata.num_rows, sum(sizes)) > (most := within[0].allowed(within[1])):
                     raise within[0].too_much(name, most=most)
-            # A few rows at a time where they may be huge.
-            for batch in opened.iter_batches(batch_size=8192 if within is None else 64, columns=list(names)):
+            # Rows may be huge.
+            for batch in opened.iter_batches(batch_size=64, columns=list(names)):
                 for row in batch.to_pylist():
-                    documents.append(_document(row, names, f"{name}, row {len(documents) + 1}"))
-                    total += len(documents[-1])
+                    number += 1
+                    document = _document(row, names, f"{name}, row {number}")
+                    total += len(document)
                     if within is not None and total > (most := within[0].allowed(within[1])):
                         raise within[0].too_much(name, most=most)
+                    yield document
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UserError(f"cannot read {name}: {bare(str(error))}; is it damaged? copy it again") from error
-    return documents
+
+
+def in_parquet(files: Iterable[Path]) -> int:
+    """Return the number of rows of parquet files, of which only the ends are read. Raises UserError: one is damaged."""
+    import pyarrow
+    from pyarrow.parquet import read_metadata
+
+    total = 0
+    for file in files:
+        try:
+            total += read_metadata(file).num_rows
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
+            raise UserError(f"cannot read {file}: {bare(str(error))}; is it damaged? copy it again") from error
+    return total
 
 
 def _document(row: Mapping[str, Any], names: Sequence[str], where: str) -> str:
