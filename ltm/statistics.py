@@ -91,26 +91,23 @@ def nats_total(nats_N: Any, tokens_N: Any, mc_var_N: Any = None) -> NatsTotal:
         raise ValueError("nats must be finite, and there must be tokens")
     tokens = math.fsum(tokens_N)
     stderr_mc = None if mc_var_N is None else math.sqrt(math.fsum(mc_var_N)) / tokens
-    return NatsTotal(
-        -math.fsum(nats_N), tokens, stderr_mc, *_bootstrap(tuple(nats_N.tolist()), tuple(tokens_N.tolist()))
-    )
+    return NatsTotal(-math.fsum(nats_N), tokens, stderr_mc, *_bootstrap(nats_N.tobytes(), tokens_N.tobytes()))
 
 
 @lru_cache(maxsize=64)
-def _bootstrap(
-    nats: tuple[float, ...], tokens: tuple[float, ...]
-) -> tuple[float | None, tuple[float, float] | None, str]:
+def _bootstrap(nats: bytes, tokens: bytes) -> tuple[float | None, tuple[float, float] | None, str]:
     """Return the standard error and the percentile interval of nats per token over resampled (nats, tokens) pairs.
 
     Percentiles pass through exp unchanged, so a perplexity's interval is the exp of this one.
     """
-    blocks = len(nats)
+    nats_N, tokens_N = np.frombuffer(nats), np.frombuffer(tokens)
+    blocks = len(nats_N)
     if blocks < 2:
         return None, None, "one block has no spread: no interval"
     from scipy.stats import bootstrap
 
     resampled = bootstrap(
-        (np.array(nats), np.array(tokens)),
+        (nats_N, tokens_N),
         lambda nats, tokens, axis: -nats.sum(axis) / tokens.sum(axis),
         paired=True,
         vectorized=True,

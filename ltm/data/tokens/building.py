@@ -166,6 +166,9 @@ class _Counts:
 
     pieces = characters = tokens = 0
 
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
     def of_shard(self, pieces: Iterator[tuple[int, Piece]]) -> Iterator[tuple[int, Piece]]:
         """Yield the pieces of the next shard."""
         end = (self.characters // SHARD_CHARACTERS + 1) * SHARD_CHARACTERS
@@ -178,11 +181,10 @@ class _Counts:
 
     def of_tokens(self, parts: Iterable[np.ndarray], total: int, show: Show | None) -> Iterator[np.ndarray]:
         """Yield the parts, and show how far they are."""
-        began, before = time.monotonic(), self.tokens
         for part in parts:
             self.tokens += len(part)
             if show is not None:
-                rate = (self.tokens - before) / max(time.monotonic() - began, 1e-9)
+                rate = self.tokens / (time.monotonic() - self._began)
                 show(min(1.0, self.characters / total), f"{count(self.tokens, 'tokens')}, {rate:,.0f} tokens/s")
             yield part
 
