@@ -9,13 +9,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm import files, hub, registry
-from ltm.data import local_files
+from ltm.data import local_files, rows
+from ltm.data import tally as tallies
 from ltm.data.corpus_table import KNOWN, HubSource, KnownCorpus
+from ltm.data.documents import Documents
 from ltm.data.reading import AS_IT_IS, Reading
 from ltm.data.split import Split
 from ltm.errors import UserError, did_you_mean
@@ -29,7 +31,8 @@ def load(corpus: str, split: str, *, data_dir: Path | None = None, reading: Read
     """Load a split by name; `data_dir` is the local directory of corpora, $LTM_DATA_DIR when None.
 
     `reading` is for local files; its column, for corpora that are not in the table. A known source takes settings after
-    its name: `topics:length=64,words=32` (`ltm.known_sources.base`).
+    its name: `topics:length=64,words=32` (`ltm.known_sources.base`). `hub:OWNER/NAME:CONFIG@REVISION` is a data set of
+    the hub, read as a stream; the last two may be left out.
 
     Raises:
         UserError: unknown corpus or split, or text that cannot be found or read; the message says how to fix it.
@@ -38,6 +41,8 @@ def load(corpus: str, split: str, *, data_dir: Path | None = None, reading: Read
     for kind, name in (("corpus", corpus), ("split", split)):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise UserError(f"{kind} name {name!r}: expected letters, digits, '.', '_' and '-', and no path")
+    if colon and corpus == "hub":
+        return _streamed(settings, split, reading)
     embedded = registry.corpus_factory(corpus) if corpus in registry.names(registry.CORPORA) else None
     if isinstance(embedded, type):
         from ltm.known_sources.base import from_settings  # which needs torch
@@ -151,6 +156,45 @@ def _from_hub(corpus: str, split: str, known: KnownCorpus, source: HubSource, di
         **({"rows": list(part)} if part else {}),
     }
     return _counted(corpus, split, local_files.of_snapshot(snapshot.files, known, part), known, where)
+
+
+def _streamed(name: str, split: str, reading: Reading) -> Split:
+    """A data set of the hub, as `datasets` streams it: row after row over the network, and nothing of it is kept."""
+    name, _, revision = name.partition("@")
+    repository, _, config = name.partition(":")
+    if not hub.is_repository(repository):
+        raise UserError(f"hub:{printable(name)}: expected hub:OWNER/NAME, or hub:OWNER/NAME:CONFIG@REVISION")
+    try:
+        commit = hub.commit_of(repository, "dataset", revision or "main")
+    except hub.HubError as error:
+        raise UserError(
+            f"hub:{name}: {error}; what was read before is found without the hub under its commit: hub:{name}@COMMIT"
+        ) from error
+    column = reading.text_column or "text"
+    columns = rows.Columns(choices=((column,),), remedy="; to read another: --text-column NAME")
+
+    def read() -> Iterator[str]:
+        import datasets
+
+        try:
+            found = datasets.load_dataset(repository, config or None, split=split, streaming=True, revision=commit)
+            for number, row in enumerate(found, start=1):
+                where = f"hub:{name}, row {number}"
+                yield rows.document_of(row, columns.chosen(row, where), where)
+        except (UserError, GeneratorExit):
+            raise
+        except Exception as error:  # its own, the HTTP library's and the operating system's errors alike
+            raise UserError(f"hub:{name}: {type(error).__name__}: {error}; repeat the command") from error
+
+    documents = Documents(read)
+    where = {"kind": "hub", "repository": repository, "config": config, "commit": commit, "text_column": column}
+    tally = tallies.kept(
+        {**where, "split": split},
+        lambda: tallies.counted(tallies.said(documents, f"reading hub:{name}"), detokenizer=None),
+    )
+    label = repository.replace("/", "--") + (f"--{config}" if config else "")
+    documents.counted(tally.documents)
+    return Split.tallied(label, split, documents, tally, unit="document", detokenizer=None, source=where)
 
 
 SIZES: Mapping[str, int] = {"train": 50_000, "validation": 1_000, "test": 1_000}

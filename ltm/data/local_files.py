@@ -110,9 +110,8 @@ def _files(directory: Path) -> dict[str, list[Path]]:
         # What is no file is refused when it is opened: it would be a mystery why it is not found.
         if split and kind.lower() in _KINDS:
             files.setdefault(split, []).append(path)
-        elif not kind and path.is_dir():
-            with contextlib.suppress(OSError, UserError):
-                files.setdefault(path.name, [_shards(path)[0].parent])
+        elif not kind and path.is_dir() and any(_kind(file) in _KINDS for file in path.iterdir()):
+            files.setdefault(path.name, []).append(path)
     return files
 
 
@@ -145,7 +144,7 @@ class Texts:
 
         version = detokenizer and detokenizer_named(detokenizer).version
         settings = {**self.settings, "detokenizer": [detokenizer, version]}
-        found = tally.kept(self.files, self.rows.stamps, settings, count)
+        found = tally.of_files(self.files, self.rows.stamps, settings, count)
         source = dict(self.source)
         if found.with_returns and self.settings["newlines"] == "universal":
             source["newlines"] = "universal"

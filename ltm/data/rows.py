@@ -59,7 +59,7 @@ def of_json_lines(lines: Iterable[tuple[int, str]], columns: Columns, name: str)
             if number == 1 and (line.startswith("[") or line.strip() == "{"):
                 raise UserError(f"{error}; a row is an object on a line, as jq -c '.[]' writes them") from None
             raise
-        yield _document(row, columns.chosen(row, where), where)
+        yield document_of(row, columns.chosen(row, where), where)
 
 
 def of_csv(lines: Iterable[tuple[int, str]], columns: Columns, name: str, *, delimiter: str) -> Iterator[str]:
@@ -78,7 +78,7 @@ def of_csv(lines: Iterable[tuple[int, str]], columns: Columns, name: str, *, del
             if row and len(row) != len(header):
                 raise UserError(f"{where}: expected {len(header)} fields, as in the header, found {len(row)}")
             if row:
-                yield _document(dict(zip(header, row, strict=True)), names, where)
+                yield document_of(dict(zip(header, row, strict=True)), names, where)
     except csv.Error as error:
         raise UserError(f"{name}, line {rows.line_num}: {error}; expected CSV as RFC 4180 has it") from error
     finally:
@@ -114,7 +114,7 @@ def of_parquet(
             for batch in opened.iter_batches(batch_size=64, columns=list(names)):
                 for row in batch.to_pylist():
                     number += 1
-                    document = _document(row, names, f"{name}, row {number}")
+                    document = document_of(row, names, f"{name}, row {number}")
                     total += len(document)
                     if within is not None and total > (most := within[0].allowed(within[1])):
                         raise within[0].too_much(name, most=most)
@@ -137,7 +137,8 @@ def in_parquet(files: Iterable[Path]) -> int:
     return total
 
 
-def _document(row: Mapping[str, Any], names: Sequence[str], where: str) -> str:
+def document_of(row: Mapping[str, Any], names: Sequence[str], where: str) -> str:
+    """Return the document of a row. Raises UserError: a column of it is no text."""
     for name in names:
         if not isinstance(row[name], str):
             raise UserError(f"{where}: field {name!r} must be text, found {type(row[name]).__name__}")

@@ -79,7 +79,7 @@ def counted(
     )
 
 
-def kept(
+def of_files(
     files: Sequence[Path], stamps: Sequence[Stamp], settings: Mapping[str, Any], count: Callable[[], Tally]
 ) -> Tally:
     """Return the tally of these files if it was kept, or count, and keep it unless a file was just written.
@@ -91,13 +91,18 @@ def kept(
     if sum(size for size, *_ in stamps) < _KEPT_FROM_BYTES:
         return count()
     named = [[str(file.resolve()), *stamp] for file, stamp in zip(files, stamps, strict=True)]
-    key = {"format": _FORMAT, "files": named, **settings}
+    return kept({"files": named, **settings}, count, keep=all(map(settled, stamps)))
+
+
+def kept(key: Mapping[str, Any], count: Callable[[], Tally], *, keep: bool = True) -> Tally:
+    """Return the tally of that key if it was kept, or count, and `keep` it."""
+    key = {"format": _FORMAT, **key}
     place = home() / "corpora" / f"{digest(key)[:32]}.json"
     if found := _read(place):
         return found
-    if not all(map(settled, stamps)):
+    if not keep:
         return count()
-    with in_turn(place.with_suffix(".lock"), work=f"reading {files[0].name}"):
+    with in_turn(place.with_suffix(".lock"), work="reading the same text"):
         if found := _read(place):
             return found
         made = count()
