@@ -19,6 +19,7 @@ import pytest
 from ltm import files, tokenizer
 from ltm.data.split import Split
 from ltm.data.tokens import building
+from ltm.data.tokens import tokenizer as of_corpus
 from ltm.data.tokens.building import token_stream
 from ltm.data.tokens.stream import TokenStream
 from ltm.data.tokens.text import CorpusText
@@ -179,3 +180,17 @@ def test_without_locks_each_goes_on_alone(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("filelock.FileLock.acquire", refused)
     assert made(tmp_path)[:].tolist() == expected()
+
+
+def test_a_tokenizer_is_trained_once_on_a_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(of_corpus, "_KEPT_FROM_BYTES", 0)
+    first = of_corpus.tokenizer_for(SPLIT, "bpe-280")
+    assert first.fingerprint == BPE.fingerprint
+    with monkeypatch.context() as patch:
+        patch.setattr(of_corpus, "build", lambda *_, **__: pytest.fail("trained again"))
+        assert of_corpus.tokenizer_for(SPLIT, "bpe-280").fingerprint == BPE.fingerprint
+    for file in (files.home() / "tokenizers").rglob("tokenizer.json"):
+        file.write_text("{")
+    assert of_corpus.tokenizer_for(SPLIT, "bpe-280").fingerprint == BPE.fingerprint
+    assert of_corpus.tokenizer_for(SPLIT, "bpe-290").fingerprint != BPE.fingerprint
+    assert of_corpus.tokenizer_for(SPLIT, "bytes").name == "bytes"
