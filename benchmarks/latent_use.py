@@ -63,8 +63,7 @@ def spread_blocks(
     if data.blocks < blocks:
         raise UserError(f"{corpus}/{split} has {data.blocks} blocks of {length} tokens; ask for as many: --blocks")
     rows = np.linspace(0, data.blocks - 1, blocks).astype(int)
-    whole = data.stream[: data.blocks * length].reshape(data.blocks, length)
-    return torch.from_numpy(whole[rows].astype(np.int64))
+    return torch.from_numpy(data.stream.rows((rows * length).tolist(), length))
 
 
 def measured(run: Run, options: argparse.Namespace) -> dict[str, Any]:

@@ -10,24 +10,25 @@ import dataclasses
 import inspect
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 # First: a model class made before this import would leave lm-eval without its own models.
 import lm_eval.models  # noqa: F401
-import numpy as np
 import torch
 from lm_eval.api.model import LM
 
 from ltm import harness_requests as asked
 from ltm import model_store
 from ltm.config import whole_number
-from ltm.data.separated_text import SeparatedText, check_round_trip, streams
+from ltm.data.separated_text import check_round_trip, streams
+from ltm.data.tokens.text import CorpusText
 from ltm.devices import choose_device
 from ltm.errors import UserError
 from ltm.evaluation import lm_eval_options, unprefixed
 from ltm.evaluation.likelihoods import LikelihoodFloat, gather
+from ltm.evaluation.rolling import Text, name_of, score_texts
 from ltm.evaluation.rows import Row, blocks, continuation, digest_of, greedy, joined
 from ltm.evaluation.runner import Runner
 from ltm.latent.base import LatentModel
@@ -197,11 +198,12 @@ class HarnessModel(LM):
             )
         return {name: (found[name].kind, found[name].draws) for name in sorted(found, key=lambda n: n != headline)}
 
-    def streams(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The tokens of each text that scoring covers, int32; see `ltm.data.separated_text`."""
+    def streams(self, texts: Sequence[Text]) -> list[Any]:
+        """The tokens of each text that scoring covers: int32 arrays, and the streams on disk of a `CorpusText`."""
         if reader := self.runner.unprefixed:
-            return unprefixed.streams(reader, texts)
-        return streams(texts, self.loaded.tokenizer)
+            return unprefixed.streams(reader, [t.whole() if isinstance(t, CorpusText) else t for t in texts])
+        tokenizer = self.loaded.tokenizer
+        return [t.tokens(tokenizer) if isinstance(t, CorpusText) else streams([t], tokenizer)[0] for t in texts]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[LikelihoodFloat]:
         """Whole texts: each is tokenised once and cut into blocks of `block_length`, the last one shorter.
@@ -214,22 +216,19 @@ class HarnessModel(LM):
         for task, numbers in asked.by_task(requests).items():
             texts = [requests[n].args[0] for n in numbers]
             streams = self.streams(texts)
-            for ids, text in zip(streams, texts, strict=True):
+            rows = []
+            for n, ids, text in zip(numbers, streams, texts, strict=True):
                 # A published tokenizer may put a token of its own before a text, or read a special token in it.
-                if not self.runner.unprefixed:
+                if not (self.runner.unprefixed or isinstance(text, CorpusText)):
                     check_round_trip(self.loaded.tokenizer, text, ids)
-            rows = [
-                self._blocks(ids, requests[n].doc_id or 0, text)
-                for n, ids, text in zip(numbers, streams, texts, strict=True)
-            ]
-            records = self._score(task, rows, companions=not self.headline_only)
-            for n, ids, found in zip(numbers, streams, records, strict=True):
-                results[n] = gather(found, stream_tokens=len(ids), headline=self.runner.scorer.model.headline())
+                rows.append((self._blocks(ids, requests[n].doc_id or 0, text), len(ids)))
+            found = score_texts(self.runner, task, rows, companions=not self.headline_only)
+            for n, value in zip(numbers, found, strict=True):
+                results[n] = value
         return results
 
-    def _blocks(self, ids: np.ndarray, document: int, text: str) -> list[Row]:
-        parts = text.documents if isinstance(text, SeparatedText) else (text,)
-        name = f"{type(text).__name__} {digest_of(*parts)} document {document}"
+    def _blocks(self, ids: Any, document: int, text: Text) -> Iterable[Row]:
+        name = f"{name_of(text)} document {document}"
         name += " headline" if self.headline_only else ""
         if reader := self.runner.unprefixed:
             return unprefixed.windows(reader, ids.tolist(), record=name, document=document, limit=self.limit_blocks)

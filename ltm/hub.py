@@ -141,6 +141,25 @@ def fetch(repository: str, kind: Kind, patterns: tuple[str, ...], revision: str 
     return HubFiles(repository=repository, commit=snapshot.name, files=files)
 
 
+def commit_of(repository: str, kind: Kind, revision: str = "main") -> str:
+    """Return the commit that `revision` names now; a commit is returned as it is, without asking.
+
+    Raises:
+        HubError: the hub cannot be reached, or has no such repository or revision.
+    """
+    if re.fullmatch("[0-9a-f]{40}", revision):
+        return revision
+    if not reachable():
+        raise HubError(f"{urllib.parse.urlsplit(endpoint()).hostname} cannot be reached")
+    import huggingface_hub
+
+    try:
+        found = huggingface_hub.HfApi(endpoint=endpoint()).repo_info(repository, repo_type=kind, revision=revision)
+    except Exception as error:  # as in `fetch`
+        raise HubError(f"{repository} at {endpoint()}: {type(error).__name__}: {error}") from error
+    return str(found.sha)
+
+
 def _matching(directory: Path, patterns: tuple[str, ...]) -> tuple[Path, ...]:
     """The files of all patterns; none at all if a pattern has no file, or lacks numbered parts of its `*`."""
     matching: list[Path] = []

@@ -101,7 +101,7 @@ class Model:
 
         model, tokenizer = self.loaded.model, self.loaded.tokenizer
         (ids,) = streams([text], tokenizer)
-        rows = blocks(ids, model.block_length, record="text", document=0)
+        rows = list(blocks(ids, model.block_length, record="text", document=0))
         scorer = BatchScorer(model, draws=draws, batch_size=None)
         kept: Any = _Kept()
         records = scorer.score(

@@ -7,12 +7,12 @@ per-block values are next to it as gzip JSONL, one object per block: {"block": 0
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import hashlib
 import json
 import math
 import re
 import shlex
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ltm.config import canonical_json, digest
 from ltm.errors import UserError
-from ltm.files import write_atomically
+from ltm.files import sha256_file, write_atomically
 from ltm.result_schema import SCHEMA, check
 from ltm.untrusted import json_lines, json_text
 from ltm.untrusted.display import bare, shown
@@ -191,8 +191,9 @@ def write_result(result: Result, results_dir: Path, *, records: Iterable[Mapping
     """
     path = result_path(results_dir, model=result.model["name"], task=result.task["name"], key=result.key)
     if records is not None:
-        lines = "".join(canonical_json(dict(record)) + "\n" for record in records)
-        data = gzip.compress(lines.encode(), mtime=0)
+        packer = zlib.compressobj(9, zlib.DEFLATED, 31)  # with gzip's header, without a time
+        lines = (packer.compress(f"{canonical_json(dict(record))}\n".encode()) for record in records)
+        data = b"".join((*lines, packer.flush()))
         sha256 = hashlib.sha256(data).hexdigest()
         file = write_atomically(path.with_name(f"{path.stem}-{sha256[:8]}.jsonl.gz"), data)
         result = dataclasses.replace(result, records={"file": file.name, "sha256": sha256})
@@ -265,6 +266,12 @@ def read_records(path: Path, result: Result) -> list[dict[str, Any]] | None:
             f"again: ltm-eval --model {model} --tasks {task} --output {output} (the field provenance.command has the "
             "options)"
         ) from None
+
+
+def check_records(path: Path, result: Result) -> None:
+    """Raise UserError unless the records of the result read from `path` are there, as they were written with it."""
+    if (records := result.records) and sha256_file(path.with_name(records["file"])) != records["sha256"]:
+        raise UserError(f"{path}: its records are damaged")
 
 
 @contextmanager

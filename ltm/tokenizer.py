@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -20,11 +20,11 @@ from ltm import hub
 from ltm.config import canonical_json
 from ltm.errors import UserError, did_you_mean
 from ltm.files import data_directory, write_atomically
+from ltm.text import cutting
+from ltm.text.cutting import BEFORE_SPACE, Piece, in_batches
 from ltm.untrusted import json_text
 from ltm.untrusted.display import shown
 from ltm.untrusted.regular_files import read_bytes
-
-K = TypeVar("K")
 
 EOS = "<|endoftext|>"
 FILE = "tokenizer.json"
@@ -39,12 +39,7 @@ _GPT2_REPOSITORIES = ("openai-community/gpt2", "gpt2")
 _GPT2_FINGERPRINT = "4a04d0f6e70072a9d11a0bd69f76f4b05db001f9ccc4e31a859907bb66f5058a"
 
 _TRAINING_CHARACTERS = 10_000_000
-_PIECE_CHARACTERS = 1 << 16
-_BATCH_CHARACTERS = 1 << 21
-
-# Between a character other than white space and a space or newline: GPT-2's pre-tokeniser always splits there and never
-# looks back, so pieces cut there have the ids of the whole.
-_SAFE_CUT = re.compile(r"\S(?=[ \n])")
+_SAMPLED_CHARACTERS = 1 << 16
 
 
 def _byte_symbols() -> list[str]:
@@ -124,21 +119,36 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of each text, int32; many at once are faster, and long texts take no more memory than their ids."""
-        if not self._merges:
-            return [self._id_of_byte[np.frombuffer(_utf8(text), np.uint8)] for text in texts]
         ids: list[list[np.ndarray]] = [[] for _ in texts]
-        for batch in in_batches((owner, piece) for owner, text in enumerate(texts) for piece in _pieces(text)):
-            pieces = [piece for _, piece in batch]
-            try:
-                encodings = self._encoder.encode_batch_fast(pieces, add_special_tokens=False)
-            except TypeError:
-                # The error of the encoder does not say which text it is about.
-                for text in texts:
-                    _utf8(text)
-                raise
-            for (owner, _), encoding in zip(batch, encodings, strict=True):
-                ids[owner].append(np.asarray(encoding.ids, dtype=np.int32))
+        pieces = ((owner, piece) for owner, text in enumerate(texts) for piece in self.pieces([text]))
+        for batch in in_batches(pieces):
+            for (owner, _), own in zip(batch, self.encode_pieces([piece for _, piece in batch]), strict=True):
+                ids[owner].append(own)
         return [np.concatenate(parts) if parts else np.empty(0, np.int32) for parts in ids]
+
+    def pieces(self, parts: Iterable[str]) -> Iterator[Piece]:
+        """Cut a text that comes in parts into pieces whose ids together are its ids; see `ltm.text.cutting`."""
+        return cutting.pieces(parts, self._cut)
+
+    def _cut(self, text: str, start: int) -> int | None:
+        return cutting.between_matches(text, start) if self._merges else cutting.anywhere(text, start)
+
+    def encode_pieces(self, pieces: Sequence[Piece]) -> list[np.ndarray]:
+        """Ids of pieces of `self.pieces`, int32; all cores share the work.
+
+        Raises:
+            UserError: half a surrogate pair, which is no character.
+        """
+        if not self._merges:
+            return [self._id_of_byte[np.frombuffer(_utf8(piece.text), np.uint8)] for piece in pieces]
+        try:
+            encodings = self._encoder.encode_batch_fast([piece.text for piece in pieces], add_special_tokens=False)
+        except TypeError:
+            # The error of the encoder does not say which text it is about.
+            for piece in pieces:
+                _utf8(piece.text)
+            raise
+        return [np.asarray(encoding.ids, dtype=np.int32) for encoding in encodings]
 
     @cached_property
     def _id_of_byte(self) -> np.ndarray:
@@ -150,11 +160,11 @@ class Tokenizer:
         Raises:
             UserError: an id outside the vocabulary.
         """
-        wanted = [int(token) for token in ids]
-        for token in wanted:
-            if not 0 <= token < self.vocab_size:
-                raise UserError(f"token id {token} is outside the vocabulary of {self.name}, 0 .. {self.bos_id}")
-        return b"".join(self._bytes[token] for token in wanted)
+        wanted = [int(token) for token in ids] if not isinstance(ids, np.ndarray) else ids.tolist()
+        if wanted and not 0 <= (least := min(wanted)) <= (most := max(wanted)) < self.vocab_size:
+            odd = least if least < 0 else most
+            raise UserError(f"token id {odd} is outside the vocabulary of {self.name}, 0 .. {self.bos_id}")
+        return b"".join(map(self._bytes.__getitem__, wanted))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text; bytes that form no character become U+FFFD."""
@@ -248,8 +258,11 @@ def _trained(size: int, documents: Iterable[str]) -> Tokenizer:
 
 
 def _sample(documents: Iterable[str]) -> Iterator[str]:
-    pieces = [piece for document in documents for piece in _pieces(document)]
-    share = min(1.0, _TRAINING_CHARACTERS / max(1, sum(map(len, pieces))))
+    if iter(documents) is documents:
+        documents = list(documents)
+    total = sum(len(piece) for document in documents for piece in _pieces(document))
+    share = min(1.0, _TRAINING_CHARACTERS / max(1, total))
+    pieces = (piece for document in documents for piece in _pieces(document))
     return (piece for n, piece in enumerate(pieces) if int((n + 1) * share) > int(n * share))
 
 
@@ -308,23 +321,10 @@ def _utf8(text: str) -> bytes:
 
 
 def _pieces(text: str) -> Iterator[str]:
+    """What training samples; it stays as it is, since another sample would be another tokenizer."""
     start = 0
     while start < len(text):
-        cut = _SAFE_CUT.search(text, start + _PIECE_CHARACTERS)
+        cut = BEFORE_SPACE.search(text, start + _SAMPLED_CHARACTERS)
         end = cut.end() if cut else len(text)
         yield text[start:end]
         start = end
-
-
-def in_batches(pieces: Iterable[tuple[K, str]]) -> Iterator[list[tuple[K, str]]]:
-    """Pieces in groups of bounded size: the encoder keeps some hundred bytes per token until a group is done."""
-    batch: list[tuple[K, str]] = []
-    characters = 0
-    for piece in pieces:
-        batch.append(piece)
-        characters += len(piece[1])
-        if characters >= _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch

@@ -15,7 +15,7 @@ from ltm.errors import UserError
 from ltm.evaluation.labels import model_labels
 from ltm.files import check_writable
 from ltm.progress import count, say
-from ltm.result import Identity, Result, read_records, read_result, result_path, write_result
+from ltm.result import Identity, Result, check_records, read_result, result_path, write_result
 from tasks import catalog, models, results
 from tasks.kinds import Task, kind
 from tasks.options import EvalOptions
@@ -100,7 +100,7 @@ class Evaluation:
         for place in (path, former):
             if os.path.exists(place) and (result := read_result(place)).model["family"] == identity.family:
                 try:
-                    read_records(place, result)
+                    check_records(place, result)
                 except UserError:
                     say(f"{place}: its records are lost or damaged: scoring again")
                     return None

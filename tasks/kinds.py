@@ -25,7 +25,8 @@ class Measurement:
 
     Attributes:
         metrics: at least one; of each name at most one is the headline.
-        records: one plain dict per item, with all that is needed to recompute the metrics or to pair models.
+        records: one plain dict per item, with all that is needed to recompute the metrics or to pair models;
+            None if there are more than a result may have.
         data: the result's `data` table: corpus, fingerprint, bytes, words, documents, source.
         seconds: time spent computing, over all runs that contributed.
         tokens: tokens scored or generated in that time.
@@ -36,7 +37,7 @@ class Measurement:
     """
 
     metrics: tuple[Metric, ...]
-    records: list[dict[str, Any]]
+    records: Sequence[Mapping[str, Any]] | None
     data: dict[str, Any]
     seconds: float
     tokens: int

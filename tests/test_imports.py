@@ -40,7 +40,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("api", "registry", "result", "result_schema"),
         ("tokenizer", "config", "devices", "statistics", "published_protocol"),
         ("files",),
-        ("untrusted",),
+        ("untrusted", "text"),
         ("rng", "hub", "progress", "errors"),
         ("untrusted.display",),
     ),

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,12 @@ import numpy as np
 from ltm.config import digest
 from ltm.errors import UserError
 from ltm.files import write_atomically
-from ltm.tokenizer import EOS, FILE, LIMITS, Tokenizer, in_batches, token_bytes, vocabulary
+from ltm.text.cutting import Piece
+from ltm.tokenizer import EOS, FILE, LIMITS, Tokenizer, token_bytes, vocabulary
 from ltm.untrusted import json_text
 from ltm.untrusted.display import bare
 from ltm.untrusted.regular_files import read_bytes
 
-_PIECE_CHARACTERS = 1 << 16
 _LOOK_AROUND = 64
 _LETTER_AND_SPACE = re.compile(r"[0-9A-Za-z](?= [0-9A-Za-z])")
 
@@ -92,29 +92,25 @@ class PretrainedTokenizer(Tokenizer):
             ["tokenizers 1", {k: v for k, v in data.items() if k not in ("version", "truncation", "padding")}]
         )
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Return the ids of each text, int32.
+    def encode_pieces(self, pieces: Sequence[Piece]) -> list[np.ndarray]:
+        """Return the ids of pieces of `self.pieces`, int32.
 
         Raises:
-            UserError: a text does not decode to itself, or is not Unicode.
+            UserError: a piece does not decode to itself, or is not Unicode.
         """
-        ids: list[list[np.ndarray]] = [[] for _ in texts]
-        pieces = (((owner, n), piece) for owner, text in enumerate(texts) for n, piece in enumerate(self._pieces(text)))
-        for batch in in_batches(pieces):
-            try:
-                wanted = [piece.encode() for _, piece in batch]
-            except UnicodeEncodeError as error:
-                before = error.object[max(0, error.start - 20) : error.start]
-                raise UserError(f"text has half a surrogate pair after {before!r}; it must be Unicode") from error
-            encoded = self._encoded([self._as_given(piece, n) for (_, n), piece in batch])
-            for ((owner, n), piece), expected, own in zip(batch, wanted, encoded, strict=True):
-                self._check(piece, expected, own, first=n == 0)
-                ids[owner].append(own)
-        return [np.concatenate(parts) for parts in ids]
+        try:
+            wanted = [piece.text.encode() for piece in pieces]
+        except UnicodeEncodeError as error:
+            before = error.object[max(0, error.start - 20) : error.start]
+            raise UserError(f"text has half a surrogate pair after {before!r}; it must be Unicode") from error
+        encoded = self._encoded([self._as_given(piece.text, first=piece.first) for piece in pieces])
+        for piece, expected, own in zip(pieces, wanted, encoded, strict=True):
+            self._check(piece.text, expected, own, first=piece.first)
+        return encoded
 
-    def _as_given(self, piece: str, number: int) -> str:
+    def _as_given(self, piece: str, *, first: bool) -> str:
         """Return what is encoded for a piece: where a space is put before every text, a later piece has it already."""
-        return piece[1:] if number and self._drop_space else piece
+        return piece[1:] if self._drop_space and not first else piece
 
     def _encoded(self, texts: Sequence[str]) -> list[np.ndarray]:
         try:
@@ -137,22 +133,19 @@ class PretrainedTokenizer(Tokenizer):
         spelt = self.decode_bytes(self._encoded([text.decode()])[0])
         return {b" " + text: True, text: False}.get(spelt)
 
-    def _pieces(self, text: str) -> Iterator[str]:
-        """Cut a text between a word and a space, where no token has both and words are told apart."""
-        start, search = 0, _PIECE_CHARACTERS
-        while self._drop_space is not None and (found := _LETTER_AND_SPACE.search(text, search)):
-            cut = search = found.end()
-            if text[cut - 1].encode() not in self._joined and self._splits(text, cut):
-                yield text[start:cut]
-                start, search = cut, cut + _PIECE_CHARACTERS
-        if start < len(text) or not text:
-            yield text[start:]
+    def _cut(self, text: str, start: int) -> int | None:
+        """Cut between a word and a space, where no token has both and words are told apart."""
+        while self._drop_space is not None and (found := _LETTER_AND_SPACE.search(text, start)):
+            start = found.end()
+            if text[start - 1].encode() not in self._joined and self._splits(text, start):
+                return start
+        return None
 
     def _splits(self, text: str, cut: int) -> bool:
         """True if the parts that are merged into tokens are the same on both sides of a cut as in the whole."""
         before, after = text[max(0, cut - _LOOK_AROUND) : cut], text[cut : cut + _LOOK_AROUND]
         whole, left = self._parts(before + after), self._parts(before)
-        right = self._parts(self._as_given(after, 1))
+        right = self._parts(self._as_given(after, first=False))
         return whole in (left + right, [*left[:-1], left[-1] + right[0], *right[1:]])
 
     def _parts(self, text: str) -> list[str]:

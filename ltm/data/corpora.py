@@ -9,13 +9,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm import files, hub, registry
 from ltm.data import local_files, rows
+from ltm.data import tally as tallies
 from ltm.data.corpus_table import KNOWN, HubSource, KnownCorpus
+from ltm.data.documents import Documents
 from ltm.data.reading import AS_IT_IS, Reading
 from ltm.data.split import Split
 from ltm.errors import UserError, did_you_mean
@@ -29,7 +31,8 @@ def load(corpus: str, split: str, *, data_dir: Path | None = None, reading: Read
     """Load a split by name; `data_dir` is the local directory of corpora, $LTM_DATA_DIR when None.
 
     `reading` is for local files; its column, for corpora that are not in the table. A known source takes settings after
-    its name: `topics:length=64,words=32` (`ltm.known_sources.base`).
+    its name: `topics:length=64,words=32` (`ltm.known_sources.base`). `hub:OWNER/NAME:CONFIG@REVISION` is a data set of
+    the hub, read as a stream; the last two may be left out.
 
     Raises:
         UserError: unknown corpus or split, or text that cannot be found or read; the message says how to fix it.
@@ -38,6 +41,8 @@ def load(corpus: str, split: str, *, data_dir: Path | None = None, reading: Read
     for kind, name in (("corpus", corpus), ("split", split)):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
             raise UserError(f"{kind} name {name!r}: expected letters, digits, '.', '_' and '-', and no path")
+    if colon and corpus == "hub":
+        return _streamed(settings, split, reading)
     embedded = registry.corpus_factory(corpus) if corpus in registry.names(registry.CORPORA) else None
     if isinstance(embedded, type):
         from ltm.known_sources.base import from_settings  # which needs torch
@@ -53,14 +58,24 @@ def load(corpus: str, split: str, *, data_dir: Path | None = None, reading: Read
         if corpus in KNOWN:
             reading = dataclasses.replace(reading, text_column=None)
         found = local_files.read(file, known, reading)
-        documents, unit = found.documents, found.unit
-        source: dict[str, Any] = {"kind": "local", "file": file.relative_to(directory).as_posix(), **found.source}
-    elif known.hub and split in known.hub.files:
-        documents, source = _from_hub(corpus, split, known, known.hub, directory)
-        unit = known.unit
-    else:
-        raise _unknown(corpus, split, directory)
-    return Split.of(corpus, split, documents, unit=unit, detokenizer=known.detokenizer, source=source)
+        where = {"kind": "local", "file": file.relative_to(directory).as_posix()}
+        return _counted(corpus, split, found, known, where)
+    if known.hub and split in known.hub.files:
+        return _from_hub(corpus, split, known, known.hub, directory)
+    raise _unknown(corpus, split, directory)
+
+
+def _counted(corpus: str, split: str, found: local_files.Texts, known: KnownCorpus, where: dict[str, Any]) -> Split:
+    documents, tally, source = found.counted(known.detokenizer)
+    return Split.tallied(
+        corpus,
+        split,
+        documents,
+        tally,
+        unit=found.unit,
+        detokenizer=known.detokenizer,
+        source={**where, **source},
+    )
 
 
 def load_file(file: Path, *, reading: Reading = AS_IT_IS) -> Split:
@@ -74,8 +89,8 @@ def load_file(file: Path, *, reading: Reading = AS_IT_IS) -> Split:
     """
     label = local_files.label(file)
     found = local_files.read(file, KnownCorpus(), reading, named=True)
-    source = {"kind": "file", "file": printable(file.name, keep=frozenset()), **found.source}
-    return Split.of(f"text_{label}", "all", found.documents, unit=found.unit, source=source)
+    where = {"kind": "file", "file": printable(file.name, keep=frozenset())}
+    return _counted(f"text_{label}", "all", found, KnownCorpus(), where)
 
 
 def available(data_dir: Path | None = None) -> dict[str, list[str]]:
@@ -122,9 +137,7 @@ def _looked_for(corpus: str, split: str, directory: Path | None) -> str:
     return f"looked for {local_files.names(split)} in {directory / corpus}{hint}"
 
 
-def _from_hub(
-    corpus: str, split: str, known: KnownCorpus, source: HubSource, directory: Path | None
-) -> tuple[list[str], dict[str, Any]]:
+def _from_hub(corpus: str, split: str, known: KnownCorpus, source: HubSource, directory: Path | None) -> Split:
     pattern = source.files[split]
     try:
         snapshot = hub.fetch(source.repository, "dataset", (pattern,), source.revision)
@@ -133,12 +146,8 @@ def _from_hub(
             f"{corpus}/{split} is not here: {_looked_for(corpus, split, directory)}; or run once where the hub can be "
             f"reached, for {pattern}: {error}"
         ) from error
-    columns = rows.Columns(choices=(known.fields,))
-    documents: list[str] = []
-    for file in snapshot.files:
-        documents += map(known.as_in_file, rows.of_parquet(file, columns, str(file), within=None))
     part = source.rows.get(split)
-    return documents[slice(*part)] if part else documents, {
+    where = {
         "kind": "hub",
         "repository": source.repository,
         "revision": source.revision,
@@ -146,6 +155,46 @@ def _from_hub(
         "files": pattern,
         **({"rows": list(part)} if part else {}),
     }
+    return _counted(corpus, split, local_files.of_snapshot(snapshot.files, known, part), known, where)
+
+
+def _streamed(name: str, split: str, reading: Reading) -> Split:
+    """A data set of the hub, as `datasets` streams it: row after row over the network, and nothing of it is kept."""
+    name, _, revision = name.partition("@")
+    repository, _, config = name.partition(":")
+    if not hub.is_repository(repository):
+        raise UserError(f"hub:{printable(name)}: expected hub:OWNER/NAME, or hub:OWNER/NAME:CONFIG@REVISION")
+    try:
+        commit = hub.commit_of(repository, "dataset", revision or "main")
+    except hub.HubError as error:
+        raise UserError(
+            f"hub:{name}: {error}; what was read before is found without the hub under its commit: hub:{name}@COMMIT"
+        ) from error
+    column = reading.text_column or "text"
+    columns = rows.Columns(choices=((column,),), remedy="; to read another: --text-column NAME")
+
+    def read() -> Iterator[str]:
+        import datasets
+
+        try:
+            found = datasets.load_dataset(repository, config or None, split=split, streaming=True, revision=commit)
+            for number, row in enumerate(found, start=1):
+                where = f"hub:{name}, row {number}"
+                yield rows.document_of(row, columns.chosen(row, where), where)
+        except (UserError, GeneratorExit):
+            raise
+        except Exception as error:  # its own, the HTTP library's and the operating system's errors alike
+            raise UserError(f"hub:{name}: {type(error).__name__}: {error}; repeat the command") from error
+
+    documents = Documents(read)
+    where = {"kind": "hub", "repository": repository, "config": config, "commit": commit, "text_column": column}
+    tally = tallies.kept(
+        {**where, "split": split},
+        lambda: tallies.counted(tallies.said(documents, f"reading hub:{name}"), detokenizer=None),
+    )
+    label = repository.replace("/", "--") + (f"--{config}" if config else "")
+    documents.counted(tally.documents)
+    return Split.tallied(label, split, documents, tally, unit="document", detokenizer=None, source=where)
 
 
 SIZES: Mapping[str, int] = {"train": 50_000, "validation": 1_000, "test": 1_000}

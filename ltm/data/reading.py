@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser
 
 NEWLINES = ("kept", "universal")
-MOST_BYTES = 4 << 30
+MOST_BYTES = 1 << 40
 """The most bytes of text in a file, unless the user says otherwise."""
+MOST_FROM_STREAMS = 4 << 30
+"""The most bytes from a pipe, which may have no end."""
 ALWAYS_ALLOWED = 64 << 20
 """Bytes that any packed file may expand to."""
 MOST_EXPANSION = 200
@@ -86,8 +88,8 @@ def add_reading_options(parser: ArgumentParser) -> None:
     group.add_argument(
         "--max-bytes",
         metavar="N",
-        help="the most text to read from one file, unpacked, such as 500M; default: 4 GiB, and from packed files no "
-        f"more than {MOST_EXPANSION} times their size",
+        help="the most text to read from one file, unpacked, such as 500M; default: 1 TiB; from pipes 4 GiB, and "
+        f"from packed files no more than {MOST_EXPANSION} times their size",
     )
     group.add_argument(
         "--newlines",

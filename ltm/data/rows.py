@@ -59,7 +59,7 @@ def of_json_lines(lines: Iterable[tuple[int, str]], columns: Columns, name: str)
             if number == 1 and (line.startswith("[") or line.strip() == "{"):
                 raise UserError(f"{error}; a row is an object on a line, as jq -c '.[]' writes them") from None
             raise
-        yield _document(row, columns.chosen(row, where), where)
+        yield document_of(row, columns.chosen(row, where), where)
 
 
 def of_csv(lines: Iterable[tuple[int, str]], columns: Columns, name: str, *, delimiter: str) -> Iterator[str]:
@@ -78,15 +78,17 @@ def of_csv(lines: Iterable[tuple[int, str]], columns: Columns, name: str, *, del
             if row and len(row) != len(header):
                 raise UserError(f"{where}: expected {len(header)} fields, as in the header, found {len(row)}")
             if row:
-                yield _document(dict(zip(header, row, strict=True)), names, where)
+                yield document_of(dict(zip(header, row, strict=True)), names, where)
     except csv.Error as error:
         raise UserError(f"{name}, line {rows.line_num}: {error}; expected CSV as RFC 4180 has it") from error
     finally:
         csv.field_size_limit(before)
 
 
-def of_parquet(file: IO[bytes] | Path, columns: Columns, name: str, *, within: tuple[Reading, int] | None) -> list[str]:
-    """Return the documents of a parquet file.
+def of_parquet(
+    file: IO[bytes] | Path, columns: Columns, name: str, *, within: tuple[Reading, int] | None
+) -> Iterator[str]:
+    """Yield the documents of a parquet file, which is read a few rows at a time.
 
     Args:
         within: the limits on its text, and the size of the file in bytes; None for no limit.
@@ -97,8 +99,7 @@ def of_parquet(file: IO[bytes] | Path, columns: Columns, name: str, *, within: t
     import pyarrow
     from pyarrow.parquet import ParquetFile
 
-    documents: list[str] = []
-    total = 0
+    number = total = 0
     try:
         with ParquetFile(file) as opened:
             names = columns.chosen(opened.schema_arrow.names, name)
@@ -109,19 +110,35 @@ def of_parquet(file: IO[bytes] | Path, columns: Columns, name: str, *, within: t
                 sizes = [chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in names]
                 if max(opened.metadata.num_rows, sum(sizes)) > (most := within[0].allowed(within[1])):
                     raise within[0].too_much(name, most=most)
-            # A few rows at a time where they may be huge.
-            for batch in opened.iter_batches(batch_size=8192 if within is None else 64, columns=list(names)):
+            # Rows may be huge.
+            for batch in opened.iter_batches(batch_size=64, columns=list(names)):
                 for row in batch.to_pylist():
-                    documents.append(_document(row, names, f"{name}, row {len(documents) + 1}"))
-                    total += len(documents[-1])
+                    number += 1
+                    document = document_of(row, names, f"{name}, row {number}")
+                    total += len(document)
                     if within is not None and total > (most := within[0].allowed(within[1])):
                         raise within[0].too_much(name, most=most)
+                    yield document
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UserError(f"cannot read {name}: {bare(str(error))}; is it damaged? copy it again") from error
-    return documents
 
 
-def _document(row: Mapping[str, Any], names: Sequence[str], where: str) -> str:
+def in_parquet(files: Iterable[Path]) -> int:
+    """Return the number of rows of parquet files, of which only the ends are read. Raises UserError: one is damaged."""
+    import pyarrow
+    from pyarrow.parquet import read_metadata
+
+    total = 0
+    for file in files:
+        try:
+            total += read_metadata(file).num_rows
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
+            raise UserError(f"cannot read {file}: {bare(str(error))}; is it damaged? copy it again") from error
+    return total
+
+
+def document_of(row: Mapping[str, Any], names: Sequence[str], where: str) -> str:
+    """Return the document of a row. Raises UserError: a column of it is no text."""
     for name in names:
         if not isinstance(row[name], str):
             raise UserError(f"{where}: field {name!r} must be text, found {type(row[name]).__name__}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ltm.data.detokenize import detokenizer as detokenizer_named
+from ltm.data.documents import Documents
+from ltm.data.tally import Tally, counted
 from ltm.errors import UserError
 from ltm.progress import count
 
@@ -17,7 +18,7 @@ class Split:
     """One split of a corpus. Make one with `Split.of`, which counts and fingerprints.
 
     Attributes:
-        documents: raw text, in order.
+        documents: raw text, in order: in memory, or `ltm.data.documents.Documents`, which are read for each pass.
         unit: what a document is; lines keep their line end, and sequences are texts of one length with nothing
             between them.
         bytes, words: of the raw text: UTF-8 bytes, and runs of anything but white space within a document.
@@ -53,25 +54,44 @@ class Split:
         Raises:
             UserError: there is no text.
         """
-        rules = f"{detokenizer} {detokenizer_named(detokenizer).version}" if detokenizer else ""
-        content = hashlib.sha256(repr(("split 1", rules, edition)).encode())
-        total = words = 0
-        for document in documents:
-            encoded = document.encode()
-            content.update(len(encoded).to_bytes(8, "little") + encoded)
-            total += len(encoded)
-            words += len(document.split())
-        if not words:
-            raise UserError(f"{corpus}/{split}: no text in {count(len(documents), 'documents')} ({_place(source)})")
+        return cls.tallied(
+            corpus,
+            split,
+            documents,
+            counted(documents, detokenizer=detokenizer, edition=edition),
+            unit=unit,
+            detokenizer=detokenizer,
+            source=source,
+        )
+
+    @classmethod
+    def tallied(
+        cls,
+        corpus: str,
+        split: str,
+        documents: Sequence[str],
+        tally: Tally,
+        *,
+        unit: Unit,
+        source: Mapping[str, Any],
+        detokenizer: str | None,
+    ) -> Split:
+        """Make a split from documents that were counted before.
+
+        Raises:
+            UserError: there is no text.
+        """
+        if not tally.words:
+            raise UserError(f"{corpus}/{split}: no text in {count(tally.documents, 'documents')} ({_place(source)})")
         return cls(
             corpus=corpus,
             split=split,
             documents=documents,
             unit=unit,
-            bytes=total,
-            words=words,
+            bytes=tally.bytes,
+            words=tally.words,
             detokenizer=detokenizer,
-            fingerprint=content.hexdigest(),
+            fingerprint=tally.fingerprint,
             source=source,
         )
 
@@ -81,9 +101,12 @@ class Split:
             return iter(self.documents)
         return map(detokenizer_named(self.detokenizer), self.documents)
 
-    def texts(self) -> list[str]:
-        """The documents as models see them, detokenised."""
-        return list(self.iter_texts())
+    def texts(self) -> Sequence[str]:
+        """The documents as models see them, detokenised; like `documents`, in memory or read anew for each pass."""
+        if isinstance(self.documents, Documents):
+            known = self.detokenizer
+            return self.documents if known is None else self.documents.map(detokenizer_named(known))
+        return [*self.iter_texts()]
 
 
 def _place(source: Mapping[str, Any]) -> str:

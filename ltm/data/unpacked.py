@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import gzip
 import io
 import lzma
 import os
+import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from ltm.data.reading import ALWAYS_ALLOWED, Reading
+from ltm.data.reading import ALWAYS_ALLOWED, MOST_FROM_STREAMS, Reading
 from ltm.errors import UserError
 from ltm.untrusted import regular_files
 from ltm.untrusted.display import printable
@@ -33,18 +35,18 @@ def name_of(file: Path) -> str:
 
 
 @contextmanager
-def opened(file: Path, reading: Reading, *, named: bool = False) -> Iterator[io.BufferedReader]:
+def opened(file: Path, reading: Reading, *, at: Path | None = None) -> Iterator[io.BufferedReader]:
     """Open a file for reading its text, unpacked if its name says that it is packed.
 
     Args:
-        named: the user named this very path, so it may be a pipe or a terminal: it is read once, to its end.
+        at: where its bytes are, if not at `file`, whose name counts.
 
     Raises:
         UserError: it cannot be read, is no file, is damaged, or has more bytes than `reading` allows.
     """
     name, suffix = name_of(file), packing(file).lower()
     try:
-        with regular_files.opened(file, streams=named) as source:
+        with regular_files.opened(file if at is None else at) as source:
             if os.fstat(source.fileno()).st_size > reading.limit:
                 raise reading.too_much(name)
             counted = _Counted(source)
@@ -56,6 +58,31 @@ def opened(file: Path, reading: Reading, *, named: bool = False) -> Iterator[io.
                 f"{name}: unpacking needs more than {_XZ_MEMORY >> 20} MiB of memory; pack it again, with xz -9 or less"
             ) from error
         raise UserError(f"cannot read {name}: {error}; is it damaged or cut short? pack or copy it again") from error
+
+
+def spool(file: Path, reading: Reading) -> Path | None:
+    """Copy a pipe or a terminal that the user named to a temporary file; None if the file can be read more than once.
+
+    The copy goes when this process ends.
+
+    Raises:
+        UserError: it cannot be read, or has more bytes than `reading` allows.
+    """
+    if regular_files.is_regular(file):
+        return None
+    most = min(reading.limit, MOST_FROM_STREAMS) if reading.max_bytes is None else reading.limit
+    descriptor, path = tempfile.mkstemp(prefix="ltm-", suffix=packing(file))
+    atexit.register(Path(path).unlink, missing_ok=True)
+    total = 0
+    try:
+        with regular_files.opened(file, streams=True) as source, open(descriptor, "wb") as copy:
+            while piece := source.read(_PIECE):
+                if (total := total + len(piece)) > most:
+                    raise reading.too_much(name_of(file), most=most)
+                copy.write(piece)
+    except OSError as error:
+        raise UserError(f"cannot keep what comes from {name_of(file)}: {error.strerror or error}") from error
+    return Path(path)
 
 
 def _limited(pieces: Iterable[bytes], packed: _Counted | None, reading: Reading, name: str) -> Iterator[bytes]:

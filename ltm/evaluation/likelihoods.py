@@ -137,3 +137,24 @@ def gather(records: Sequence[Any], *, stream_tokens: int, headline: str) -> Like
     return LikelihoodFloat(
         likelihoods, headline=headline, stream_tokens=stream_tokens, seconds=math.fsum(r["seconds"] for r in records)
     )
+
+
+def together(parts: Sequence[LikelihoodFloat], *, stream_tokens: int) -> LikelihoodFloat:
+    """Join the likelihoods of successive blocks of one text, whose `stream_tokens` are given."""
+    likelihoods = {}
+    for name, first in parts[0].likelihoods.items():
+        own = [part.likelihoods[name] for part in parts]
+        variances = [part.mc_var_N for part in own if part.mc_var_N is not None]
+        steps = [part.fast_steps_N for part in own if part.fast_steps_N is not None]
+        likelihoods[name] = BlockLikelihoods(
+            kind=first.kind,
+            draws=first.draws,
+            nats_N=np.concatenate([part.nats_N for part in own]),
+            tokens_N=np.concatenate([part.tokens_N for part in own]),
+            mc_var_N=np.concatenate(variances) if len(variances) == len(own) else None,
+            terms={term: np.concatenate([part.terms[term] for part in own]) for term in first.terms},
+            averaged=any(part.averaged for part in own),
+            fast_steps_N=np.concatenate(steps) if len(steps) == len(own) else None,
+        )
+    seconds = math.fsum(part.seconds for part in parts)
+    return LikelihoodFloat(likelihoods, headline=parts[0].headline, stream_tokens=stream_tokens, seconds=seconds)

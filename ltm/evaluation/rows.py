@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ltm.api import Sampling
+from ltm.data.tokens.stream import TokenStream
 from ltm.tokenizer import Tokenizer
 
 
@@ -21,7 +22,7 @@ class Row:
 
     Attributes:
         record: its name in the response cache.
-        tokens: int32 ids, no more than a block.
+        tokens: ids, integers of any width, no more than a block.
         context: how many leading ones are given and not scored.
         index: index of its stream of noise.
     """
@@ -61,16 +62,15 @@ def digest_of(*texts: str) -> str:
     return hashlib.sha256(repr(texts).encode(errors="surrogatepass")).hexdigest()[:24]
 
 
-def blocks(ids: np.ndarray, size: int, *, record: str, document: int, limit: int | None = None) -> list[Row]:
-    """Cut ids into rows of `size` tokens, the last one shorter, each scored given BOS alone; keep the first `limit`.
+def blocks(
+    ids: TokenStream | np.ndarray, size: int, *, record: str, document: int, limit: int | None = None
+) -> Iterator[Row]:
+    """Cut ids into rows of `size` tokens, the last one shorter, each scored given BOS alone; only the first `limit`.
 
     Block i of document d has noise index d * 2**32 + i.
     """
-    starts = range(0, len(ids), size)[:limit]
-    return [
-        Row(record=f"{record} block {i}", tokens=ids[start : start + size], context=0, index=(document << 32) + i)
-        for i, start in enumerate(starts)
-    ]
+    for i, start in enumerate(range(0, len(ids), size)[:limit]):
+        yield Row(record=f"{record} block {i}", tokens=ids[start : start + size], context=0, index=(document << 32) + i)
 
 
 def joined(encode: Callable[[str], np.ndarray], context: str, text: str) -> tuple[np.ndarray, int]:
@@ -92,7 +92,7 @@ def continuation(whole: np.ndarray, given: int, size: int, *, record: str, docum
     """
     new = len(whole) - given
     if new > size:
-        return blocks(whole[given:], size, record=record, document=document)
+        return list(blocks(whole[given:], size, record=record, document=document))
     whole = whole[-size:]
     return [Row(record=record, tokens=whole, context=len(whole) - new, index=document << 32)] if new else []
 

@@ -61,9 +61,13 @@ class Runner:
         """The noise of some sequences of a task; it depends only on seed, task and index."""
         return SequenceRng(seed_of(self.seed, task), indices)
 
-    def score(self, task: str, rows: Sequence[Row], *, companions: bool) -> list[Any]:
-        """Return the record of each row, in order; see `BatchScorer.score`."""
-        with self._at_work(task, len(rows)) as (cache, advance):
+    def score(self, task: str, rows: Sequence[Row], *, companions: bool, part: int = 0) -> list[Any]:
+        """Return the record of each row, in order; see `BatchScorer.score`.
+
+        Args:
+            part: number of these rows among the parts of a long text; each part has a file of answers of its own.
+        """
+        with self._at_work(task, len(rows), part) as (cache, advance):
             seed = seed_of(self.seed, task)
             return self.scorer.score(rows, seed=seed, companions=companions, cache=cache, advance=advance)
 
@@ -106,10 +110,11 @@ class Runner:
         ]
 
     @contextmanager
-    def _at_work(self, task: str, rows: int) -> Iterator[tuple[ResponseCache, Advance]]:
-        title = f"{self.label} {task}".strip()
+    def _at_work(self, task: str, rows: int, part: int = 0) -> Iterator[tuple[ResponseCache, Advance]]:
+        title = f"{self.label} {task}{f', part {part + 1}' if part else ''}".strip()
+        circumstances = {**self.circumstances(task), **({"part": part} if part else {})}
         with (
-            open_cache(self.cache_directory, self.circumstances(task), work=f"scoring of {title}") as cache,
+            open_cache(self.cache_directory, circumstances, work=f"scoring of {title}") as cache,
             scoring_progress(title, rows=rows) as advance,
         ):
             yield cache, advance

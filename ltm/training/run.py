@@ -93,9 +93,9 @@ def train_model(
 
     import torch
 
-    from ltm import tokenizer as tokenizers
     from ltm.data import corpora
     from ltm.data.token_dataset import TokenDataset
+    from ltm.data.tokens.tokenizer import tokenizer_for
     from ltm.files import home
     from ltm.progress import count, say, training_progress
     from ltm.training.config import total_steps
@@ -103,7 +103,7 @@ def train_model(
     from ltm.training.loop import train
 
     text = corpora.load(corpus, split, data_dir=data_dir, reading=reading)
-    tokenizer = tokenizers.build(tokenizer_name, documents=text.texts(), data_dir=data_dir)
+    tokenizer = tokenizer_for(text, tokenizer_name, data_dir=data_dir)
     model_config = dataclasses.replace(model_config, vocab_size=tokenizer.vocab_size)
     # The weights' own generator: torch's global one is forked, seeded and put back.
     with torch.random.fork_rng(devices=[]):

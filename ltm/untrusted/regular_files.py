@@ -54,6 +54,14 @@ def opened(path: Path, *, most: int | None = None, streams: bool = False) -> Ite
         yield file
 
 
+def is_regular(path: Path) -> bool:
+    """True if there is a regular file, which can be read any number of times; links to one are followed."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
 def read_bytes(path: Path, *, most: int) -> bytes:
     """Read a regular file of at most `most` bytes.
 

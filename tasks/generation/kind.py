@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm.config import digest, whole_number
 from ltm.data import corpora
+from ltm.data.tokens.text import CorpusText
 from ltm.errors import UserError
 from ltm.progress import count
 from tasks import results
@@ -77,9 +78,7 @@ class Generation(Task):
             raise UserError(f"--temperature, --top-p: {error}") from error
         self.featuriser = None if options.mauve is None else _featuriser(options.mauve, self.samples)
         self.split = corpora.load(entry.corpus, entry.split, data_dir=options.data_dir, reading=options.reading)
-        self.text = "".join(self.split.iter_texts())
         self.scorer = None if options.scorer is None else find_helper("--scorer", options.scorer)
-        self._streams: dict[str, np.ndarray] = {}
 
     def new(self, model: HarnessModel) -> int:
         """Return the number of new tokens per sample of this model."""
@@ -183,19 +182,17 @@ class Generation(Task):
         """
         from tasks.generation.passages import passages
 
-        tokenizer = model.loaded.tokenizer
-        if tokenizer.fingerprint not in self._streams:
-            self._streams[tokenizer.fingerprint] = tokenizer.encode(self.text)
-        human = passages(self._streams[tokenizer.fingerprint], self.prompt_tokens + self.new(model))
-        wanted = self.samples * (1 if self.featuriser is None else 2)
-        if len(human) < wanted and (self.prompt_tokens or self.featuriser is not None):
+        tokenizer, length = model.loaded.tokenizer, self.prompt_tokens + self.new(model)
+        stream = CorpusText(self.split).tokens(tokenizer)
+        found, wanted = len(stream) // length, self.samples * (1 if self.featuriser is None else 2)
+        if found < wanted and (self.prompt_tokens or self.featuriser is not None):
             raise UserError(
                 f"{self.entry.corpus}/{self.entry.split} in tokens of {tokenizer.name} has "
-                f"{count(len(human), 'passages')} of {count(human.shape[1], 'tokens')}, {wanted} are needed: ask for "
+                f"{count(found, 'passages')} of {count(length, 'tokens')}, {wanted} are needed: ask for "
                 "fewer --samples, shorter ones, or take a larger corpus (a task ..._openwebtext, or a task "
                 "file of your own)"
             )
-        return human
+        return passages(stream, length, most=2 * self.samples)
 
     def _generate(self, model: HarnessModel, prompts: Sequence[list[int]]) -> list[dict[str, Any]]:
         from ltm.evaluation.rows import Prompt

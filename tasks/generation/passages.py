@@ -14,6 +14,7 @@ import numpy as np
 
 from ltm.data import corpora
 from ltm.data.reading import Reading
+from ltm.data.tokens.stream import TokenStream
 from ltm.errors import UserError
 from ltm.progress import count
 from ltm.rng import seed_of
@@ -25,15 +26,16 @@ NAMES = (
 """Metrics under lm-eval."""
 
 
-def passages(stream: np.ndarray, length: int) -> np.ndarray:
-    """Cut the stream of a split into disjoint passages, (N, length), in a fixed random order.
+def passages(stream: TokenStream | np.ndarray, length: int, most: int | None = None) -> np.ndarray:
+    """Cut the stream of a split into disjoint passages, (N, length), in a fixed random order; only the first `most`.
 
     The order depends only on the number of passages, so the first n are the same in every run. A passage may begin and
     end anywhere, as a block does.
     """
     count = len(stream) // length
-    order = np.random.default_rng(seed_of("passages", count)).permutation(count)
-    return stream[: count * length].reshape(count, length)[order]
+    order = np.random.default_rng(seed_of("passages", count)).permutation(count)[:most]
+    rows = [stream[i * length : (i + 1) * length] for i in order.tolist()]
+    return np.stack(rows).astype(np.int64) if rows else np.empty((0, length), np.int64)
 
 
 def load(

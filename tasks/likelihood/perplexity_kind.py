@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 from ltm import statistics
 from ltm.data import corpora
-from ltm.data.separated_text import SeparatedText
+from ltm.data.tokens.text import CorpusText
 from ltm.errors import UserError
 from ltm.result import Identity, Metric
+from ltm.untrusted.json_lines import LINES
 from ltm.untrusted.json_text import LARGEST
 from tasks import results
 from tasks.kinds import Column, Measurement, Task
@@ -45,8 +46,7 @@ class Perplexity(Task):
             self.split = corpora.load_file(entry.path, reading=options.reading)
         else:
             self.split = corpora.load(entry.corpus, entry.split, data_dir=options.data_dir, reading=options.reading)
-        texts = self.split.iter_texts()
-        self.text = SeparatedText(texts) if options.eos_between_documents else "".join(texts)
+        self.text = CorpusText(self.split, separated=options.eos_between_documents)
         self._tokens: dict[str, int] = {}
 
     def stream_tokens(self, model: HarnessModel) -> int:
@@ -83,7 +83,7 @@ class Perplexity(Task):
         return score(model, self.entry.name, self.text, self.split)
 
 
-def score(model: HarnessModel, task: str, text: str, split: Split) -> Measurement:
+def score(model: HarnessModel, task: str, text: str | CorpusText, split: Split) -> Measurement:
     """Score a text and compute its metrics.
 
     Args:
@@ -104,7 +104,7 @@ def score(model: HarnessModel, task: str, text: str, split: Split) -> Measuremen
         raise UserError(f"{model.loaded.name} on {task}: {error}") from error
     return Measurement(
         metrics=tuple(metrics),
-        records=_records(value),
+        records=records if len(records := _Records(value)) <= LINES else None,
         data=results.data(split),
         seconds=value.seconds,
         tokens=value.tokens,
@@ -146,14 +146,27 @@ def _term(term: str, part: BlockLikelihoods, common: Mapping[str, Any]) -> Metri
     return Metric(name=f"{term.lstrip('-')}_per_token", unit="token", value=value, **{**common, "kind": "estimate"})
 
 
-def _records(value: LikelihoodFloat) -> list[dict[str, Any]]:
-    steps_N = value.blocks.fast_steps_N
-    return [
-        {
-            "block": block,
-            "tokens": int(tokens),
-            **{name: float(part.nats_N[block]) for name, part in value.likelihoods.items()},
-            **({} if steps_N is None else {"fast_steps": int(steps_N[block])}),
+class _Records(Sequence[dict[str, Any]]):
+    """The record of each block, made when it is asked for."""
+
+    def __init__(self, value: LikelihoodFloat):
+        self._value = value
+
+    def __len__(self) -> int:
+        return len(self._value.blocks.tokens_N)
+
+    @overload
+    def __getitem__(self, block: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, block: slice) -> list[dict[str, Any]]: ...
+
+    def __getitem__(self, block: int | slice) -> Any:
+        if isinstance(block, slice):
+            return [self[one] for one in range(*block.indices(len(self)))]
+        blocks = self._value.blocks
+        return {
+            "block": range(len(self))[block],
+            "tokens": int(blocks.tokens_N[block]),
+            **{name: float(part.nats_N[block]) for name, part in self._value.likelihoods.items()},
+            **({} if blocks.fast_steps_N is None else {"fast_steps": int(blocks.fast_steps_N[block])}),
         }
-        for block, tokens in enumerate(value.blocks.tokens_N)
-    ]

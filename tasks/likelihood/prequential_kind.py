@@ -43,7 +43,12 @@ class PrequentialPerplexity(Perplexity):
             return measurement
         draws = next(iter(reader.offered.values()))[1]
         flops = scored.score_flops_per_token(reader.block_length, draws)
-        common: dict[str, Any] = {"likelihood": None, "headline": False, "kind": "exact", "n": len(measurement.records)}
+        common: dict[str, Any] = {
+            "likelihood": None,
+            "headline": False,
+            "kind": "exact",
+            "n": identity.scoring["blocks"],
+        }
         return dataclasses.replace(
             measurement,
             metrics=(

@@ -57,7 +57,7 @@ def load_text(
         "source": json.dumps(text.source, sort_keys=True),
     }
     if eos_between_documents:
-        document["parts"] = text.texts()
+        document["parts"] = list(text.texts())
     return {split: datasets.Dataset.from_list([document])}
 
 

@@ -165,3 +165,22 @@ def test_one_item_has_no_interval_and_none_is_an_error():
     assert found.value == 1 and found.ci95 is None and found.stderr_data is None
     with pytest.raises(ValueError, match="at least one item"):
         statistics.means([[]], "problems")
+
+
+def test_of_very_many_blocks_groups_of_neighbours_are_resampled(monkeypatch):
+    rng = np.random.default_rng(0)
+    tokens_N = rng.integers(100, 128, 4000).astype(float)
+    nats_N = -tokens_N * rng.normal(3, 0.5, 4000)
+    one_by_one = statistics.nats_total(nats_N, tokens_N)
+    monkeypatch.setattr(statistics, "MOST_BLOCKS", 3999)
+    monkeypatch.setattr(statistics, "GROUPS", 1000)
+    grouped = statistics.nats_total(nats_N, tokens_N)
+    assert (grouped.nats, grouped.tokens) == (one_by_one.nats, one_by_one.tokens)
+    # Of independent blocks, groups say the same about the error, up to that of estimating it from 1,000 of them.
+    assert grouped.stderr_data == pytest.approx(one_by_one.stderr_data, rel=0.1)
+    assert grouped.method.startswith("percentile bootstrap over 1000 groups of 4 neighbouring blocks")
+    # Neighbours that are alike make the error larger, by the root of their number if they are the same.
+    alike = statistics.nats_total(np.repeat(nats_N[::4], 4), np.repeat(tokens_N[::4], 4))
+    monkeypatch.setattr(statistics, "MOST_BLOCKS", 4000)
+    apart = statistics.nats_total(np.repeat(nats_N[::4], 4), np.repeat(tokens_N[::4], 4))
+    assert alike.stderr_data == pytest.approx(2 * apart.stderr_data, rel=0.05)

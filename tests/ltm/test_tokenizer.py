@@ -15,6 +15,7 @@ import pytest
 from ltm import tokenizer
 from ltm.data.corpora import load
 from ltm.errors import UserError
+from ltm.text import cutting
 from ltm.tokenizer import Tokenizer, build
 
 TEXT = list(load("pydocs", "validation").documents)[:4]
@@ -97,14 +98,46 @@ def test_batches_equal_single_texts(any_tokenizer: Tokenizer) -> None:
         assert np.array_equal(one, of_batch)
 
 
+FEW_SPACES = [
+    "".join(
+        random.Random(n).choices(["word", "12", "'", "s", "'ll", "。", "熊", "!", "/", "é", "₂", "\u00a0", "ˈ"], k=99)
+    )
+    for n in range(40)
+]
+
+
 def test_pieces_have_the_ids_of_the_whole(any_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    texts = [*random_texts(300), "".join(random_texts(200)), "".join(AWKWARD), TEXT[0]]
+    texts = [*random_texts(300), "".join(random_texts(200)), "".join(AWKWARD), TEXT[0], *FEW_SPACES]
     whole = [any_tokenizer.encode(text) for text in texts]
     for size in (1, 3, 17):
-        monkeypatch.setattr(tokenizer, "_PIECE_CHARACTERS", size)
-        monkeypatch.setattr(tokenizer, "_BATCH_CHARACTERS", 5 * size)
+        monkeypatch.setattr(cutting, "PIECE_CHARACTERS", size)
+        monkeypatch.setattr(cutting, "BATCH_CHARACTERS", 5 * size)
         for text, ids in zip(texts, whole, strict=True):
             assert np.array_equal(any_tokenizer.encode(text), ids)
+            # As a whole and in parts, whatever the parts.
+            for parts in ([text], list(text), [text[:7], "", text[7:]]):
+                pieces = list(any_tokenizer.pieces(parts))
+                assert "".join(piece.text for piece in pieces) == text
+                assert [piece.first for piece in pieces] == [True] + [False] * (len(pieces) - 1)
+                assert np.array_equal(np.concatenate(any_tokenizer.encode_pieces(pieces)), ids)
+
+
+@pytest.mark.parametrize("joint", ["熊。", "word/", "a1", "1a", "!a", "x'"])
+def test_texts_without_spaces_are_cut_too(joint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutting, "PIECE_CHARACTERS", 10)
+    text = joint * 1000
+    pieces = list(build("bpe-300", documents=TEXT).pieces([text]))
+    assert "".join(piece.text for piece in pieces) == text and max(len(piece.text) for piece in pieces) < 20
+
+
+@pytest.mark.parametrize("text", ["a" * 100, "熊" * 100, "!" * 100, "'s" * 50, "\u00a0" * 100, " " * 100])
+def test_what_may_be_one_match_is_not_cut(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutting, "PIECE_CHARACTERS", 10)
+    tokenizer = build("bpe-300", documents=TEXT)
+    assert np.array_equal(
+        np.concatenate(tokenizer.encode_pieces(list(tokenizer.pieces(text)))),
+        tokenizer.encode_pieces([cutting.Piece(text, True)])[0],
+    )
 
 
 def test_saved_and_loaded(any_tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -167,7 +200,7 @@ def test_fingerprints_tell_tokenizers_apart() -> None:
 
 def test_training_takes_an_evenly_spread_part_of_much_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tokenizer, "_TRAINING_CHARACTERS", 1000)
-    monkeypatch.setattr(tokenizer, "_PIECE_CHARACTERS", 10)
+    monkeypatch.setattr(tokenizer, "_SAMPLED_CHARACTERS", 10)
     documents = [f"{letter * 9} " * 99 + letter for letter in "abcdefgh"]
     taken = list(tokenizer._sample(documents))
     assert 900 <= sum(map(len, taken)) <= 1100

@@ -92,10 +92,10 @@ def _check_report(model: HarnessModel, text: str, faults: Mapping[str, list[str]
             errors.append(f"{count(measured.tokens, 'tokens')} scored of {tokens}")
     words, size_of_raw = (sum(map(len, parts)) for parts in ((d.split() for d in raw), (d.encode() for d in raw)))
     for name, errors in faults.items():
-        if not all(name in record for record in measured.records):
+        if not all(name in record for record in measured.records or ()):
             errors.append(f"the answers have no {name}: do they come from another model?")
             continue
-        nats, counted = (math.fsum(record[part] for record in measured.records) for part in (name, "tokens"))
+        nats, counted = (math.fsum(record[part] for record in measured.records or ()) for part in (name, "tokens"))
         units = {"token_perplexity": counted, "word_perplexity": words, "bits_per_byte": None}
         for metric in measured.metrics:
             if metric.likelihood != name or metric.name not in units:

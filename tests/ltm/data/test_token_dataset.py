@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,7 +23,10 @@ import torch
 from ltm.data.corpora import load
 from ltm.data.split import Split
 from ltm.data.token_dataset import TokenDataset
+from ltm.data.tokens import stream
 from ltm.errors import UserError
+from ltm.files import stamps
+from ltm.text.cutting import Piece
 from ltm.tokenizer import Tokenizer, build
 
 BYTES = build("bytes")
@@ -48,13 +53,13 @@ def dataset(
 
 def test_the_stream_is_the_text(tmp_path: Path) -> None:
     data = dataset(tmp_path)
-    assert BYTES.decode_bytes(data.stream) == "".join(DOCUMENTS).encode()
+    assert BYTES.decode_bytes(data.stream[:]) == "".join(DOCUMENTS).encode()
     assert data.tokens == sum(map(len, DOCUMENTS)) == data.blocks * 16 + data.remainder
-    assert data.stream.dtype == np.dtype("<u2") and not data.stream.flags.writeable
+    assert data.stream.dtype == np.dtype("<u2") and not data.stream[:].flags.writeable
 
 
 def test_eos_stands_between_documents_and_nowhere_else(tmp_path: Path) -> None:
-    stream = dataset(tmp_path, eos=True).stream
+    stream = dataset(tmp_path, eos=True).stream[:]
     ends = np.flatnonzero(stream == BYTES.eos_id)
     parts = np.split(stream, ends)
     assert [BYTES.decode(part) for part in parts] == DOCUMENTS
@@ -65,10 +70,10 @@ def test_eos_stands_between_documents_and_nowhere_else(tmp_path: Path) -> None:
 def test_documents_are_encoded_by_themselves_and_detokenised(tmp_path: Path) -> None:
     trained = build("bpe-264", documents=DOCUMENTS)
     data = dataset(tmp_path, tokenizer=trained)
-    assert data.stream.tolist() == [token for text in DOCUMENTS for token in trained.encode(text)]
+    assert data.stream[:].tolist() == [token for text in DOCUMENTS for token in trained.encode(text)]
     rows = split_of([" the N herons \n"] * 9, detokenizer="ptb")
     read = TokenDataset.build(rows, BYTES, block_length=8, eos_between_documents=False, cache_dir=tmp_path)
-    assert BYTES.decode(read.stream) == "the 1 herons\n" * 9
+    assert BYTES.decode(read.stream[:]) == "the 1 herons\n" * 9
 
 
 @pytest.mark.parametrize("length", [1, 7, 16, 100])
@@ -112,24 +117,56 @@ def test_the_order_is_pinned(tmp_path: Path) -> None:
     assert "".join(BYTES.decode(row.tolist()) for row in data.batch(0, 20, seed=0)[0]) == "gidhjafebcghebcijadf"
 
 
+def shard(data: TokenDataset, number: int = 0) -> Path:
+    return data.stream.directory / f"{number:05}.tokens"
+
+
+def manifest(data: TokenDataset) -> Path:
+    return data.stream.directory / "manifest.json"
+
+
 def test_streams_are_kept_and_checked(tmp_path: Path) -> None:
     first = dataset(tmp_path)
-    written = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert set(written) == {first.file.name, first.file.with_suffix(".json").name}
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert {path.name for path in written} == {first.fingerprint, "00000.tokens", "manifest.json", "lock"}
     again = dataset(tmp_path, length=5)
-    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == written
-    assert again.fingerprint == first.fingerprint and np.array_equal(again.stream, first.stream)
-    damaged = bytearray(first.file.read_bytes())
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == written
+    assert again.fingerprint == first.fingerprint and np.array_equal(again.stream[:], first.stream[:])
+    damaged = bytearray(shard(first).read_bytes())
     damaged[11] ^= 1
-    first.file.write_bytes(damaged)
-    with pytest.raises(UserError, match=r"damaged: expected sha256 \w+, found \w+; remove .*\.json to build it anew"):
+    shard(first).write_bytes(damaged)
+    with pytest.raises(UserError, match=r"damaged: expected sha256 \w+, found \w+; remove .* to build it anew"):
         dataset(tmp_path)
-    first.file.with_suffix(".json").unlink()
-    assert BYTES.decode_bytes(dataset(tmp_path).stream) == "".join(DOCUMENTS).encode()
-    first.file.unlink()
-    assert dataset(tmp_path).tokens == again.tokens
-    first.file.with_suffix(".json").write_text("{")
-    with pytest.raises(UserError, match="cannot read the token cache"):
+    shutil.rmtree(first.stream.directory)
+    assert BYTES.decode_bytes(dataset(tmp_path).stream[:]) == "".join(DOCUMENTS).encode()
+    shard(first).unlink()
+    with pytest.raises(UserError, match="cannot read the tokens"):
+        dataset(tmp_path)
+    manifest(first).write_text("{")
+    with pytest.raises(UserError, match="cannot read the tokens"):
+        dataset(tmp_path)
+
+
+def test_what_was_verified_is_read_again_only_once_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+
+    def sha256_file(path: Path) -> str:
+        taken.append(path.name)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    monkeypatch.setattr(stream, "sha256_file", sha256_file)
+    first = dataset(tmp_path)
+    dataset(tmp_path)
+    assert len(taken) == 2  # a file that has just been written might be written again in the same tick of its clock
+    monkeypatch.setattr(stamps, "SETTLED_SECONDS", -1.0)
+    for _ in range(3):
+        dataset(tmp_path)
+    assert len(taken) == 3
+    before = shard(first).stat()
+    content = shard(first).read_bytes()
+    shard(first).write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    os.utime(shard(first), ns=(before.st_atime_ns, before.st_mtime_ns))  # the same size and time of change, set by hand
+    with pytest.raises(UserError, match="damaged"):
         dataset(tmp_path)
 
 
@@ -151,34 +188,49 @@ def test_too_little_text(tmp_path: Path) -> None:
 
 
 class WrongIds(Tokenizer):
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return [np.array([1, 256], np.int32)]
+    def encode_pieces(self, pieces: Sequence[Piece]) -> list[np.ndarray]:
+        return [np.array([1, 256], np.int32)] * len(pieces)
 
 
 def test_ids_that_no_text_has_are_refused(tmp_path: Path) -> None:
     wrong = WrongIds(BYTES._vocab, [])
     with pytest.raises(UserError, match=r"gave token ids 1 \.\. 256, but those of text are 0 \.\. 255"):
         dataset(tmp_path, tokenizer=wrong)
-    assert not list(tmp_path.iterdir())
+    assert not [*tmp_path.rglob("*.tokens"), *tmp_path.rglob("*.json")]
+
+
+class Lossy(Tokenizer):
+    def encode_pieces(self, pieces: Sequence[Piece]) -> list[np.ndarray]:
+        return super().encode_pieces([Piece(piece.text.replace("  ", " "), piece.first) for piece in pieces])
+
+
+def test_a_text_that_its_tokens_do_not_give_back_is_refused(tmp_path: Path) -> None:
+    lossy = Lossy(BYTES._vocab, [])
+    with pytest.raises(UserError, match="bytes does not give the text back: expected ' b', found 'b'"):
+        dataset(tmp_path, ["a  b"], tokenizer=lossy, length=1)
+    assert dataset(tmp_path, ["a b"], tokenizer=lossy, length=1).tokens == 3
 
 
 class ManyIds(Tokenizer):
     vocab_size = 70_000
     eos_id = 69_998
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        return [np.arange(65_530, 65_545, dtype=np.int32) for _ in texts]
+    def encode_pieces(self, pieces: Sequence[Piece]) -> list[np.ndarray]:
+        return [np.arange(65_530, 65_545, dtype=np.int32) for _ in pieces]
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return b"any"
 
 
 def test_large_vocabularies_take_wider_tokens(tmp_path: Path) -> None:
     data = dataset(tmp_path, ["any"], tokenizer=ManyIds(BYTES._vocab, []), length=5)
     assert data.stream.dtype == np.dtype("<u4")
-    assert data.stream.tolist() == list(range(65_530, 65_545))
+    assert data.stream[:].tolist() == list(range(65_530, 65_545))
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"cannot write the token cache .*name another directory"):
+    with pytest.raises(UserError, match=r"cannot write .*another directory"):
         dataset(tmp_path / "file" / "cache")
 
 
@@ -189,7 +241,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(UserError, match="No space left on device"):
         dataset(tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert not [*tmp_path.rglob("*.tokens"), *tmp_path.rglob("*.json")]
 
 
 def test_bad_arguments(tmp_path: Path) -> None:
@@ -210,8 +262,8 @@ def test_builders_at_the_same_time_agree(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(run, range(4)))
-    assert len({(data.fingerprint, data.stream.tobytes()) for data in found}) == 1
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len({(data.fingerprint, data.stream[:].tobytes()) for data in found}) == 1
+    assert len(list(tmp_path.rglob("*.tokens"))) == 1
 
 
 def test_a_builder_killed_half_way_leaves_no_stream(tmp_path: Path) -> None:
@@ -220,12 +272,13 @@ def test_a_builder_killed_half_way_leaves_no_stream(tmp_path: Path) -> None:
         from pathlib import Path
         from ltm.data import token_dataset as dataset
         from ltm.data.corpora import load
+        from ltm.data.tokens import building
         from ltm.tokenizer import build
         place = sys.argv[2]
         if place == "tokens":
             os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
         else:
-            dataset.write_atomically = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+            building.write_atomically = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
         dataset.TokenDataset.build(load("pydocs", "validation"), build("bytes"), block_length=64,
                                    eos_between_documents=False, cache_dir=Path(sys.argv[1]))
     """)
@@ -237,15 +290,15 @@ def test_a_builder_killed_half_way_leaves_no_stream(tmp_path: Path) -> None:
     for place in places:
         cache = tmp_path / place
         assert runs[place].wait(timeout=60) == -9
-        assert not list(cache.glob("*.json"))
+        assert not list(cache.rglob("*.json"))
         data = TokenDataset.build(split, BYTES, block_length=64, eos_between_documents=False, cache_dir=cache)
-        assert BYTES.decode_bytes(data.stream) == "".join(split.documents).encode()
-        assert {path.suffix for path in cache.iterdir()} == {".tokens", ".json"}
+        assert BYTES.decode_bytes(data.stream[:]) == "".join(split.documents).encode()
+        assert {path.suffix for path in cache.rglob("*.*")} == {".tokens", ".json"}
 
 
 def test_what_a_killed_builder_left_goes_though_the_stream_is_there(tmp_path: Path) -> None:
-    file = dataset(tmp_path).file
-    left = tmp_path / f".{file.name}.abcd_123.tmp"  # as earlier versions named them
+    file = shard(dataset(tmp_path))
+    left = file.with_name(f".{file.name}.00000000-1-00000000.tmp")  # of another host
     left.write_bytes(b"x")
     dataset(tmp_path)
     assert left.exists()  # its writer may be alive
@@ -261,8 +314,8 @@ def test_streams_are_for_whom_the_umask_says(mask: int, tmp_path: Path) -> None:
         dataset(tmp_path)
     finally:
         os.umask(before)
-    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o666 & ~mask}
-    assert len(list(tmp_path.iterdir())) == 2
+    written = [*tmp_path.rglob("*.tokens"), *tmp_path.rglob("*.json")]
+    assert {path.stat().st_mode & 0o777 for path in written} == {0o666 & ~mask} and len(written) == 2
 
 
 @pytest.mark.parametrize(
@@ -271,22 +324,25 @@ def test_streams_are_for_whom_the_umask_says(mask: int, tmp_path: Path) -> None:
         "null",
         "[" * 100_000,
         '{"sha256": 1}',
-        '{"sha256": "\\u001b[31m", "tokens": 1}',
-        '{"sha256": [], "tokens": 1e99}',
+        '{"complete": true, "shards": 1}',
+        '{"complete": true, "shards": [1]}',
+        '{"complete": true, "shards": [{"sha256": "\\u001b[31m", "tokens": 1}]}',
+        '{"complete": true, "shards": [{"sha256": [], "tokens": 1e99}]}',
     ],
 )
-def test_odd_descriptions_are_said(content: str, tmp_path: Path) -> None:
-    description = dataset(tmp_path).file.with_suffix(".json")
-    description.write_text(content)
-    with pytest.raises(UserError, match=r"remove .*\.json to build it anew") as error:
+def test_odd_manifests_are_said(content: str, tmp_path: Path) -> None:
+    file = manifest(dataset(tmp_path))
+    file.write_text(content)
+    with pytest.raises(UserError, match=r"remove .* to build it anew") as error:
         dataset(tmp_path)
     assert str(error.value).isprintable()
 
 
 @pytest.mark.parametrize("tokens", ["-1", "1", "true", "null", "99999999999", '"10"'])
 def test_another_number_of_tokens_is_said(tokens: str, tmp_path: Path) -> None:
-    description = dataset(tmp_path).file.with_suffix(".json")
-    written = json.loads(description.read_text())
-    description.write_text(json.dumps({**written, "tokens": json.loads(tokens)}))
-    with pytest.raises(UserError, match=r"is damaged: expected .* tokens, found \d+; remove .*\.json"):
+    file = manifest(dataset(tmp_path))
+    written = json.loads(file.read_text())
+    written["shards"][0]["tokens"] = json.loads(tokens)
+    file.write_text(json.dumps(written))
+    with pytest.raises(UserError, match=r"are damaged: expected .* tokens, found \d+; remove .*"):
         dataset(tmp_path)

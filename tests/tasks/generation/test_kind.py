@@ -295,7 +295,7 @@ def test_mauve_has_its_ceiling_and_its_floor_beside_it_and_ranks(monkeypatch, ca
     reference, own, ceiling, floor = compared
     human = [
         bytes(row.tolist()).decode(errors="replace")
-        for row in passages(task._streams[model.loaded.tokenizer.fingerprint], 20)[:20]
+        for row in task._passages(model)[:20]
     ]
     assert reference == human[10:] and ceiling == human[:10]
     assert [sorted(text.split()) for text in floor] == [sorted(text.split()) for text in ceiling]
