@@ -42,7 +42,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("files",),
         ("untrusted",),
         ("rng", "hub", "progress", "errors"),
-        ("untrusted.display",),
+        ("untrusted.display", "processes"),
     ),
     "baselines": (
         (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +11,8 @@ from ltm.data.reading import AS_IT_IS, Reading
 from ltm.devices import check_device
 from ltm.errors import UserError
 from ltm.files import check_writable
+from ltm.processes import is_lead, joined, local_device, world_size
 from ltm.training.config import DEFAULT_CORPUS
-from ltm.training.processes import is_lead, joined, world_size
 
 if TYPE_CHECKING:
     from ltm.api import LanguageModel, Preset
@@ -140,12 +139,11 @@ def train_model(
                 f"{name}: {size}, {tokenizer.name} tokenizer; {text.corpus}/{split}: {count(data.tokens, 'tokens')}, "
                 f"{count(data.blocks, 'blocks')} of {model.block_length}; {amount}"
             )
-        place = f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and world > 1 else device
         with training_progress(name, quiet=not is_lead(), tokens_per_step=tokens_per_step) as report:
             run = train_by_counting if cls.learns_by_counting else train
             folder = run(
                 name,
-                model.to(place),
+                model.to(local_device(device)),
                 data,
                 tokenizer,
                 recipe,
