@@ -41,8 +41,9 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("tokenizer", "config", "devices", "statistics", "published_protocol"),
         ("files",),
         ("untrusted",),
+        ("processes",),
         ("rng", "hub", "progress", "errors"),
-        ("untrusted.display", "processes"),
+        ("untrusted.display",),
     ),
     "baselines": (
         (

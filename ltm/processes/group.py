@@ -32,8 +32,12 @@ def world_size() -> int:
 
 
 def local_device(device: str) -> str:
-    """The device of this process: of several on a host, each has the GPU of its number there."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if device == "cuda" and world_size() > 1 else device
+    """The device of this process: of several on a host, each has the GPU of its number there.
+
+    `cuda:0` is what programs say by default, and would be that of all of them.
+    """
+    several = world_size() > 1 and device in ("cuda", "cuda:0")
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if several else device
 
 
 @contextmanager

@@ -35,11 +35,13 @@ def train_preset(
     settings: Sequence[str] = (),
     fresh: bool = False,
     extend: bool = False,
+    wait: bool = False,
 ) -> Path:
     """Train a preset, or resume the run in `output` unless it is complete; returns the final step folder.
 
     Args:
         extend: go on from a complete run to a larger budget; see `ltm.training.loop.train`.
+        wait: for another process that trains in `output`, instead of refusing.
 
     Raises:
         UserError: unknown name, corpus or setting; a corpus smaller than a block; another run in `output`.
@@ -63,6 +65,7 @@ def train_preset(
         device=device,
         fresh=fresh,
         extend=extend,
+        wait=wait,
     )
 
 
@@ -81,6 +84,7 @@ def train_model(
     device: str = "cpu",
     fresh: bool = False,
     extend: bool = False,
+    wait: bool = False,
 ) -> Path:
     """Train a model of any config and recipe, as `train_preset` does; its `vocab_size` comes from the tokenizer."""
     if recipe.batch % (world := world_size()):
@@ -130,7 +134,7 @@ def train_model(
     updates = total_steps(recipe, model.block_length, cost.train_flops_per_token)
     tokens_per_step = recipe.batch * recipe.accumulation * model.block_length
     # The lead process locks and prepares the directory; then the others join it.
-    with _owned(output, fresh=fresh), joined(device):
+    with _owned(output, fresh=fresh, wait=wait), joined(device):
         if is_lead():
             size, amount = count(cost.parameters, "parameters"), count(updates, "updates") if updates else recipe.budget
             if cls.learns_by_counting:  # what is counted becomes the parameters
@@ -170,7 +174,7 @@ def _misfit(text: Split, tokenizer: str, block_length: int) -> str | None:
 
 
 @contextmanager
-def _owned(output: Path, *, fresh: bool) -> Iterator[None]:
+def _owned(output: Path, *, fresh: bool, wait: bool) -> Iterator[None]:
     """Lock `output` against other commands while the block runs; with `fresh`, first delete the run in it."""
     if not is_lead():
         yield
@@ -179,7 +183,7 @@ def _owned(output: Path, *, fresh: bool) -> Iterator[None]:
     from ltm.progress import say
     from ltm.training import checkpoint, log
 
-    with locked(output / checkpoint.LOCK, work=f"training in {output}") as notice:
+    with locked(output / checkpoint.LOCK, work=f"training in {output}", wait=wait) as notice:
         if notice:
             say(notice)
         if fresh:
