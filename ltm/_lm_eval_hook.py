@@ -4,8 +4,8 @@ A line of `latent_thought_bench.pth` imports this module when Python starts, so 
 loaded already. It waits until lm-eval is imported, then does five things: registers the entry points of the group
 `lm_eval.models`, adds our task directory to those that are searched, shows our models and tasks the options of an
 evaluation, which lm-eval keeps to itself, lets one of several processes return results, and ends the command `lm_eval`
-at a user's mistake in one line. Models that lm-eval knows by then, from its own search of entry points or any other way,
-are left alone. LTM_NO_LM_EVAL_HOOK=1 turns all of it off.
+at a user's mistake in one line. Models that lm-eval knows by then, from its own search of entry points or any other
+way, are left alone. LTM_NO_LM_EVAL_HOOK=1 turns all of it off.
 """
 
 from __future__ import annotations
