@@ -23,7 +23,8 @@ from ltm.latent.model import LatentThoughtModel
 from ltm.nn.transformer import Stack, set_matmul_dtype
 from ltm.rng import SequenceRng
 from ltm.training.config import TrainConfig
-from ltm.training.loop import Run, settle, update
+from ltm.training.loop import settle, update
+from ltm.training.state import Run
 
 VOCAB_SIZE = 2049
 GPT2_SIZE = 50258

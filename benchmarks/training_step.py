@@ -32,7 +32,8 @@ from ltm.errors import UserError, run_command
 from ltm.files import write_atomically
 from ltm.nn.transformer import set_matmul_dtype
 from ltm.training.config import TrainConfig
-from ltm.training.loop import Run, settle, update
+from ltm.training.loop import settle, update
+from ltm.training.state import Run
 
 OURS = "ltm-train"
 

@@ -1,11 +1,11 @@
 """Makes `lm_eval --model ltm --tasks ltm_ptb` work in releases of lm-eval that look for no plugins themselves.
 
 A line of `latent_thought_bench.pth` imports this module when Python starts, so it imports nothing that is not
-loaded already. It waits until lm-eval is imported, then does four things: registers the entry points of the group
+loaded already. It waits until lm-eval is imported, then does five things: registers the entry points of the group
 `lm_eval.models`, adds our task directory to those that are searched, shows our models and tasks the options of an
-evaluation, which lm-eval keeps to itself, and ends the command `lm_eval` at a user's mistake in one line. Models that
-lm-eval knows by then, from its own search of entry points or any other way, are left alone. LTM_NO_LM_EVAL_HOOK=1 turns
-all of it off.
+evaluation, which lm-eval keeps to itself, lets one of several processes return results, and ends the command `lm_eval`
+at a user's mistake in one line. Models that lm-eval knows by then, from its own search of entry points or any other
+way, are left alone. LTM_NO_LM_EVAL_HOOK=1 turns all of it off.
 """
 
 from __future__ import annotations
@@ -74,6 +74,17 @@ def _show_options(module: Any) -> None:
             return lm_eval_options.marked(original(*call.args, **call.kwargs), cut)
 
     module.evaluate = evaluate
+
+    simply = module.simple_evaluate
+
+    @functools.wraps(simply)
+    def simple_evaluate(*args: Any, **kwargs: Any) -> Any:
+        results = simply(*args, **kwargs)
+        # lm-eval lets the first process of every host write; of our models' processes one writes for all.
+        ours = results is not None and "weights_digest" in results.get("config", {})
+        return None if ours and os.environ.get("RANK", "0") != "0" else results
+
+    module.simple_evaluate = simple_evaluate
 
 
 def _end_in_one_line(module: Any) -> None:

@@ -70,6 +70,9 @@ def run_command(main: Callable[[], int | None]) -> int:
     # Before torch is imported: threads that wait for each other spin this long, then sleep. By default they spin thirty
     # times longer, and next to another busy program small models then run at a twentieth of their speed.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        # torch would warn, in every process, that a family uses all of its parameters.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A question mark for what a terminal cannot show, such as ≤, and for names of files that are no text.
         with suppress(OSError):  # of a descriptor that became a pipe after Python had opened a file there

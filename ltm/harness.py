@@ -32,6 +32,7 @@ from ltm.evaluation.rolling import Text, name_of, score_texts
 from ltm.evaluation.rows import Row, blocks, continuation, digest_of, greedy, joined
 from ltm.evaluation.runner import Runner
 from ltm.latent.base import LatentModel
+from ltm.processes import is_lead, local_device
 from ltm.progress import count
 from ltm.rng import SequenceRng
 
@@ -91,6 +92,8 @@ class HarnessModel(LM):
         **unknown: Any,
     ):
         super().__init__()
+        if not is_lead():  # whose warnings are those of all
+            logging.getLogger("ltm").setLevel(logging.ERROR)
         lm_eval_options.check_other_arguments(unknown, inspect.signature(type(self).__init__).parameters)
         if (pretrained is None) == (path is None):
             raise UserError("model_args: expected one of pretrained=NAME_OR_PATH and path=PATH")
@@ -103,7 +106,7 @@ class HarnessModel(LM):
         draws = None if draws is None else whole_number("draws", draws, least=1)
         rows, most_rows = lm_eval_options.rows_per_batch(batch_size, max_batch_size)
         self.limit_blocks = None if limit_blocks is None else whole_number("limit_blocks", limit_blocks, least=1)
-        target = choose_device(device)
+        target = local_device(choose_device(device))
         loaded = model_store.load(path if pretrained is None else pretrained, checkpoint, settings, target, dtype=dtype)
         model = loaded.model.to(device=target, dtype=getattr(torch, dtype)).eval()
         self.loaded = dataclasses.replace(loaded, model=model)

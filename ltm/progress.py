@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,8 +22,15 @@ Advance = Callable[[int, int], None]
 """Called with the number of rows done since the last call, and of tokens scored or drawn for them."""
 
 
+def silent() -> bool:
+    """True in all of several processes but the first, which speaks for them."""
+    return os.environ.get("RANK", "0") != "0"
+
+
 def say(text: str) -> None:
     """Print one line to stderr, in printable characters."""
+    if silent():
+        return
     print(printable(text), file=sys.stderr, flush=True)
 
 
@@ -51,6 +59,9 @@ Show = Callable[[float, str], None]
 @contextmanager
 def display(title: str, *, transient: bool = False) -> Iterator[Show]:
     """Show a bar on a terminal, lines elsewhere, each with the time left."""
+    if silent():
+        yield lambda *_: None
+        return
     from rich.console import Console
 
     console, began = Console(stderr=True), time.monotonic()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ltm.data.reading import Reading, add_reading_options
 from ltm.errors import run_command
-from ltm.training.processes import is_lead
+from ltm.processes import is_lead
 from ltm.training.run import train_preset
 
 RESULTS = Path("results")

@@ -15,6 +15,7 @@ from typing import Any
 from ltm.data.reading import add_reading_options
 from ltm.errors import UserError, run_command
 from ltm.files import expanded
+from ltm.processes import is_lead
 from ltm.untrusted.display import printable
 
 EPILOG = """examples:
@@ -174,7 +175,10 @@ def _main(parsed: argparse.Namespace, arguments: Sequence[str] | None) -> int:
     with _data_directory(options.data_dir):
         evaluation = Evaluation(models, tasks, options, checkpoint=checkpoint)
         _quieten()
-        report.show(evaluation.run(command), options)
+        made = evaluation.run(command)
+        if not is_lead():
+            return 0
+        report.show(made, options)
     print(printable(f"\nnext: ltm-leaderboard build --results {shlex.quote(str(options.output))}"))
     return 0
 
@@ -227,7 +231,7 @@ def _quieten() -> None:
     """Silence the harness, and go offline once data and models have been found."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING if is_lead() else logging.ERROR)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
 
 

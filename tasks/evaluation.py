@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ltm import model_store
 from ltm.data import corpora
 from ltm.errors import UserError
 from ltm.evaluation.labels import model_labels
 from ltm.files import check_writable
+from ltm.processes import from_lead
 from ltm.progress import count, say
 from ltm.result import Identity, Result, check_records, read_result, result_path, write_result
 from tasks import catalog, models, results
@@ -107,13 +108,21 @@ class Evaluation:
                 return result, place
         return None
 
+    def _written(
+        self, path: Path, identity: Identity, result: Result, records: Sequence[Mapping[str, Any]]
+    ) -> tuple[Result, Path]:
+        """Write a result, unless another command has done so meanwhile; return the one that is there."""
+        if done := self._done(path, identity):
+            return done
+        return result, write_result(result, self.options.output, records=records)
+
     def _evaluate(self, model: HarnessModel, task: Task, command: str) -> Result:
         title, identity = f"{model.runner.label} on {task.entry.name}", task.identity(model)
         path = result_path(self.options.output, model=model.loaded.name, task=task.entry.name, key=identity.key)
-        if done := self._done(path, identity):
+        if found := from_lead(lambda: self._done(path, identity)):
             from ltm.evaluation.code import model_code
 
-            result, path = done
+            result, path = found
             say(f"{title}: {result.status}, nothing to do ({path})")
             code = model_code(type(model.loaded.model))
             if result.model.get("code", code) != code:
@@ -130,8 +139,9 @@ class Evaluation:
             matmul=model.loaded.model.inference_matmul,
         )
         result = results.build(identity, measurement, model, record)
-        path = write_result(result, self.options.output, records=measurement.records)
-        say(f"{title}: written to {path}")
+        own = result.provenance
+        result, path = from_lead(lambda: self._written(path, identity, result, measurement.records))
+        say(f"{title}: written {'' if result.provenance == own else 'meanwhile by another command '}to {path}")
         for note in measurement.notes:
             say(f"{title}: {note}")
         if warning := results.too_good(result):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm.errors import UserError
+from ltm.processes import is_lead
 from ltm.result import Identity, Interval, Metric, Result, result_path
 from ltm.untrusted.display import printable
 from tasks.kinds import Measurement
@@ -126,6 +127,7 @@ def write_figure(figure: Any, *, title: str, key: str, output: Path) -> str:
     """
     model, _, task = title.partition(" on ")
     path = result_path(output, model=model, task=task, key=key).with_suffix(".svg")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+    if is_lead():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata={"Date": None})
     return f"figure written to {path}"

@@ -41,6 +41,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("tokenizer", "config", "devices", "statistics", "published_protocol"),
         ("files",),
         ("untrusted", "text"),
+        ("processes",),
         ("rng", "hub", "progress", "errors"),
         ("untrusted.display",),
     ),

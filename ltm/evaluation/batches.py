@@ -5,6 +5,7 @@ Shapes: B rows of a batch, L tokens.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -19,6 +20,7 @@ from ltm.evaluation.cache import ResponseCache
 from ltm.evaluation.rows import Row, padded
 from ltm.evaluation.unprefixed import Unprefixed
 from ltm.latent.prequential import Prequential
+from ltm.processes import of_each, rank, world_size
 from ltm.progress import Advance
 from ltm.rng import SequenceRng
 
@@ -74,11 +76,31 @@ class BatchScorer:
     ) -> Iterator[tuple[Sequence[Item], Answer]]:
         """Yield consecutive batches of items, each with what `compute` makes of it.
 
-        A batch that memory does not hold is tried again at half the size, as are all later ones.
+        Several processes share the batches out, one to each in turn, and exchange what they made of them before the
+        next, so that every process yields all of them and no more than one batch of each is lost when they are stopped.
+        The batches are those of one process, since floats are rounded differently in others.
+
+        A batch that memory does not hold is tried again at half the size, as are all later ones of the process.
 
         Raises:
             UserError: memory does not hold a single item.
         """
+        batches = [items[start : start + self.batch_size] for start in range(0, len(items), self.batch_size)]
+        if world_size() == 1:
+            for batch in batches:
+                yield from self._halved(batch, compute)
+            return
+        for start in range(0, len(batches), world_size()):
+            # Each process makes something of its own batch, the last ones perhaps of none.
+            own = start + rank()
+            of_own = functools.partial(self._halved, batches[own] if own < len(batches) else [], compute)
+            for computed in of_each(lambda made=of_own: list(made())):  # type: ignore[misc]
+                yield from computed
+
+    def _halved(
+        self, items: Sequence[Item], compute: Callable[[Sequence[Item]], Answer]
+    ) -> Iterator[tuple[Sequence[Item], Answer]]:
+        """Yield batches that memory holds, of items that may be too many for it."""
         while items:
             batch = items[: self.batch_size]
             try:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from ltm.config import canonical_json, digest
 from ltm.errors import UserError
 from ltm.files import check_held, locked, write_atomically
+from ltm.processes import from_lead, world_size
 from ltm.progress import count
 from ltm.untrusted import regular_files
 
@@ -58,9 +59,41 @@ class ResponseCache:
         self._records.update(records)
 
 
+class SharedCache(ResponseCache):
+    """The cache in a process that another one keeps it for."""
+
+    def add(self, records: Mapping[str, Any]) -> None:
+        """Remember records, which the first process writes."""
+        self._records.update(records)
+
+
 def cache_path(directory: Path, circumstances: Mapping[str, Any]) -> Path:
     """The file for these circumstances: everything that can change a number, as plain data, and nothing else."""
     return directory / f"{digest({'schema': SCHEMA, **circumstances})[:32]}.jsonl"
+
+
+@contextmanager
+def open_for_all(
+    directory: Path, circumstances: Mapping[str, Any], records: Iterable[str], *, work: str
+) -> Iterator[ResponseCache]:
+    """`open_cache`, for all processes of a command at once: the first opens it, and tells the others what it has.
+
+    Args:
+        records: those that may be asked for; the same in every process.
+    """
+    if world_size() == 1:
+        with open_cache(directory, circumstances, work=work) as cache:
+            yield cache
+        return
+    with ExitStack() as stack:
+        own: list[ResponseCache] = []
+
+        def known() -> dict[str, Any]:
+            own.append(stack.enter_context(open_cache(directory, circumstances, work=work)))
+            return {name: own[0][name] for name in records if name in own[0]}
+
+        found = from_lead(known)
+        yield own[0] if own else SharedCache(cache_path(directory, circumstances), found)
 
 
 @contextmanager
@@ -69,8 +102,10 @@ def open_cache(directory: Path, circumstances: Mapping[str, Any], *, work: str) 
 
     A line cut short by a kill is dropped; a line that is damaged otherwise is dropped with a warning.
 
+    While another process has it open, this waits, and says so; then that one's answers are there.
+
     Raises:
-        UserError: another process has it open, or the directory cannot be written.
+        UserError: this process has it open already, or the directory cannot be written.
     """
     path = cache_path(directory, circumstances)
     try:
@@ -79,7 +114,7 @@ def open_cache(directory: Path, circumstances: Mapping[str, Any], *, work: str) 
         raise UserError(
             f"cannot make {directory}: {error.strerror}; make room there, or set LTM_HOME to a directory of your own"
         ) from error
-    with locked(_lock(path), work=work) as notice:
+    with locked(_lock(path), work=work, wait=True) as notice:
         if notice:
             log.warning("%s", notice)
         if not path.exists():

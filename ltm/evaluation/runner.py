@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from ltm.api import LoadedModel
+from ltm.config import canonical_json
+from ltm.errors import UserError
 from ltm.evaluation.batches import BatchScorer
-from ltm.evaluation.cache import ResponseCache, open_cache
+from ltm.evaluation.cache import ResponseCache, open_for_all
 from ltm.evaluation.code import class_name, code_digest
-from ltm.evaluation.rows import Prompt, Row
+from ltm.evaluation.rows import Prompt, Row, digest_of
 from ltm.evaluation.unprefixed import Unprefixed
 from ltm.files import home
 from ltm.latent.prequential import Prequential
+from ltm.processes import of_each
 from ltm.progress import Advance, scoring_progress
 from ltm.rng import SequenceRng, SplitNoise, seed_of
 
@@ -67,7 +70,7 @@ class Runner:
         Args:
             part: number of these rows among the parts of a long text; each part has a file of answers of its own.
         """
-        with self._at_work(task, len(rows), part) as (cache, advance):
+        with self._at_work(task, [row.record for row in rows], part) as (cache, advance):
             seed = seed_of(self.seed, task)
             return self.scorer.score(rows, seed=seed, companions=companions, cache=cache, advance=advance)
 
@@ -77,7 +80,7 @@ class Runner:
 
     def generations(self, task: str, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
         """Return the record of each prompt, in order: {"tokens": new ones, "network_evaluations": n, "seconds": s}."""
-        with self._at_work(task, len(prompts)) as (cache, advance):
+        with self._at_work(task, [prompt.record for prompt in prompts]) as (cache, advance):
             todo = {prompt.record: prompt for prompt in prompts if prompt.record not in cache}
             advance(len(prompts) - len(todo), 0)
             # A call has one answer length and one way of sampling; prompts of similar length decode best together.
@@ -110,12 +113,19 @@ class Runner:
         ]
 
     @contextmanager
-    def _at_work(self, task: str, rows: int, part: int = 0) -> Iterator[tuple[ResponseCache, Advance]]:
+    def _at_work(
+        self, task: str, records: Sequence[str], part: int = 0
+    ) -> Iterator[tuple[ResponseCache, Advance]]:
         title = f"{self.label} {task}{f', part {part + 1}' if part else ''}".strip()
-        circumstances = {**self.circumstances(task), **({"part": part} if part else {})}
+        work, circumstances = f"scoring of {title}", {**self.circumstances(task), **({"part": part} if part else {})}
+        if len(set(of_each(lambda: digest_of(canonical_json(circumstances), *records)))) > 1:
+            raise UserError(
+                f"{work}: the processes of this command were asked for different things; they need one command, the "
+                "same files and the same versions"
+            )
         with (
-            open_cache(self.cache_directory, circumstances, work=f"scoring of {title}") as cache,
-            scoring_progress(title, rows=rows) as advance,
+            open_for_all(self.cache_directory, circumstances, records, work=work) as cache,
+            scoring_progress(title, rows=len(records)) as advance,
         ):
             yield cache, advance
 

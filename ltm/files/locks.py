@@ -29,42 +29,49 @@ from typing import Any
 
 from ltm.errors import UserError
 from ltm.files.whole import write_atomically
-from ltm.progress import count
+from ltm.progress import count, say
 from ltm.untrusted import json_text, regular_files
 from ltm.untrusted.display import bare, shown
 
 BEAT_SECONDS = 20.0
 DEAD_SECONDS = 300.0
 """Far more than a beat: caches of network file systems show a touch late, and long calls may hold up the thread."""
+WAIT_SECONDS = 0.5
+"""Between two looks at a lock that is waited for."""
 _RECORD = json_text.Limits(bytes=10_000, depth=4, string=1_000, values=100, controls=True)
 _held: dict[Path, str] = {}
 """The nonces of this process's own records, by lock file."""
 
 
+class _Taken(UserError):
+    """Another process is at the work, or may be."""
+
+
 @contextmanager
-def locked(path: Path, *, work: str) -> Iterator[str | None]:
+def locked(path: Path, *, work: str, wait: bool = False) -> Iterator[str | None]:
     """Hold the lock file `path` while the block runs; yields a notice about an owner that died, or None.
+
+    Args:
+        wait: for another process that is at `work`, and say so, instead of refusing. One that is silent for
+            `DEAD_SECONDS` is not waited for any longer.
 
     Raises:
         UserError: another process is at `work`, or one on another host may be; or the file cannot be locked.
     """
-    from filelock import FileLock, Timeout
-
     owner = _owner(path)
-    try:
-        held = FileLock(path, timeout=0).acquire()
-    except Timeout:
-        raise UserError(
-            f"{work} is already under way: {_describe(_read(owner))}; wait for it, or stop it (if it is dead, and its "
-            f"file server keeps its lock: delete {path} and {owner})"
-        ) from None
-    except (OSError, NotImplementedError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"no lock on {path}: {reason}; make room there, or set LTM_HOME to a directory of your own"
-        ) from (error)
+    said = False
+    while True:
+        try:
+            held, notice = _acquired(path, owner, work)
+            break
+        except _Taken as error:
+            if not wait or path in _held:
+                raise
+            if not said:
+                say(f"{str(error).partition('; ')[0]}; waiting for it")
+                said = True
+        time.sleep(WAIT_SECONDS)
     with held:
-        notice = _notice(path, owner, work)
         nonce = secrets.token_hex(8)
         record = {"pid": os.getpid(), "host": platform.node(), "since": time.time(), "nonce": nonce}
         write_atomically(owner, json.dumps(record).encode())
@@ -79,6 +86,29 @@ def locked(path: Path, *, work: str) -> Iterator[str | None]:
             if _read(owner).get("nonce") == nonce:
                 with suppress(OSError):  # at worst it is found to be dead
                     owner.unlink()
+
+
+def _acquired(path: Path, owner: Path, work: str) -> tuple[Any, str | None]:
+    """The operating system's lock, and what to say of an earlier owner."""
+    from filelock import FileLock, Timeout
+
+    try:
+        held = FileLock(path, timeout=0).acquire()
+    except Timeout:
+        raise _Taken(
+            f"{work} is already under way: {_describe(_read(owner))}; wait for it, or stop it (if it is dead, and its "
+            f"file server keeps its lock: delete {path} and {owner})"
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"no lock on {path}: {reason}; make room there, or set LTM_HOME to a directory of your own"
+        ) from (error)
+    try:
+        return held, _notice(path, owner, work)
+    except BaseException:
+        held.lock.release()
+        raise
 
 
 def check_held(path: Path) -> None:
@@ -124,7 +154,7 @@ def _notice(path: Path, owner: Path, work: str) -> str | None:
         return f"an earlier run did not end well: {_describe(before)}; going on from what it recorded"
     # A touch that seems to lie ahead is from before the server's clock was set back, so not from a moment ago.
     if (silent := abs(_untouched(path, owner))) < DEAD_SECONDS:
-        raise UserError(
+        raise _Taken(
             f"{work} may be under way on another machine: {_describe(before)}, last seen {silent:.0f} seconds ago; "
             f"after {DEAD_SECONDS / 60:.0f} minutes without a sign of life the same command takes it over; if you know "
             f"that run to be dead, delete {owner}"

@@ -16,10 +16,10 @@ from ltm.api import LanguageModel
 from ltm.config import settled, to_dict
 from ltm.devices import device_name
 from ltm.errors import UserError
+from ltm.processes import world_size
 from ltm.progress import count, say
 from ltm.training import checkpoint
 from ltm.training.config import TrainConfig, parse_budget, total_steps
-from ltm.training.processes import world_size
 from ltm.training.resuming import NO_EFFECT, grown, refuse_other_run
 
 if TYPE_CHECKING:

@@ -7,143 +7,33 @@ bit on a CPU, and several processes (torchrun) see the batches that one would.
 from __future__ import annotations
 
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from ltm.api import LanguageModel
 from ltm.config import AUTO, settled, to_dict
 from ltm.devices import device_name, threads_for
-from ltm.errors import UserError
+from ltm.errors import UserError, first_line
 from ltm.files import check_held
 from ltm.nn.transformer import Stack, set_matmul_dtype
+from ltm.processes import agreed, is_lead, largest, lost, rank, world_size
 from ltm.progress import say
 from ltm.rng import SequenceRng
 from ltm.training import checkpoint
 from ltm.training import log as training_log
 from ltm.training.config import TrainConfig, parse_budget, total_steps
-from ltm.training.processes import agreed, is_lead, rank, world_size
+from ltm.training.interrupts import deferred_interrupts
 from ltm.training.resuming import NO_EFFECT, extended, grown, recorded_recipe, refuse_other_run
-from ltm.training.weights import check_alike
+from ltm.training.state import Run
 
 if TYPE_CHECKING:
     from ltm.data.token_dataset import TokenDataset
     from ltm.tokenizer import Tokenizer
-
-
-@dataclass(slots=True)
-class Run:
-    """The state of a run between two updates; what a checkpoint holds."""
-
-    model: LanguageModel
-    optimizer: torch.optim.AdamW
-    average: dict[str, Tensor]
-    step: int = 0
-    seconds: float = 0.0
-
-    @classmethod
-    def new(cls, model: LanguageModel, config: TrainConfig) -> Run:
-        """Start with a fresh optimiser; weight decay is for matrices, not for norms and other vectors."""
-        groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-        for name, p in model.named_parameters():
-            groups.setdefault((config.weight_decay if p.ndim > 1 else 0.0, model.rate_of(name)), []).append(p)
-        optimizer = torch.optim.AdamW(
-            [{"params": own, "weight_decay": decay, "rate": rate} for (decay, rate), own in groups.items()],
-            lr=config.lr,
-            betas=(config.beta1, config.beta2),
-            fused=True,
-        )
-        average = {k: v.detach().clone() for k, v in model.state_dict().items()} if config.ema else {}
-        return cls(model, optimizer, average)
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything except the scored weights, as named tensors."""
-        tensors = {f"weights.{k}": v for k, v in self.model.state_dict().items()} if self.average else {}
-        for name, p in self.model.named_parameters():
-            for key, value in self.optimizer.state.get(p, {}).items():
-                tensors[f"adam.{key}.{name}"] = value
-        tensors["run"] = torch.tensor([self.step, self.seconds], dtype=torch.float64)
-        return tensors
-
-    def restore(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-        """Restore the state from the tensors of a checkpoint.
-
-        Raises:
-            UserError: they are not the tensors of such a run.
-        """
-        self._check(weights, state)
-        raw = {k.removeprefix("weights."): v for k, v in state.items() if k.startswith("weights.")}
-        self.model.load_state_dict(raw or dict(weights))
-        for name, value in weights.items():
-            if name in self.average:
-                self.average[name].copy_(value)
-        moments: dict[str, dict[str, Tensor]] = {}
-        for path, value in state.items():
-            if path.startswith("adam."):
-                _, key, name = path.split(".", 2)
-                moments.setdefault(name, {})[key] = value
-        for name, p in self.model.named_parameters():
-            if name in moments:
-                self.optimizer.state[p] = {key: value.to(p.device) for key, value in moments[name].items()}
-        self.step, self.seconds = int(state["run"][0]), float(state["run"][1])
-
-    def _check(self, weights: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
-        def shapes(tensors: Mapping[str, Tensor], prefix: str = "") -> dict[str, tuple[tuple[int, ...], str]]:
-            return {prefix + name: (tuple(value.shape), str(value.dtype)) for name, value in tensors.items()}
-
-        own, named = shapes(self.model.state_dict()), dict(self.model.named_parameters())
-        check_alike(own, shapes(weights))
-        possible = {"run": ((2,), "torch.float64"), **shapes(self.model.state_dict(), "weights.")}
-        possible |= shapes({name: torch.tensor(0.0) for name in named}, "adam.step.")
-        possible |= {**shapes(named, "adam.exp_avg."), **shapes(named, "adam.exp_avg_sq.")}
-        # Parameters without gradients have no moments; without a moving average the scored weights are the raw ones.
-        always = {"run", *(f"weights.{name}" for name in own if self.average)}
-        check_alike({name: kind for name, kind in possible.items() if name in always or name in state}, shapes(state))
-        if not bool(state["run"].isfinite().all()) or float(state["run"].min()) < 0:
-            raise UserError(f"the step and seconds of the run are {state['run'].tolist()}; add --fresh to train anew")
-
-    def restart(self, weights: Mapping[str, Tensor], training: Mapping[str, Any]) -> None:
-        """Go on from the scored weights of a finished run: with a fresh optimiser, since such a run keeps none."""
-        self.model.load_state_dict(dict(weights))
-        for name in self.average:
-            self.average[name].copy_(weights[name])
-        self.step, self.seconds = int(training["steps"]), float(training["seconds"])
-
-    def scored(self) -> dict[str, Tensor]:
-        """The weights to evaluate: the moving average if there is one."""
-        return self.average or {k: v.detach() for k, v in self.model.state_dict().items()}
-
-
-@contextmanager
-def deferred_interrupts() -> Iterator[Callable[[], bool]]:
-    """Let the current update finish on the first Ctrl-C or SIGTERM; another, a second or more later, stops at once.
-
-    Not sooner, since torchrun forwards to its processes the Ctrl-C that the terminal has already sent them.
-    """
-    asked: list[float] = []
-
-    def ask(number: int, frame: Any) -> None:
-        if asked and time.monotonic() - asked[0] > 1:
-            raise KeyboardInterrupt
-        asked.append(time.monotonic())
-
-    try:
-        before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread, which owns the signals
-        before = {}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def update(run: Run, data: TokenDataset, config: TrainConfig, *, progress: float, lr: float) -> dict[str, float]:
@@ -159,15 +49,16 @@ def update(run: Run, data: TokenDataset, config: TrainConfig, *, progress: float
         first = (run.step * config.accumulation + micro) * config.batch
         tokens_BL, indices = data.batch(first, config.batch, seed=config.seed)
         mine = slice(rank(), None, world)
-        rng = SequenceRng(config.seed, indices[mine])
-        loss = run.model.training_loss(tokens_BL[mine].to(device), rng=rng, progress=progress)
-        (loss.value / (config.accumulation * world)).backward()
-        for name, value in {"loss": float(loss.value.detach()), **loss.metrics}.items():
+        found = run.slow_step.backward(
+            tokens_BL[mine].to(device),
+            rng=SequenceRng(config.seed, indices[mine]),
+            progress=progress,
+            parts=config.accumulation * world,
+            last=micro == config.accumulation - 1,
+        )
+        for name, value in found.items():
             log[name] = log.get(name, 0.0) + value / config.accumulation
     if world > 1:
-        for p in run.model.parameters():
-            if p.grad is not None:
-                dist.all_reduce(p.grad)
         summed = torch.tensor(list(log.values()), dtype=torch.float64, device=device)
         dist.all_reduce(summed)
         log = dict(zip(log, (summed / world).tolist(), strict=True))
@@ -283,16 +174,29 @@ def train(
     with threads_for(elements), deferred_interrupts() as interrupted:
         while True:
             progress = run.step / total if total else min(1.0, (time.monotonic() - started) / amount)
-            progress, stop = agreed([progress, float(interrupted())], device)
-            if progress >= 1:
-                break
-            if stop:
-                if lead:
-                    save(complete=False)
-                raise KeyboardInterrupt(f"step {run.step} is saved; issue the same command again to go on")
-            # The learning rate at the end of the update, so that the first one already moves the weights.
-            lr = config.lr_at((run.step + 1) / total if total else progress)
-            log = update(run, data, config, progress=progress, lr=lr)
+            try:
+                # Clocks differ, and signals reach each process at its own time, or some alone.
+                progress, stop = largest([progress if lead else 0.0, float(interrupted())], device)
+                if progress >= 1:
+                    break
+                if stop:
+                    if lead:
+                        save(complete=False)
+                    raise KeyboardInterrupt(f"step {run.step} is saved; issue the same command again to go on")
+                # The learning rate at the end of the update, so that the first one already moves the weights.
+                lr = config.lr_at((run.step + 1) / total if total else progress)
+                log = update(run, data, config, progress=progress, lr=lr)
+            except RuntimeError as error:
+                if not lost(error):
+                    raise
+                kept = f"what {directory} holds is kept"
+                if lead and run.step:
+                    save(complete=False)  # of the step before: all that processes exchange comes before the optimiser
+                    kept = f"step {run.step} is saved"
+                raise UserError(
+                    f"another process of this run has gone, in step {run.step + 1} ({first_line(error)}); {kept}: "
+                    "issue the same command again to go on, with any number of processes that divides training.batch"
+                ) from error
             run.seconds = time.monotonic() - started
             if lead:
                 line = {"step": run.step, "tokens": run.step * tokens_per_step, "seconds": round(run.seconds, 3), **log}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,8 +11,8 @@ from ltm.data.reading import AS_IT_IS, Reading
 from ltm.devices import check_device
 from ltm.errors import UserError
 from ltm.files import check_writable
+from ltm.processes import is_lead, joined, local_device, world_size
 from ltm.training.config import DEFAULT_CORPUS
-from ltm.training.processes import is_lead, joined, world_size
 
 if TYPE_CHECKING:
     from ltm.api import LanguageModel, Preset
@@ -36,11 +35,13 @@ def train_preset(
     settings: Sequence[str] = (),
     fresh: bool = False,
     extend: bool = False,
+    wait: bool = False,
 ) -> Path:
     """Train a preset, or resume the run in `output` unless it is complete; returns the final step folder.
 
     Args:
         extend: go on from a complete run to a larger budget; see `ltm.training.loop.train`.
+        wait: for another process that trains in `output`, instead of refusing.
 
     Raises:
         UserError: unknown name, corpus or setting; a corpus smaller than a block; another run in `output`.
@@ -64,6 +65,7 @@ def train_preset(
         device=device,
         fresh=fresh,
         extend=extend,
+        wait=wait,
     )
 
 
@@ -82,6 +84,7 @@ def train_model(
     device: str = "cpu",
     fresh: bool = False,
     extend: bool = False,
+    wait: bool = False,
 ) -> Path:
     """Train a model of any config and recipe, as `train_preset` does; its `vocab_size` comes from the tokenizer."""
     if recipe.batch % (world := world_size()):
@@ -131,7 +134,7 @@ def train_model(
     updates = total_steps(recipe, model.block_length, cost.train_flops_per_token)
     tokens_per_step = recipe.batch * recipe.accumulation * model.block_length
     # The lead process locks and prepares the directory; then the others join it.
-    with _owned(output, fresh=fresh), joined(device):
+    with _owned(output, fresh=fresh, wait=wait), joined(device):
         if is_lead():
             size, amount = count(cost.parameters, "parameters"), count(updates, "updates") if updates else recipe.budget
             if cls.learns_by_counting:  # what is counted becomes the parameters
@@ -140,12 +143,11 @@ def train_model(
                 f"{name}: {size}, {tokenizer.name} tokenizer; {text.corpus}/{split}: {count(data.tokens, 'tokens')}, "
                 f"{count(data.blocks, 'blocks')} of {model.block_length}; {amount}"
             )
-        place = f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and world > 1 else device
         with training_progress(name, quiet=not is_lead(), tokens_per_step=tokens_per_step) as report:
             run = train_by_counting if cls.learns_by_counting else train
             folder = run(
                 name,
-                model.to(place),
+                model.to(local_device(device)),
                 data,
                 tokenizer,
                 recipe,
@@ -172,7 +174,7 @@ def _misfit(text: Split, tokenizer: str, block_length: int) -> str | None:
 
 
 @contextmanager
-def _owned(output: Path, *, fresh: bool) -> Iterator[None]:
+def _owned(output: Path, *, fresh: bool, wait: bool) -> Iterator[None]:
     """Lock `output` against other commands while the block runs; with `fresh`, first delete the run in it."""
     if not is_lead():
         yield
@@ -181,7 +183,7 @@ def _owned(output: Path, *, fresh: bool) -> Iterator[None]:
     from ltm.progress import say
     from ltm.training import checkpoint, log
 
-    with locked(output / checkpoint.LOCK, work=f"training in {output}") as notice:
+    with locked(output / checkpoint.LOCK, work=f"training in {output}", wait=wait) as notice:
         if notice:
             say(notice)
         if fresh:

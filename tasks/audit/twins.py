@@ -19,6 +19,7 @@ from ltm.errors import UserError
 from ltm.evaluation.code import class_name, code_digest
 from ltm.known_sources import base
 from ltm.latent.base import LatentModel
+from ltm.processes import alone, from_lead
 from ltm.training import checkpoint
 from ltm.training.config import TrainConfig
 from ltm.training.run import train_model
@@ -71,18 +72,25 @@ def twin(loaded: LoadedModel, source: KnownSource) -> LoadedModel:
         UserError: the family can have no twin.
     """
     cls, directory = type(loaded.model), place(loaded, source)
-    # A finished twin is only read, so that audits of two models may share it at the same time.
-    if not is_trained(directory):
-        train_model(
-            directory.name,
-            cls,
-            _config(loaded, source),
-            from_dict(TrainConfig, RECIPE),
-            corpus=source.spec,
-            tokenizer_name=TOKENIZER,
-            output=directory,
-            device=loaded.model.device.type,
-        )
+
+    def train() -> None:
+        # A finished twin is only read, so that audits of two models may share it at the same time.
+        if is_trained(directory):
+            return
+        with alone():  # several processes would round differently
+            train_model(
+                directory.name,
+                cls,
+                _config(loaded, source),
+                from_dict(TrainConfig, RECIPE),
+                corpus=source.spec,
+                tokenizer_name=TOKENIZER,
+                output=directory,
+                device=loaded.model.device.type,
+                wait=True,
+            )
+
+    from_lead(train)
     trained = checkpoint.load(directory, device=loaded.model.device.type)
     shape = {"vocab_size": trained.model.vocab_size, "block_length": source.length}
     return reconfigured(trained, cls.twin_config(loaded.model.config, **shape))

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 from ltm.errors import UserError
 from ltm.evaluation.cache import cache_path, open_cache
 from ltm.evaluation.code import code_digest
+from ltm.files import locked
 
 WHERE = {"weights": "w", "seed": 0}
 
@@ -81,7 +83,16 @@ def test_nothing_infinite_is_kept(tmp_path):
         assert "a" not in cache
 
 
-def test_two_at_once_are_refused_and_told_who(tmp_path):
+def at_work(directory: Path, words: str) -> None:
+    """Another process has the cache, so that one that opened it would wait."""
+    with (
+        pytest.raises(UserError, match=words),
+        locked(cache_path(directory, WHERE).with_suffix(".lock"), work="scoring of x"),
+    ):
+        pass
+
+
+def test_one_process_does_not_wait_for_itself_and_is_told_so(tmp_path):
     with open_cache(tmp_path, WHERE, work="scoring of x"):
         refused(tmp_path, rf"scoring of x is already under way: process {os.getpid()} on .* minutes")
         with open_cache(tmp_path, {**WHERE, "seed": 1}, work="other work"):
@@ -102,17 +113,22 @@ with open_cache(Path(sys.argv[1]), {"weights": "w", "seed": 0}, work="test") as 
 """
 
 
-def test_a_killed_owner_frees_the_lock_and_its_records_are_there(tmp_path, caplog):
+def test_a_killed_owner_frees_the_lock_and_its_records_are_there(tmp_path, caplog, capsys):
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     for _ in range(20):
         line = process.stdout.readline()
-    refused(tmp_path, f"already under way: process {process.pid}")
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    at_work(tmp_path, f"already under way: process {process.pid}")
+    killer = threading.Timer(1.0, process.kill)
+    killer.start()
+    # Waits for the other until that one is dead, and has its answers then.
     with caplog.at_level(logging.WARNING), open_cache(tmp_path, WHERE, work="test") as cache:
         assert all(str(i) in cache for i in range(int(line) + 1))
+    killer.join()
+    process.wait()
+    process.stdout.close()
+    said = f"test is already under way: process {process.pid} on .*; waiting for it"
+    assert len(re.findall(said, capsys.readouterr().err)) == 1
     assert f"an earlier run did not end well: process {process.pid}" in caplog.text
 
 
@@ -128,7 +144,7 @@ def test_a_paused_owner_whose_lock_was_taken_over_writes_nothing_more(tmp_path, 
     # As on another host, on a file system where hosts do not see each other's locks, after minutes.
     path.with_suffix(".lock").unlink()
     monkeypatch.setattr("platform.node", lambda: "elsewhere")
-    refused(tmp_path, rf"may be under way on another machine: process {process.pid} on .*, last seen \d+ seconds ago")
+    at_work(tmp_path, rf"may be under way on another machine: process {process.pid} on .*, last seen \d+ seconds ago")
     owner = path.with_suffix(".lock.owner")
     os.utime(owner, (0, time.time() - 301))
     with caplog.at_level(logging.WARNING), open_cache(tmp_path, WHERE, work="test") as cache:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,24 @@ def test_one_that_has_been_silent_for_long_is_taken_over_aloud(silent: float, lo
         "elsewhere, begun 60 minutes ago; going on from what it recorded"
     )
     assert not owner.exists()
+
+
+def test_one_that_waits_begins_when_the_other_has_ended_or_is_given_up(
+    lock: Path, owner: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(locks, "WAIT_SECONDS", 0.05)
+    left_by(owner)
+    ends = threading.Timer(0.3, owner.unlink)
+    ends.start()
+    with locked(lock, work="counting", wait=True) as notice:
+        assert notice is None and not ends.is_alive()
+    said = "counting may be under way on another machine: process 1 on elsewhere, begun 60 minutes ago, last seen 0"
+    assert capsys.readouterr().err.startswith(said)
+    monkeypatch.setattr(locks, "DEAD_SECONDS", 1.0)
+    left_by(owner)
+    with locked(lock, work="counting", wait=True) as notice:
+        assert notice is not None and "no sign of life" in notice
+    assert capsys.readouterr().err.count("waiting for it") == 1
 
 
 def test_the_clocks_of_hosts_play_no_part(lock: Path, owner: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from ltm.errors import UserError
 from ltm.files import sha256_file
 from ltm.result import find_results, read_result
 from ltm.training import checkpoint, weights
-from ltm.training.loop import Run
+from ltm.training.state import Run
 from ltm.untrusted import tensor_file
 from tasks import cli
 from tests.support.harness_models import save_small

@@ -29,7 +29,9 @@ from ltm.files import check_held, locked
 from ltm.training import checkpoint
 from ltm.training import log as training_log
 from ltm.training.config import TrainConfig, parse_budget, total_steps
-from ltm.training.loop import Run, deferred_interrupts, train, update
+from ltm.training.interrupts import deferred_interrupts
+from ltm.training.loop import train, update
+from ltm.training.state import Run
 from tests.support.miniature_runs import RECIPE, L, dataset, log, model, run, tokenizer
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "losses.json"
