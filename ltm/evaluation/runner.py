@@ -113,9 +113,7 @@ class Runner:
         ]
 
     @contextmanager
-    def _at_work(
-        self, task: str, records: Sequence[str], part: int = 0
-    ) -> Iterator[tuple[ResponseCache, Advance]]:
+    def _at_work(self, task: str, records: Sequence[str], part: int = 0) -> Iterator[tuple[ResponseCache, Advance]]:
         title = f"{self.label} {task}{f', part {part + 1}' if part else ''}".strip()
         work, circumstances = f"scoring of {title}", {**self.circumstances(task), **({"part": part} if part else {})}
         if len(set(of_each(lambda: digest_of(canonical_json(circumstances), *records)))) > 1:
