@@ -109,7 +109,7 @@ class Evaluation:
         return None
 
     def _written(
-        self, path: Path, identity: Identity, result: Result, records: Sequence[Mapping[str, Any]]
+        self, path: Path, identity: Identity, result: Result, records: Sequence[Mapping[str, Any]] | None
     ) -> tuple[Result, Path]:
         """Write a result, unless another command has done so meanwhile; return the one that is there."""
         if done := self._done(path, identity):
