@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from ltm.tokenizer import Tokenizer
 
 
-Kind = Literal["exact", "lower_bound", "estimate"]
+Kind = Literal["exact", "lower_bound", "upper_bound", "estimate"]
 """exact: log p(x) up to float error. lower_bound: an unbiased Monte Carlo average of a proven lower bound
 on log p(x), or a log-average whose exponential is unbiased for p(x), with noise independent of any fitting.
+upper_bound: an unbiased average of a proven upper bound on log p(x); shown with `≥` beside a headline, never as one.
 estimate: anything else; shown with `~` and never ranked."""
 
 Rng = SequenceRng | torch.Generator
@@ -45,7 +46,7 @@ class LikelihoodEstimate:
         mc_var_B: float64, variance of `nats_B` over the draws, already divided by draws; None when exact or
             when it cannot be estimated (one draw).
         terms: named float64 parts (B,) that add up to `nats_B`, such as reconstruction and -kl.
-        averaged: True for a mean over draws that is below log p(x) on average only, so that its exponential may
+        averaged: True for a mean over draws that bounds log p(x) on average only: the exponential of a lower bound may
             exceed p(x) in expectation; False where E exp(nats) <= p(x), as for exact values and logs of mean weights.
         q: the Gaussian q(z|x) of a bound, with `mean` and `log_variance` (B, Y, G, D), or several with the draws from
             each (`ltm.latent.mixture.Mixture`): the audit recomputes the bound from it; None: what `infer` returns.
@@ -297,7 +298,7 @@ class LanguageModel(nn.Module, ABC):
 
     @abstractmethod
     def headline(self, context: int | Tensor = 0) -> str:
-        """The name of the likelihood to rank by; it may differ between scoring whole texts and continuations."""
+        """The likelihood to rank by, no `upper_bound`; whole texts and continuations may have different ones."""
 
     @abstractmethod
     def generate(

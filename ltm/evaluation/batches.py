@@ -156,6 +156,10 @@ def _check(likelihoods: Mapping[str, Any], row: Row, headline: str) -> None:
         raise UserError(
             f"{row.record}: the model's headline is {headline}, but it gave {', '.join(likelihoods) or 'nothing'}"
         )
+    if likelihoods[headline]["kind"] == "upper_bound":
+        raise UserError(
+            f"{row.record}: {headline}, an upper bound on log p, is the headline; models are not ranked by one"
+        )
     for name, parts in likelihoods.items():
         numbers = {"nats": parts["nats"], "mc_var": parts["mc_var"] or 0.0, **parts["terms"]}
         for part, value in numbers.items():

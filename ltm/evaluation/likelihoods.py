@@ -47,6 +47,9 @@ class LikelihoodFloat(float):
         stream_tokens: tokens of the whole text; more than were scored when the number of blocks was limited.
         seconds: scoring time, over all runs that contributed.
 
+    Raises:
+        ValueError: the headline is an upper bound, which whoever compares floats would take for the likelihood.
+
     Arithmetic gives plain floats. Pickling, copying and gathering keep everything.
     """
 
@@ -60,6 +63,8 @@ class LikelihoodFloat(float):
     def __new__(
         cls, likelihoods: Mapping[str, BlockLikelihoods], *, headline: str, stream_tokens: int, seconds: float = 0.0
     ) -> LikelihoodFloat:
+        if likelihoods[headline].kind == "upper_bound":
+            raise ValueError(f"{headline} is an upper bound on log p: nothing may be ranked by it")
         self = super().__new__(cls, likelihoods[headline].nats)
         self.headline = headline
         self.likelihoods = likelihoods
@@ -77,7 +82,7 @@ class LikelihoodFloat(float):
 
     @property
     def kind(self) -> Kind:
-        """`exact`, `lower_bound` or `estimate`."""
+        """`exact`, `lower_bound` or `estimate`; never `upper_bound`."""
         return self.blocks.kind
 
     @property
