@@ -53,6 +53,7 @@ class LikelihoodEstimate:
         prior: the Gaussian prior of z, with `mean` and `log_variance` that broadcast to those of q and are the same for
             all texts; None for N(0, I).
         fast_steps_B: int64, the gradient steps in which q was fitted to each text; None unless texts may differ in it.
+        reliability: float64 (B,) each; an upper bound is an estimate where they say so (`ltm.latent.reliability`).
     """
 
     nats_B: Tensor
@@ -65,6 +66,7 @@ class LikelihoodEstimate:
     q: Any = None
     prior: Any = None
     fast_steps_B: Tensor | None = None
+    reliability: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,10 +145,7 @@ class Preset:
 
 
 def tiny_recipe() -> dict[str, Any]:
-    """A recipe that all families share, for comparisons at equal tokens and tuning, in minutes on a laptop CPU.
-
-    On so few tokens many small updates learn more than a few large ones.
-    """
+    """A recipe that all families share: on so few tokens many small updates learn more than a few large ones."""
     return {"budget": "tokens=400k", "batch": 4, "lr": 2e-3, "warmup": 0.1, "ema": 0.99}
 
 
@@ -214,11 +213,7 @@ class LanguageModel(nn.Module, ABC):
         raise NotImplementedError(f"{cls.__name__}.from_source")
 
     def unprefixed(self, directory: Path) -> Any:
-        """What reads texts without BOS, as other tools read a model from `directory`; see `ltm.evaluation.unprefixed`.
-
-        Raises:
-            UserError: the family always begins with BOS.
-        """
+        """What reads texts without BOS, as other tools do (`ltm.evaluation.unprefixed`); UserError if nothing can."""
         raise UserError(
             f"prefix=none is for models made elsewhere, such as pretrained:gpt2; the family {self.family} learnt to "
             "begin every text with BOS: leave it out"
@@ -244,6 +239,11 @@ class LanguageModel(nn.Module, ABC):
     def device(self) -> torch.device:
         """The device of the weights."""
         return next(itertools.chain(self.parameters(), self.buffers())).device
+
+    @property
+    def chain_rule(self) -> bool:
+        """True if exact values of a text's parts, each given what is before it, add up to that of the text."""
+        return True
 
     @property
     def inference_matmul(self) -> str | None:

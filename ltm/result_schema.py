@@ -140,7 +140,7 @@ _CHOICES = {
 # What the value and the interval of a metric of that name may be; of others, any number.
 _POSITIVE = (1 / LARGEST, LARGEST)
 _RANGES = {
-    r"(token|word|last_word)_perplexity(_mean_of_exp)?": _POSITIVE,
+    r"(token|word|last_word)_perplexity(_mean_of_exp|_at_least)?": _POSITIVE,
     r"((human|shuffled)_)?gen_ppl(_mean_of_exp)?\[.*\]": _POSITIVE,
     r"(chance_[^_]+_)?pass@\d+(_(legacy_)?[a-z]+)?|accuracy|audit_passed": (0.0, 1.0),
 }

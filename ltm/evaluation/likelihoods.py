@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltm.api import Kind
+from ltm.latent.reliability import trusted
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -31,6 +32,7 @@ class BlockLikelihoods:
     terms: Mapping[str, Floats] = field(default_factory=dict)
     averaged: bool = False
     fast_steps_N: Ints | None = None
+    reliability: Mapping[str, Floats] = field(default_factory=dict)
 
     @property
     def nats(self) -> float:
@@ -116,7 +118,10 @@ def _restore(cls: Any, likelihoods: Any, headline: str, stream_tokens: int, seco
 
 
 def gather(records: Sequence[Any], *, stream_tokens: int, headline: str) -> LikelihoodFloat:
-    """Combine the records of one text or continuation; `headline` is the name to use if there are no records."""
+    """Combine the records of one text or continuation; `headline` is the name to use if there are no records.
+
+    An upper bound whose draws cannot be trusted is an estimate (`ltm.latent.reliability`).
+    """
     headline = records[0]["headline"] if records else headline
     likelihoods = {}
     # The same order whether a record comes from the model or from disk: the headline, then by name.
@@ -124,8 +129,15 @@ def gather(records: Sequence[Any], *, stream_tokens: int, headline: str) -> Like
     for name in sorted(names, key=lambda name: (name != headline, name)):
         parts = [record["likelihoods"][name] for record in records]
         known = bool(parts) and all(part["mc_var"] is not None for part in parts)
+        kind: Kind = parts[0]["kind"] if parts else "exact"
+        found = {
+            of: np.array([part["reliability"][of] for part in parts], np.float64)
+            for of in (parts[0].get("reliability", {}) if parts else {})
+        }
+        if kind == "upper_bound" and found and not trusted(found):
+            kind = "estimate"
         likelihoods[name] = BlockLikelihoods(
-            kind=parts[0]["kind"] if parts else "exact",
+            kind=kind,
             draws=parts[0]["draws"] if parts else 0,
             nats_N=np.array([part["nats"] for part in parts], np.float64),
             tokens_N=np.array([part["tokens"] for part in parts], np.int64),
@@ -138,6 +150,7 @@ def gather(records: Sequence[Any], *, stream_tokens: int, headline: str) -> Like
             fast_steps_N=np.array([p["fast_steps"] for p in parts], np.int64)
             if parts and all("fast_steps" in p for p in parts)
             else None,
+            reliability=found,
         )
     return LikelihoodFloat(
         likelihoods, headline=headline, stream_tokens=stream_tokens, seconds=math.fsum(r["seconds"] for r in records)

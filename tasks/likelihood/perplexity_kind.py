@@ -116,6 +116,9 @@ def score(model: HarnessModel, task: str, text: str, split: Split) -> Measuremen
 def _metrics(name: str, value: LikelihoodFloat, split: Split) -> list[Metric]:
     part = value.likelihoods[name]
     total = statistics.nats_total(part.nats_N, part.tokens_N, part.mc_var_N)
+    # No perplexity is below 1: such a bound says nothing, and may be too low for a float.
+    if name != value.headline and total.nats < 0:
+        return []
     common: dict[str, Any] = {
         "likelihood": name,
         "headline": name == value.headline,
@@ -132,6 +135,11 @@ def _metrics(name: str, value: LikelihoodFloat, split: Split) -> list[Metric]:
         # Some published scripts report it; models are never ranked by it.
         legacy = {**common, "headline": False, "kind": "estimate"}
         metrics.append(Metric(name="token_perplexity_mean_of_exp", unit="token", value=mean_of_exp, **legacy))
+    if part.kind == "upper_bound" and part.mc_var_N is not None:
+        sure = statistics.perplexity(
+            (total.nats - statistics.ONE_SIDED_95 * math.sqrt(part.mc_var_N.sum())) / total.tokens
+        )
+        metrics.append(Metric(name="token_perplexity_at_least", unit="token", value=sure, **common))
     if name == value.headline:
         metrics += [_term(term, part, common) for term in part.terms]
         if part.fast_steps_N is not None:
@@ -146,6 +154,12 @@ def _term(term: str, part: BlockLikelihoods, common: Mapping[str, Any]) -> Metri
     return Metric(name=f"{term.lstrip('-')}_per_token", unit="token", value=value, **{**common, "kind": "estimate"})
 
 
+def _reliability(part: BlockLikelihoods) -> Mapping[str, Any]:
+    """What the trust in an upper bound rests on: `effective` draws, `tail` index, and `mc_var`."""
+    known = part.reliability and part.mc_var_N is not None
+    return {**part.reliability, "mc_var": part.mc_var_N} if known else part.reliability
+
+
 def _records(value: LikelihoodFloat) -> list[dict[str, Any]]:
     steps_N = value.blocks.fast_steps_N
     return [
@@ -153,6 +167,11 @@ def _records(value: LikelihoodFloat) -> list[dict[str, Any]]:
             "block": block,
             "tokens": int(tokens),
             **{name: float(part.nats_N[block]) for name, part in value.likelihoods.items()},
+            **{
+                f"{name}_{of}": float(values_N[block])
+                for name, part in value.likelihoods.items()
+                for of, values_N in _reliability(part).items()
+            },
             **({} if steps_N is None else {"fast_steps": int(steps_N[block])}),
         }
         for block, tokens in enumerate(value.blocks.tokens_N)
