@@ -10,7 +10,7 @@ from leaderboard.board import Board
 from leaderboard.content import notation
 from leaderboard.content.document import NOTHING, Table
 from leaderboard.entries import PERPLEXITY, Entry
-from leaderboard.ranking import blocks, judged_by
+from leaderboard.ranking import beyond_doubt, blocks, judged_by, other_side
 from leaderboard.render.terminal import print_table
 from ltm.config import canonical_json
 from ltm.errors import UserError, did_you_mean
@@ -48,7 +48,8 @@ def compare(board: Board, a: str, b: str, console: Console) -> None:
         console.print(f"Results without a counterpart on the other side: {unmatched}.")
     console.print(
         "Differences of perplexities are in nats per token, paired over the same blocks where both have records. "
-        "A bound is compared as it stands: the true value behind it may be better."
+        "A bound is compared as it stands: the true value behind it may be better, unless the verdict is beyond doubt: "
+        "then the least that the perplexity can be (≥) is above the most that the other one can be."
     )
 
 
@@ -115,15 +116,23 @@ def _row(a: Entry, b: Entry, by_commit: bool) -> tuple[str, ...]:
     task = a.result.task["name"].removeprefix("ltm_")
     task += "" if first.name == PERPLEXITY else f", {first.name}"
     task += f", seed {seed}" if seed else ""
-    values = (notation.value([first]), notation.value([second]))
-    return (task, *([a.result.model["name"]] if by_commit else []), *values, *_difference(a, b, first, second))
+    values = [notation.value([metric]) for metric in (first, second)]
+    if first.name == PERPLEXITY == second.name:
+        sides = ((a, first), (b, second))
+        values = [", ".join(notation.value([m]) for m in (other_side(entry), metric) if m) for entry, metric in sides]
+    difference, interval, verdict = _difference(a, b, first, second)
+    for name, worse, better in (("A", a, b), ("B", b, a)):
+        # Of an exact value the verdict says so as it is.
+        if other_side(worse) is not None and beyond_doubt(worse, better):
+            verdict = f"{name} worse beyond doubt"
+    return (task, *([a.result.model["name"]] if by_commit else []), *values, difference, interval, verdict)
 
 
 def _metric(result: Result) -> Metric:
     return result.metric(PERPLEXITY) or judged_by(result)
 
 
-def _difference(a: Entry, b: Entry, first: Metric, second: Metric) -> Sequence[str]:
+def _difference(a: Entry, b: Entry, first: Metric, second: Metric) -> tuple[str, str, str]:
     if first.name != second.name:
         return f"{first.name} and {second.name}", NOTHING, NOTHING
     estimate = "estimate" in (first.kind, second.kind)

@@ -16,7 +16,7 @@ from ltm.statistics import Blocks, check_same_blocks, paired_difference, paired_
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Claim:
-    """A perplexity that may be ranked, exact or an upper bound, over all training seeds of a row.
+    """A perplexity that may be ranked, exact or the most that it can be, over all training seeds of a row.
 
     Attributes:
         value: mean over training seeds.
@@ -108,6 +108,32 @@ def ranked(rows: Sequence[Row], column: Column) -> dict[str, tuple[int, bool]]:
 def headline(entry: Entry) -> Metric | None:
     """Return the perplexity that the model of a result is ranked by; None for tasks that measure none."""
     return entry.result.metric(PERPLEXITY)
+
+
+def other_side(entry: Entry) -> Metric | None:
+    """Return the perplexity that a model has at least, and is not ranked by; None unless its headline is a bound."""
+    return entry.result.other_side(PERPLEXITY)
+
+
+def beyond_doubt(worse: Entry, better: Entry) -> bool:
+    """Return True if a model is worse than another whatever is behind their bounds.
+
+    Its perplexity, exact or the least that it can be, is above the other's, exact or the most that that can be: by the
+    95% interval of the paired difference where the blocks of both are at hand, otherwise by intervals that do not
+    touch.
+
+    Raises:
+        UserError: the records of a result do not give its perplexity, or are of other blocks.
+    """
+    least, most = other_side(worse) or headline(worse), headline(better)
+    if least is None or most is None or least.kind not in ("exact", "upper_bound"):
+        return False
+    if most.kind not in ("exact", "lower_bound"):
+        return False
+    of_most, of_least = blocks(better, most), blocks(worse, least)
+    if of_most is not None and of_least is not None:
+        return (interval := paired_difference(of_most, of_least).ci95) is not None and interval[1] < 0
+    return most.ci95 is not None and least.ci95 is not None and most.ci95.high < least.ci95.low
 
 
 def blocks(entry: Entry, metric: Metric) -> Blocks | None:

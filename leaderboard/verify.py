@@ -101,6 +101,15 @@ def _perplexity(units: Callable[[Result, Records], float]) -> Formula:
     return formula
 
 
+def _at_least(metric: Metric, result: Result, records: Records) -> float | None:
+    """The perplexity that an upper bound on log p leaves with 95% confidence, one-sided: 1.645 standard errors less."""
+    name = str(metric.likelihood)
+    if not all(f"{name}_mc_var" in record for record in records):
+        return None
+    nats = math.fsum(r[name] for r in records) + 1.644854 * math.sqrt(math.fsum(r[f"{name}_mc_var"] for r in records))
+    return math.exp(-nats / sum(record["tokens"] for record in records))
+
+
 def _bits_per_byte(metric: Metric, result: Result, records: Records) -> float | None:
     per_bit = _perplexity(lambda result, _: result.data["bytes"] * math.log(2))(metric, result, records)
     return None if per_bit is None else math.log(per_bit)
@@ -195,6 +204,7 @@ def _mean(values: Iterable[float]) -> float:
 
 _FORMULAS: dict[str, Formula] = {
     "token_perplexity": _perplexity(lambda _, records: sum(record["tokens"] for record in records)),
+    "token_perplexity_at_least": _at_least,
     "word_perplexity": _perplexity(lambda result, _: result.data["words"]),
     "last_word_perplexity": _perplexity(lambda _, records: len(records)),
     "token_perplexity_mean_of_exp": _mean_of_exp,

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from ltm.tokenizer import Tokenizer
 
 
-Kind = Literal["exact", "lower_bound", "estimate"]
+Kind = Literal["exact", "lower_bound", "upper_bound", "estimate"]
 """exact: log p(x) up to float error. lower_bound: an unbiased Monte Carlo average of a proven lower bound
 on log p(x), or a log-average whose exponential is unbiased for p(x), with noise independent of any fitting.
+upper_bound: an unbiased average of a proven upper bound on log p(x); shown with `≥` beside a headline, never as one.
 estimate: anything else; shown with `~` and never ranked."""
 
 Rng = SequenceRng | torch.Generator
@@ -45,13 +46,14 @@ class LikelihoodEstimate:
         mc_var_B: float64, variance of `nats_B` over the draws, already divided by draws; None when exact or
             when it cannot be estimated (one draw).
         terms: named float64 parts (B,) that add up to `nats_B`, such as reconstruction and -kl.
-        averaged: True for a mean over draws that is below log p(x) on average only, so that its exponential may
+        averaged: True for a mean over draws that bounds log p(x) on average only: the exponential of a lower bound may
             exceed p(x) in expectation; False where E exp(nats) <= p(x), as for exact values and logs of mean weights.
         q: the Gaussian q(z|x) of a bound, with `mean` and `log_variance` (B, Y, G, D), or several with the draws from
             each (`ltm.latent.mixture.Mixture`): the audit recomputes the bound from it; None: what `infer` returns.
         prior: the Gaussian prior of z, with `mean` and `log_variance` that broadcast to those of q and are the same for
             all texts; None for N(0, I).
         fast_steps_B: int64, the gradient steps in which q was fitted to each text; None unless texts may differ in it.
+        reliability: float64 (B,) each; an upper bound is an estimate where they say so (`ltm.latent.reliability`).
     """
 
     nats_B: Tensor
@@ -64,6 +66,7 @@ class LikelihoodEstimate:
     q: Any = None
     prior: Any = None
     fast_steps_B: Tensor | None = None
+    reliability: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,10 +145,7 @@ class Preset:
 
 
 def tiny_recipe() -> dict[str, Any]:
-    """A recipe that all families share, for comparisons at equal tokens and tuning, in minutes on a laptop CPU.
-
-    On so few tokens many small updates learn more than a few large ones.
-    """
+    """A recipe that all families share: on so few tokens many small updates learn more than a few large ones."""
     return {"budget": "tokens=400k", "batch": 4, "lr": 2e-3, "warmup": 0.1, "ema": 0.99}
 
 
@@ -213,11 +213,7 @@ class LanguageModel(nn.Module, ABC):
         raise NotImplementedError(f"{cls.__name__}.from_source")
 
     def unprefixed(self, directory: Path) -> Any:
-        """What reads texts without BOS, as other tools read a model from `directory`; see `ltm.evaluation.unprefixed`.
-
-        Raises:
-            UserError: the family always begins with BOS.
-        """
+        """What reads texts without BOS, as other tools do (`ltm.evaluation.unprefixed`); UserError if nothing can."""
         raise UserError(
             f"prefix=none is for models made elsewhere, such as pretrained:gpt2; the family {self.family} learnt to "
             "begin every text with BOS: leave it out"
@@ -243,6 +239,11 @@ class LanguageModel(nn.Module, ABC):
     def device(self) -> torch.device:
         """The device of the weights."""
         return next(itertools.chain(self.parameters(), self.buffers())).device
+
+    @property
+    def chain_rule(self) -> bool:
+        """True if exact values of a text's parts, each given what is before it, add up to that of the text."""
+        return True
 
     @property
     def inference_matmul(self) -> str | None:
@@ -297,7 +298,7 @@ class LanguageModel(nn.Module, ABC):
 
     @abstractmethod
     def headline(self, context: int | Tensor = 0) -> str:
-        """The name of the likelihood to rank by; it may differ between scoring whole texts and continuations."""
+        """The likelihood to rank by, no `upper_bound`; whole texts and continuations may have different ones."""
 
     @abstractmethod
     def generate(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ltm.api import Kind, LoadedModel
     from ltm.result import Result
 
-_SIGNS = {"exact": "", "lower_bound": "at most ", "estimate": "about "}
+_SIGNS = {"exact": "", "lower_bound": "at most ", "upper_bound": "at least ", "estimate": "about "}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

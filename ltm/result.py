@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ltm.config import canonical_json, digest
 from ltm.errors import UserError
 from ltm.files import sha256_file, write_atomically
-from ltm.result_schema import SCHEMA, check
+from ltm.result_schema import READABLE, SCHEMA, check
 from ltm.untrusted import json_lines, json_text
 from ltm.untrusted.display import bare, shown
 from ltm.untrusted.regular_files import read_bytes
@@ -30,6 +30,7 @@ from ltm.untrusted.regular_files import read_bytes
 if TYPE_CHECKING:
     from ltm.statistics import Blocks
 
+Kind = Literal["exact", "lower_bound", "upper_bound", "estimate"]
 Status = Literal["complete", "partial", "invalidated"]
 
 PACKED = 128 << 20
@@ -61,7 +62,8 @@ class Metric:
         likelihood: the likelihood it comes from (`exact`, `elbo`, ...); None for metrics that come from none.
         headline: True if the model is ranked by that likelihood.
         unit: what it is per: `token`, `word`, `byte`.
-        kind: `exact`, `lower_bound` (on log p, hence an upper bound on perplexity) or `estimate`.
+        kind: `exact`, `lower_bound` (on log p, hence an upper bound on perplexity), `upper_bound` (the other way round,
+            never of a headline) or `estimate`.
         direction: the better one of `lower` and `higher`.
         stderr_mc: standard error from Monte Carlo draws, in the metric's own unit; None when exact or unknown.
         stderr_data: standard error from the choice of text, in the metric's own unit.
@@ -74,7 +76,7 @@ class Metric:
     headline: bool
     unit: str
     value: float
-    kind: Literal["exact", "lower_bound", "estimate"]
+    kind: Kind
     direction: Literal["lower", "higher"] = "lower"
     stderr_mc: float | None = None
     stderr_data: float | None = None
@@ -118,9 +120,10 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One model on one task. Each table holds the fields of schema 1; see docs/protocol.md for their meaning.
+    """One model on one task. Each table holds the fields of its schema; see docs/protocol.md for their meaning.
 
     Building a Result validates it: UserError names the field, what was expected and what was found.
+    Results that were written under an earlier `schema` keep it.
     """
 
     status: Status
@@ -134,6 +137,7 @@ class Result:
     cost: Mapping[str, Any]
     provenance: Mapping[str, Any]
     records: Mapping[str, Any] | None = None
+    schema: int = SCHEMA
 
     def __post_init__(self) -> None:
         check(to_dict(self), "result")
@@ -162,6 +166,12 @@ class Result:
             if metric.name == name and (metric.headline if likelihood is None else metric.likelihood == likelihood):
                 return metric
         return None
+
+    def other_side(self, name: str) -> Metric | None:
+        """The least that a metric can be, by an upper bound on log p; None unless its headline is a lower bound."""
+        if (first := self.metric(name)) is None or first.kind != "lower_bound":
+            return None
+        return next((m for m in self.metrics if (m.name, m.kind) == (name, "upper_bound")), None)
 
 
 def reservations(scoring: Mapping[str, Any], status: Status) -> str:
@@ -221,7 +231,7 @@ def read_result(path: Path) -> Result:
         Metric(**{**metric, "ci95": None if metric["ci95"] is None else Interval(**metric["ci95"])})
         for metric in data["metrics"]
     )
-    return Result(**{name: value for name, value in data.items() if name not in ("schema", "metrics")}, metrics=metrics)
+    return Result(**{name: value for name, value in data.items() if name != "metrics"}, metrics=metrics)
 
 
 def read_data(path: Path) -> dict[str, Any]:
@@ -234,8 +244,9 @@ def read_data(path: Path) -> dict[str, Any]:
         data = json_text.table(json_text.read(path, limits=_LIMITS), where=str(path))
     except UserError as error:
         raise UserError(f"{error}; {_REMEDY}") from None
-    if (schema := data.get("schema")) != SCHEMA or isinstance(schema, bool):
-        raise UserError(f"{path}: field schema: expected {SCHEMA}, found {shown(schema)}; a newer version may read it")
+    if (schema := data.get("schema")) not in READABLE or isinstance(schema, bool):
+        known = " or ".join(map(str, READABLE))
+        raise UserError(f"{path}: field schema: expected {known}, found {shown(schema)}; a newer version may read it")
     return data
 
 
@@ -325,7 +336,7 @@ def read_blocks(path: Path, result: Result, metric: Metric) -> Blocks | None:
 def to_dict(result: Result) -> dict[str, Any]:
     """The result as plain data, without its digest."""
     data = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
-    return {"schema": SCHEMA, **data, "metrics": [_plain(metric) for metric in result.metrics]}
+    return {**data, "metrics": [_plain(metric) for metric in result.metrics]}
 
 
 def _plain(metric: Metric) -> dict[str, Any]:

@@ -15,7 +15,9 @@ from ltm.errors import UserError
 from ltm.untrusted.display import bare, shown
 from ltm.untrusted.json_text import LARGEST
 
-SCHEMA = 1
+SCHEMA = 2
+"""The version that results are written in. The second one has the kind `upper_bound`."""
+READABLE = (1, SCHEMA)
 LONGEST = 20_000
 """Most characters of a command, or of a text in a field that the schema does not know."""
 MOST_METRICS = 1_000
@@ -132,13 +134,13 @@ _TOP = {"schema", "status", "metrics", "records", *_SECTIONS}
 _OPEN = {"training", "scoring", "provenance"}  # these may have further fields
 _CHOICES = {
     "status": ("complete", "partial", "invalidated"),
-    "kind": ("exact", "lower_bound", "estimate"),
+    "kind": ("exact", "lower_bound", "upper_bound", "estimate"),
     "direction": ("lower", "higher"),
 }
 # What the value and the interval of a metric of that name may be; of others, any number.
 _POSITIVE = (1 / LARGEST, LARGEST)
 _RANGES = {
-    r"(token|word|last_word)_perplexity(_mean_of_exp)?": _POSITIVE,
+    r"(token|word|last_word)_perplexity(_mean_of_exp|_at_least)?": _POSITIVE,
     r"((human|shuffled)_)?gen_ppl(_mean_of_exp)?\[.*\]": _POSITIVE,
     r"(chance_[^_]+_)?pass@\d+(_(legacy_)?[a-z]+)?|accuracy|audit_passed": (0.0, 1.0),
 }
@@ -160,10 +162,10 @@ def check(data: Mapping[str, Any], where: str) -> None:
         _check_table(data["records"], "records", "records", where)
         if re.search(r"[/\\]|^\.", data["records"]["file"]):
             raise _wrong(where, "records.file", "the name of a file next to the result", shown(data["records"]["file"]))
-    _check_metrics(data["metrics"], where)
+    _check_metrics(data["metrics"], where, schema=data["schema"])
 
 
-def _check_metrics(metrics: Any, where: str) -> None:
+def _check_metrics(metrics: Any, where: str, *, schema: int) -> None:
     if not isinstance(metrics, list | tuple) or not metrics:
         raise _wrong(where, "metrics", "a list of at least one metric", shown(metrics))
     if len(metrics) > MOST_METRICS:
@@ -173,6 +175,10 @@ def _check_metrics(metrics: Any, where: str) -> None:
         _check_table(metric, "metric", name, where)
         _check_choice(metric, "kind", where, f"{name}.")
         _check_choice(metric, "direction", where, f"{name}.")
+        if metric["kind"] == "upper_bound" and (metric["headline"] or schema < 2):
+            expected = "an exact value, a lower bound or an estimate"
+            whose = "of a headline" if metric["headline"] else f"in a result of schema {schema}"
+            raise _wrong(where, f"{name}.kind", expected, f"upper_bound {whose}")
         numbers = {"value": metric["value"]}
         if (interval := metric["ci95"]) is not None:
             _check_table(interval, "ci95", f"{name}.ci95", where)

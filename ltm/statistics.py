@@ -24,6 +24,8 @@ GROUPS = 100_000
 SEED = 20250
 NORMAL_95 = 1.959964
 """Half the width of a 95% interval of a normal distribution, in standard errors."""
+ONE_SIDED_95 = 1.644854
+"""Standard errors that a normal number exceeds its mean by in 5 of 100 cases."""
 
 
 class Measured(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import textwrap
 from collections import Counter, defaultdict
@@ -75,7 +76,7 @@ def show_tables(by_kind: Mapping[type[Task], Sequence[Evaluated]]) -> None:
             table.add_row(task, label, *values, "-")
         console().print(table)
     if signs:
-        print("≤ is an upper bound on perplexity, ~ an estimate that bounds nothing; no sign: exact.")
+        print("≤ is an upper bound on perplexity, ≥ a lower one, ~ an estimate that bounds nothing; no sign: exact.")
 
 
 def show_reported(made: Sequence[Evaluated]) -> None:
@@ -132,7 +133,9 @@ def _value(result: Result, column: Column) -> str:
         names = (column.metric, f"{column.metric}[")  # gen_ppl[ar-tiny]: the name includes the scorer
         others = (m for m in result.metrics if m.likelihood is None)
         metric = next((m for m in others if m.name == names[0] or m.name.startswith(names[1])), None)
-    return shown(metric, column, _reserved(result))
+    text = shown(metric, column, _reserved(result))
+    least = result.other_side(column.metric) if column.sign else None
+    return text if least is None else f"{shown(least, dataclasses.replace(column, interval=False))}, {text}"
 
 
 def _reserved(result: Result) -> str:
@@ -146,7 +149,7 @@ def shown(metric: Metric | None, column: Column, reserved: str = "") -> str:
     if column.words is not None:
         return column.words[bool(metric.value)] + (reserved if metric.value else "")
     form = column.form
-    sign = {"lower_bound": "≤ ", "estimate": "~ "}.get(metric.kind, "") if column.sign else ""
+    sign = {"lower_bound": "≤ ", "upper_bound": "≥ ", "estimate": "~ "}.get(metric.kind, "") if column.sign else ""
     text = sign + format(metric.value, form)
     if column.interval and metric.ci95:
         text += f" [{metric.ci95.low:{form}}, {metric.ci95.high:{form}}]"
@@ -172,7 +175,13 @@ def show_paired(made: Sequence[Evaluated], output: Path) -> None:
             if (difference := paired(result, first, output)) is None:
                 apart.append(f"{task}: {names}")
             else:
-                rows.append((task, names, *_verdict(difference, result, first)))
+                # What is exact is worse or better as it is.
+                beyond = [
+                    word
+                    for word, worse, better in (("worse", result, first), ("better", first, result))
+                    if worse.other_side(PERPLEXITY) and _beyond_doubt(worse, better, output)
+                ]
+                rows.append((task, names, *_verdict(difference, result, first, beyond)))
     if rows:
         table = plain_table("On the same blocks, 95% intervals")
         for header in ("Task", "Models", "Nats/token", "Perplexity", "Verdict"):
@@ -180,7 +189,10 @@ def show_paired(made: Sequence[Evaluated], output: Path) -> None:
         for row in rows:
             table.add_row(*row)
         console().print(table)
-        print("Compared are the numbers above: where one is a bound, the truth behind it may be lower still.")
+        print(
+            "Compared are the numbers above: where one is a bound, the truth behind it may be lower still.\n"
+            "Beyond doubt: the least that one can be (≥) is above the most that the other can be."
+        )
     if apart:
         print(textwrap.fill(f"Not paired, since tokens or blocks differ: {'; '.join(apart)}.", WIDTH))
 
@@ -189,19 +201,32 @@ def paired(result: Result, first: Result, output: Path) -> Measured | None:
     """Return the difference in nats per token, headline of `result` minus that of `first`; None if blocks differ."""
     if result.tokenizer["fingerprint"] != first.tokenizer["fingerprint"]:
         return None
+    return _paired(result, first, output, result.metric(PERPLEXITY), first.metric(PERPLEXITY))
+
+
+def _paired(a: Result, b: Result, output: Path, *metrics: Metric | None) -> Measured | None:
     blocks = []
-    for one in (result, first):
-        path, metric = _path(one, output), one.metric(PERPLEXITY)
+    for one, metric in zip((a, b), metrics, strict=True):
+        path = _path(one, output)
         # Read it back: a result in memory does not know its records' file.
         blocks.append(None if metric is None else read_blocks(path, read_result(path), metric))
-    a, b = blocks
+    first, second = blocks
     try:
-        return None if a is None or b is None else paired_difference(a, b)
+        return None if first is None or second is None else paired_difference(first, second)
     except UserError:
         return None
 
 
-def _verdict(difference: Measured, result: Result, first: Result) -> tuple[str, str, str]:
+def _beyond_doubt(worse: Result, better: Result, output: Path) -> bool:
+    """True if the least that one perplexity can be is above the most that the other can be, by the paired interval."""
+    most = better.metric(PERPLEXITY)
+    if most is None or most.kind not in ("exact", "lower_bound"):
+        return False
+    difference = _paired(worse, better, output, worse.other_side(PERPLEXITY), most)
+    return difference is not None and difference.ci95 is not None and difference.ci95[0] > 0
+
+
+def _verdict(difference: Measured, result: Result, first: Result, beyond: Sequence[str] = ()) -> tuple[str, str, str]:
     value = difference.value
     if difference.ci95 is None:
         return f"{value:+.4f}", f"×{_ratio(value):.4f}", "one block: undecided"
@@ -210,6 +235,8 @@ def _verdict(difference: Measured, result: Result, first: Result) -> tuple[str, 
     verdict = "no difference seen" if low <= 0 <= high else "better" if high < 0 else "worse"
     if "estimate" in kinds:
         verdict = "~ an estimate: undecided"
+    if beyond:
+        verdict = f"{beyond[0]} beyond doubt"
     return (
         f"{value:+.4f} [{low:+.4f}, {high:+.4f}]",
         "×{:.3f} [{:.3f}, {:.3f}]".format(*(_ratio(end) for end in (value, low, high))),

@@ -11,8 +11,8 @@ from leaderboard.entries import Entry
 from ltm.progress import count
 from ltm.result import Metric
 
-SIGNS = {"exact": "", "lower_bound": "≤ ", "estimate": "~ "}
-"""The sign by kind of likelihood. A lower bound on log p is an upper bound on perplexity, hence ≤."""
+SIGNS = {"exact": "", "lower_bound": "≤ ", "upper_bound": "≥ ", "estimate": "~ "}
+"""The sign by kind of likelihood. A lower bound on log p is an upper bound on perplexity, hence ≤; and vice versa."""
 
 PASSED = "passed"
 """The verdict on a likelihood that no check refutes; the other one is `FAILED`."""
@@ -20,20 +20,20 @@ PASSED = "passed"
 LEGEND = (
     "`23.10` is exact. `≤ 24.31` is a bound: the model's perplexity is at most that, up to the error shown. `~ 22.80` "
     "is an estimate that bounds nothing, and takes no rank. Of a model whose likelihood failed its audit, every number "
-    "by that likelihood is an estimate.",
+    "by that likelihood is an estimate. `≥ 22.90, ≤ 24.31` has both sides: the perplexity is between them.",
     "`[24.02, 24.60]` is the 95% interval over the choice of text. `± 0.12 (n=3)` is the standard deviation over three "
     "training seeds, beside their mean; without it there is one training seed.",
     "A rank is one more than the number of models that are better beyond doubt: by the 95% interval of the paired "
     "difference over the same blocks where both models have one training seed and their blocks are at hand, otherwise "
-    "by 95% intervals that do not touch. `=` marks a shared rank: not separated. Bounds are ranked as they stand; the "
-    "model behind a bound may be better than its rank.",
+    "by 95% intervals that do not touch. `=` marks a shared rank: not separated. Bounds are ranked as they stand, by "
+    "the `≤`; the model behind a bound may be better than its rank, but not than its `≥`.",
     "FLOPs/token: *paper* is the convention of the published tables, *counted* is what this code executes, once for "
     "training and once for scoring; a multiply-add is two.",
     "*Rows in italics* are what papers report, under protocols of their own. They take no rank.",
 )
 
 SHORT_LEGEND = (
-    "≤ bound: at most that; ~ estimate: bounds nothing; no sign: exact. [95% interval over the text]. "
+    "≤ bound: at most that; ≥ at least; ~ estimate: bounds nothing; no sign: exact. [95% interval over the text]. "
     "± spread over n training seeds. = rank shared: not separated."
 )
 
@@ -67,9 +67,15 @@ def value(metrics: Sequence[Metric | None]) -> str:
     return _sign(known) + number(statistics.fmean(metric.value for metric in known))
 
 
-def value_and_error(metrics: Sequence[Metric | None]) -> str:
-    """Format like `value`, followed by the 95% interval of a single seed or the standard deviation over several."""
+def value_and_error(metrics: Sequence[Metric | None], least: Sequence[Metric | None] = ()) -> str:
+    """Format like `value`, followed by the 95% interval of a single seed or the standard deviation over several.
+
+    Args:
+        least: the other side of each bound, which comes first if all have one: `≥ 22.90, ≤ 24.31 [24.02, 24.60]`.
+    """
     known = [metric for metric in metrics if metric is not None]
+    if least and all(metric is not None for metric in least):
+        return f"{value(least)}, {value_and_error(metrics)}"
     if len(known) > 1:
         spread = statistics.stdev(metric.value for metric in known)
         return f"{value(known)} ± {number(spread, digits=2)} (n={len(known)})"
@@ -92,7 +98,8 @@ def audit(entry: Entry, likelihood: str | None) -> str:
 
 def describe(entry: Entry, metric: Metric) -> str:
     """Return all that is known about a number in one line: kind, interval, draws, audit, and where it comes from."""
-    result, kinds = entry.result, {"exact": "exact", "lower_bound": "a bound: at most that", "estimate": "an estimate"}
+    result, kinds = entry.result, {"exact": "exact", "lower_bound": "a bound: at most that"}
+    kinds |= {"upper_bound": "a bound: at least that", "estimate": "an estimate"}
     by = "" if metric.likelihood in (None, metric.kind) else f", by {metric.likelihood}"
     parts = [f"{kinds[metric.kind]}{by}"]
     if metric.ci95 is not None:

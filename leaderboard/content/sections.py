@@ -9,7 +9,7 @@ from leaderboard.board import Board, Column, Row, Section
 from leaderboard.content import notation, reported
 from leaderboard.content.document import NOTHING, Table, Value
 from leaderboard.entries import PERPLEXITY, Entry
-from leaderboard.ranking import headline, ranked
+from leaderboard.ranking import headline, other_side, ranked
 from ltm.progress import count
 
 
@@ -158,9 +158,9 @@ def rank(ranks: dict[str, tuple[int, bool]], row: Row) -> str:
 
 
 def perplexity(entries: Sequence[Entry]) -> str | Value:
-    """Format the headline perplexity of a row in a column, with sign, error, and a tooltip."""
-    metrics = [headline(entry) for entry in entries]
-    return notation.with_tooltip(notation.value_and_error(metrics), entries, metrics)
+    """Format the headline perplexity of a row in a column, with its other side, sign, error, and a tooltip."""
+    metrics, least = [headline(entry) for entry in entries], [other_side(entry) for entry in entries]
+    return notation.with_tooltip(notation.value_and_error(metrics, least), [*entries, *entries], [*metrics, *least])
 
 
 def likelihood_part(entries: Sequence[Entry], name: str) -> str:
@@ -171,8 +171,10 @@ def likelihood_part(entries: Sequence[Entry], name: str) -> str:
 
 def _other_likelihoods(rows: Sequence[Row], column: Column) -> list[str]:
     metrics = [m for row in rows for e in row.entries[column] for m in e.result.metrics]
-    kinds = {(m.kind == "estimate", m.likelihood) for m in metrics if m.name == PERPLEXITY and not m.headline}
-    return [likelihood for _, likelihood in sorted(kinds, key=str) if likelihood]
+    others = [m for m in metrics if m.name == PERPLEXITY and not m.headline and m.likelihood]
+    bounds = {m.likelihood for m in others if m.kind != "estimate"}
+    # What is an estimate of all models comes last.
+    return sorted({str(m.likelihood) for m in others}, key=lambda name: (name not in bounds, name))
 
 
 def title(section: Section) -> str:

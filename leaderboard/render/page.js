@@ -2,9 +2,9 @@
 // Sorting and filtering. Reported rows have a body of their own, which stays below and in its order.
 const UNITS = { k: 1e3, M: 1e6, G: 1e9, T: 1e12, B: 1e9 };
 
-// What a cell is sorted by: its first number, with its unit; nothing for a dash.
+// What a cell is sorted by: its first number, with its unit; nothing for a dash. Of two sides, the one that is ranked.
 function number(text) {
-  const found = /^[≤~\s]*([-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?)([kMGTB]?)(?![\w-])/.exec(text);
+  const found = /^(?:≥ \S+, (?=≤))?[≤≥~\s]*([-+]?\d[\d,]*\.?\d*(?:e[-+]?\d+)?)([kMGTB]?)(?![\w-])/.exec(text);
   return found ? parseFloat(found[1].replaceAll(",", "")) * (UNITS[found[2]] || 1) : null;
 }
 

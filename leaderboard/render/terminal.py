@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 TERMINAL_WIDTH = 100
-_PLAIN = str.maketrans({"≤": "<=", "–": "-", "−": "-", "±": "+-", "·": "|"})
+_PLAIN = str.maketrans({"≤": "<=", "≥": ">=", "–": "-", "−": "-", "±": "+-", "·": "|"})
 
 
 def open_console() -> Console:

@@ -150,6 +150,11 @@ class BatchScorer:
                     **{part: parts[part][b] for part in ("nats", "tokens")},
                     "mc_var": None if parts["mc_var"] is None else parts["mc_var"][b],
                     "terms": {term: values[b] for term, values in parts["terms"].items()},
+                    **(
+                        {"reliability": {n: v[b] for n, v in parts["reliability"].items()}}
+                        if "reliability" in parts
+                        else {}
+                    ),
                     **({"fast_steps": parts["fast_steps"][b]} if "fast_steps" in parts else {}),
                 }
                 for name, parts in likelihoods.items()
@@ -170,6 +175,11 @@ def _plain(estimate: LikelihoodEstimate) -> dict[str, Any]:
         "mc_var": None if estimate.mc_var_B is None else estimate.mc_var_B.double().tolist(),
         "terms": {name: part_B.double().tolist() for name, part_B in estimate.terms.items()},
         **({} if steps_B is None else {"fast_steps": steps_B.tolist()}),
+        **(
+            {"reliability": {n: v_B.double().tolist() for n, v_B in estimate.reliability.items()}}
+            if estimate.reliability
+            else {}
+        ),
     }
 
 
@@ -178,8 +188,13 @@ def _check(likelihoods: Mapping[str, Any], row: Row, headline: str) -> None:
         raise UserError(
             f"{row.record}: the model's headline is {headline}, but it gave {', '.join(likelihoods) or 'nothing'}"
         )
+    if likelihoods[headline]["kind"] == "upper_bound":
+        raise UserError(
+            f"{row.record}: {headline}, an upper bound on log p, is the headline; models are not ranked by one"
+        )
     for name, parts in likelihoods.items():
         numbers = {"nats": parts["nats"], "mc_var": parts["mc_var"] or 0.0, **parts["terms"]}
+        numbers |= parts.get("reliability", {})
         for part, value in numbers.items():
             if not math.isfinite(value):
                 raise UserError(

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ltm.api import Kind
+from ltm.latent.reliability import trusted
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -31,6 +32,7 @@ class BlockLikelihoods:
     terms: Mapping[str, Floats] = field(default_factory=dict)
     averaged: bool = False
     fast_steps_N: Ints | None = None
+    reliability: Mapping[str, Floats] = field(default_factory=dict)
 
     @property
     def nats(self) -> float:
@@ -47,6 +49,9 @@ class LikelihoodFloat(float):
         stream_tokens: tokens of the whole text; more than were scored when the number of blocks was limited.
         seconds: scoring time, over all runs that contributed.
 
+    Raises:
+        ValueError: the headline is an upper bound, which whoever compares floats would take for the likelihood.
+
     Arithmetic gives plain floats. Pickling, copying and gathering keep everything.
     """
 
@@ -60,6 +65,8 @@ class LikelihoodFloat(float):
     def __new__(
         cls, likelihoods: Mapping[str, BlockLikelihoods], *, headline: str, stream_tokens: int, seconds: float = 0.0
     ) -> LikelihoodFloat:
+        if likelihoods[headline].kind == "upper_bound":
+            raise ValueError(f"{headline} is an upper bound on log p: nothing may be ranked by it")
         self = super().__new__(cls, likelihoods[headline].nats)
         self.headline = headline
         self.likelihoods = likelihoods
@@ -77,7 +84,7 @@ class LikelihoodFloat(float):
 
     @property
     def kind(self) -> Kind:
-        """`exact`, `lower_bound` or `estimate`."""
+        """`exact`, `lower_bound` or `estimate`; never `upper_bound`."""
         return self.blocks.kind
 
     @property
@@ -111,7 +118,10 @@ def _restore(cls: Any, likelihoods: Any, headline: str, stream_tokens: int, seco
 
 
 def gather(records: Sequence[Any], *, stream_tokens: int, headline: str) -> LikelihoodFloat:
-    """Combine the records of one text or continuation; `headline` is the name to use if there are no records."""
+    """Combine the records of one text or continuation; `headline` is the name to use if there are no records.
+
+    An upper bound whose draws cannot be trusted is an estimate (`ltm.latent.reliability`).
+    """
     headline = records[0]["headline"] if records else headline
     likelihoods = {}
     # The same order whether a record comes from the model or from disk: the headline, then by name.
@@ -119,8 +129,15 @@ def gather(records: Sequence[Any], *, stream_tokens: int, headline: str) -> Like
     for name in sorted(names, key=lambda name: (name != headline, name)):
         parts = [record["likelihoods"][name] for record in records]
         known = bool(parts) and all(part["mc_var"] is not None for part in parts)
+        kind: Kind = parts[0]["kind"] if parts else "exact"
+        found = {
+            of: np.array([part["reliability"][of] for part in parts], np.float64)
+            for of in (parts[0].get("reliability", {}) if parts else {})
+        }
+        if kind == "upper_bound" and found and not trusted(found):
+            kind = "estimate"
         likelihoods[name] = BlockLikelihoods(
-            kind=parts[0]["kind"] if parts else "exact",
+            kind=kind,
             draws=parts[0]["draws"] if parts else 0,
             nats_N=np.array([part["nats"] for part in parts], np.float64),
             tokens_N=np.array([part["tokens"] for part in parts], np.int64),
@@ -133,6 +150,7 @@ def gather(records: Sequence[Any], *, stream_tokens: int, headline: str) -> Like
             fast_steps_N=np.array([p["fast_steps"] for p in parts], np.int64)
             if parts and all("fast_steps" in p for p in parts)
             else None,
+            reliability=found,
         )
     return LikelihoodFloat(
         likelihoods, headline=headline, stream_tokens=stream_tokens, seconds=math.fsum(r["seconds"] for r in records)

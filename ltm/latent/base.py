@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ltm.api import Generations, LanguageModel, LikelihoodEstimate, Rng, Sampling
-from ltm.latent import bounds, mixture
+from ltm.latent import bounds, mixture, tube
 from ltm.latent.posterior import Posterior
 from ltm.latent.prepared import Prepared
 from ltm.nn.block import Block, KeysValues, RMSNorm
@@ -276,26 +276,31 @@ class LatentModel(LanguageModel):
     def gaussian_bounds(
         self, batch: ScoringBatch, *, whole: bool, draws: int, only: str | None
     ) -> dict[str, LikelihoodEstimate]:
-        """`elbo` and `importance_bound` of whole texts, or the `predictive_bound` of continuations."""
+        """The `elbo`, `importance_bound` and `tube_upper_bound` of whole texts, or a `predictive_bound`."""
         tokens_BL, given_BL, scored_BL, tokens_B, rng, log_likelihood = batch
         if not whole:
             q = self.infer(tokens_BL, rng, weights_BL=given_BL)
             return {"predictive_bound": bounds.predictive_bound(log_likelihood, q, tokens_B, draws=8 * draws, rng=rng)}
         estimates: dict[str, LikelihoodEstimate] = {}
-        if only not in (None, "elbo", "importance_bound"):
+        if only not in (None, "elbo", "importance_bound", "tube_upper_bound"):
             return estimates
         mixed = only != "elbo" and self.config.importance_proposals == "mixture"
         visited = self.visit(tokens_BL, rng, weights_BL=scored_BL) if mixed else []
         q = visited[-1] if visited else self.infer(tokens_BL, rng, weights_BL=scored_BL)
         if only in (None, "elbo"):
             estimates["elbo"] = bounds.elbo(log_likelihood, q, tokens_B, draws=draws, rng=rng)
+        if only == "elbo":
+            return estimates
         if mixed:
-            estimates["importance_bound"] = bounds.multiple_importance_bound(
-                log_likelihood, mixture.of_fit(visited, 8 * draws), tokens_B, rng=rng
-            )
-        elif only in (None, "importance_bound"):
-            estimates["importance_bound"] = bounds.importance_bound(
-                log_likelihood, q, tokens_B, draws=8 * draws, rng=rng
+            proposals = mixture.of_fit(visited, 8 * draws)
+            importance = bounds.multiple_importance_bound(log_likelihood, proposals, tokens_B, rng=rng)
+        else:
+            importance = bounds.importance_bound(log_likelihood, q, tokens_B, draws=8 * draws, rng=rng)
+        if only in (None, "importance_bound"):
+            estimates["importance_bound"] = importance
+        if only in (None, "tube_upper_bound"):
+            estimates["tube_upper_bound"] = tube.tube_upper_bound(
+                log_likelihood, q, importance, tokens_B, draws=8 * draws, rng=rng
             )
         return estimates
 
@@ -310,7 +315,7 @@ class LatentModel(LanguageModel):
         rng: Rng,
         only: str | None = None,
     ) -> dict[str, LikelihoodEstimate]:
-        """Whole texts: `elbo` and `importance_bound`. Continuations: `predictive_bound`."""
+        """Whole texts: `elbo`, `importance_bound` and `tube_upper_bound`. Continuations: `predictive_bound`."""
         whole, batch = self.headline(context) == "elbo", self.scoring_batch(tokens_BL, context, lengths, rng)
         return self.gaussian_bounds(batch, whole=whole, draws=DRAWS if draws is None else draws, only=only)
 

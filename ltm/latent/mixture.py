@@ -94,3 +94,26 @@ def of_fit(visited: Sequence[Posterior], draws: int) -> Mixture:
         others.insert(1, visited[step - 1])
         step //= 2
     return Mixture(parts=(*others, last), counts=(*[each] * len(others), draws - each * len(others)))
+
+
+def defended(q: Posterior, draws: int) -> Mixture:
+    """q, two q's that are wider, and the prior: proposals without light tails.
+
+    A q that maximises an ELBO is narrower than the posterior, and its weights have heavy tails. A share t of the way to
+    the prior, in natural parameters, lies q^(1-t) p^t: wider where q is narrow, and the prior where q is. Of K draws
+    the prior gets 1/16 and t = 1/2 gets 3/16; t = 1/4 and q share the others.
+
+    Args:
+        draws: K, at least 8.
+    """
+    zeros = torch.zeros_like(q.mean)
+    parts = (Posterior(mean=zeros, log_variance=zeros), _towards_prior(q, 0.5), _towards_prior(q, 0.25))
+    counts = tuple(max(LEAST, round(share * draws)) for share in (SHARE, 3 * SHARE, 6 * SHARE))
+    return Mixture(
+        parts=(*parts, Posterior(mean=q.mean, log_variance=q.log_variance)), counts=(*counts, draws - sum(counts))
+    )
+
+
+def _towards_prior(q: Posterior, share: float) -> Posterior:
+    precision = (1 - share) * (-q.log_variance).exp()
+    return Posterior(mean=precision * q.mean / (precision + share), log_variance=-(precision + share).log())

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng, published_recipe, tiny_recipe
-from ltm.latent import bounds, langevin
+from ltm.latent import bounds, langevin, reliability, tube
 from ltm.latent.as_published import AsPublished
 from ltm.latent.base import DRAWS, LatentConfig, LatentModel, ScoringBatch
 from ltm.latent.langevin import LangevinConfig
@@ -264,10 +264,10 @@ class LatentThoughtModel(AsPublished, LatentModel):
         rng: Rng,
         only: str | None = None,
     ) -> dict[str, LikelihoodEstimate]:
-        """Whole texts: `elbo`, `importance_bound`, `reused_noise_estimate`; continuations: `predictive_bound`.
+        """Whole texts: the bounds of `LatentModel`, `reused_noise_estimate`; continuations: `predictive_bound`.
 
         `reused_noise_estimate` fits q anew with noise drawn once, as the published code scores. With Langevin chains,
-        whole texts have `ais_bound` and `langevin_estimate` instead.
+        whole texts have `ais_bound`, `langevin_estimate` and, from 25 chains on, `tube_upper_bound` instead.
         """
         batch, whole = (
             self.scoring_batch(tokens_BL, context, lengths, rng),
@@ -295,10 +295,15 @@ class LatentThoughtModel(AsPublished, LatentModel):
         )
         if not whole:
             return {"predictive_bound": bounds.log_mean_exp(values_KB, batch.tokens_B)}
-        estimates = {
-            "ais_bound": bounds.log_mean_exp(values_KB + log_ratios_KB, batch.tokens_B),
-            "langevin_estimate": langevin.langevin_estimate(values_KB, batch.tokens_B),
-        }
+        ais = bounds.log_mean_exp(values_KB + log_ratios_KB, batch.tokens_B)
+        estimates = {"ais_bound": ais, "langevin_estimate": langevin.langevin_estimate(values_KB, batch.tokens_B)}
+        # Of fewer chains it is known beforehand that their tail cannot be judged.
+        if only in (None, "tube_upper_bound") and draws >= reliability.LEAST_DRAWS:
+            others = self.chains(
+                batch.tokens_BL, seen_BL, batch.rng, count=draws, purpose="tube_upper_bound", weigh=True
+            )
+            log_w_KB = torch.stack([batch.log_likelihood(z) + ratio_B for z, ratio_B in others])
+            estimates["tube_upper_bound"] = tube.tangent(log_w_KB, tube.log_psi(ais), batch.tokens_B)
         return {name: estimate for name, estimate in estimates.items() if only in (None, name)}
 
     def draw_latents(self, tokens_BL: Tensor, rng: SequenceRng, times: int) -> Tensor:

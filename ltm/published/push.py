@@ -18,7 +18,7 @@ from ltm.training import checkpoint
 from ltm.training.checkpoint import HUB_NAMES, MANIFEST
 from ltm.untrusted.display import bare
 
-SIGNS = {"exact": "", "lower_bound": "≤ ", "estimate": "~ "}
+SIGNS = {"exact": "", "lower_bound": "≤ ", "upper_bound": "≥ ", "estimate": "~ "}
 VERDICT = "audit_passed"
 PERPLEXITY = "token_perplexity"
 

@@ -56,6 +56,7 @@ class LikelihoodTests(FamilyTests):
         """The headline first; float64 nats and int64 tokens; no draws and no variance if exact; parts that add up."""
         found = model.log_likelihoods(TEXTS, context=context, rng=SequenceRng(2, ROWS))
         assert next(iter(found)) == model.headline(context)
+        assert found[model.headline(context)].kind != "upper_bound", "models are not ranked by what they cannot exceed"
         for name, estimate in found.items():
             assert estimate.kind in get_args(Kind), name
             assert estimate.nats_B.dtype == torch.float64 and estimate.nats_B.shape == (len(TEXTS),), name
@@ -74,7 +75,7 @@ class LikelihoodTests(FamilyTests):
                 same(torch.stack(list(estimate.terms.values())).sum(0), estimate.nats_B, name, 1e-9)
 
     def test_total_mass(self, model: LanguageModel) -> None:
-        """Over all texts, what is exact sums to 1, and a bound to at most 1 within its stated error."""
+        """Over all texts, what is exact sums to 1, a bound to at most 1, and one from above to 1 or more."""
         model = with_fast_steps(model, 200)
         found = model.log_likelihoods(TEXTS, rng=SequenceRng(1, ROWS), draws=128)
         for name, estimate in found.items():
@@ -87,6 +88,9 @@ class LikelihoodTests(FamilyTests):
             elif estimate.kind == "lower_bound":
                 assert 0.05 < mass <= 1 + 3 * error + 1e-9, (name, mass, error)
                 assert error < 0.05, f"{name} is too noisy with 512 draws for the sum to say anything"
+            elif estimate.kind == "upper_bound":
+                # Noise makes the exponential of an average higher, never lower.
+                assert mass >= 1 - 3 * error - 1e-9, (name, mass, error)
 
     def test_conditional_mass(self, model: LanguageModel) -> None:
         """Given any first two tokens, the continuations share at most all probability.
@@ -160,8 +164,8 @@ class LikelihoodTests(FamilyTests):
         """The chain rule: log p(start) + log p(rest | start) = log p(text), so no token sees those after it."""
         rng = SequenceRng(0, ROWS)
         whole = model.log_likelihood(TEXTS, rng=rng)
-        if whole.kind != "exact":
-            pytest.skip("only exact likelihoods obey the chain rule")
+        if whole.kind != "exact" or not model.chain_rule:
+            pytest.skip("only exact likelihoods obey the chain rule, and not all of them")
         for start in range(1, L):
             head = model.log_likelihood(TEXTS, lengths=torch.full((len(TEXTS),), start), rng=rng)
             tail = model.log_likelihood(TEXTS, context=start, rng=rng)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ltm import statistics
-from ltm.result import Metric
+from ltm.result import Kind, Metric
 from tasks import results
 from tasks.generation import text_statistics as counted
 
@@ -71,7 +71,7 @@ def metric(
     *,
     unit: str,
     n: int,
-    kind: Literal["exact", "lower_bound", "estimate"] = "exact",
+    kind: Kind = "exact",
     headline: bool = False,
 ) -> Metric:
     """Make a metric that belongs to no likelihood."""

@@ -116,6 +116,9 @@ def score(model: HarnessModel, task: str, text: str | CorpusText, split: Split) 
 def _metrics(name: str, value: LikelihoodFloat, split: Split) -> list[Metric]:
     part = value.likelihoods[name]
     total = statistics.nats_total(part.nats_N, part.tokens_N, part.mc_var_N)
+    # No perplexity is below 1: such a bound says nothing, and may be too low for a float.
+    if name != value.headline and total.nats < 0:
+        return []
     common: dict[str, Any] = {
         "likelihood": name,
         "headline": name == value.headline,
@@ -132,6 +135,11 @@ def _metrics(name: str, value: LikelihoodFloat, split: Split) -> list[Metric]:
         # Some published scripts report it; models are never ranked by it.
         legacy = {**common, "headline": False, "kind": "estimate"}
         metrics.append(Metric(name="token_perplexity_mean_of_exp", unit="token", value=mean_of_exp, **legacy))
+    if part.kind == "upper_bound" and part.mc_var_N is not None:
+        sure = statistics.perplexity(
+            (total.nats - statistics.ONE_SIDED_95 * math.sqrt(part.mc_var_N.sum())) / total.tokens
+        )
+        metrics.append(Metric(name="token_perplexity_at_least", unit="token", value=sure, **common))
     if name == value.headline:
         metrics += [_term(term, part, common) for term in part.terms]
         if part.fast_steps_N is not None:
@@ -144,6 +152,12 @@ def _term(term: str, part: BlockLikelihoods, common: Mapping[str, Any]) -> Metri
     # A part of a bound bounds nothing by itself.
     value = statistics.term_per_token(part.terms[term], part.tokens_N)
     return Metric(name=f"{term.lstrip('-')}_per_token", unit="token", value=value, **{**common, "kind": "estimate"})
+
+
+def _reliability(part: BlockLikelihoods) -> Mapping[str, Any]:
+    """What the trust in an upper bound rests on: `effective` draws, `tail` index, and `mc_var`."""
+    known = part.reliability and part.mc_var_N is not None
+    return {**part.reliability, "mc_var": part.mc_var_N} if known else part.reliability
 
 
 class _Records(Sequence[dict[str, Any]]):
@@ -168,5 +182,10 @@ class _Records(Sequence[dict[str, Any]]):
             "block": range(len(self))[block],
             "tokens": int(blocks.tokens_N[block]),
             **{name: float(part.nats_N[block]) for name, part in self._value.likelihoods.items()},
+            **{
+                f"{name}_{of}": float(values_N[block])
+                for name, part in self._value.likelihoods.items()
+                for of, values_N in _reliability(part).items()
+            },
             **({} if blocks.fast_steps_N is None else {"fast_steps": int(blocks.fast_steps_N[block])}),
         }

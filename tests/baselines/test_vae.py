@@ -120,7 +120,7 @@ def test_gaussian_bounds_stay_below_the_integrated_evidence():
     log_p = evidence(model, TEXTS)
     assert float(log_p.exp().sum()) == pytest.approx(1, abs=1e-6)
     found = model.log_likelihoods(TEXTS, rng=RNG, draws=64)
-    assert list(found) == ["elbo", "importance_bound"]
+    assert list(found) == ["elbo", "importance_bound", "tube_upper_bound"]
     for estimate in found.values():
         gap = float((log_p.exp() * (log_p - estimate.nats_B)).sum())
         assert estimate.kind == "lower_bound"

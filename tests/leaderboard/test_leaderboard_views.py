@@ -455,6 +455,55 @@ def test_compare_is_paired_and_antisymmetric(run: Run, tmp_path: Path, capsys: p
     assert there[1] < there[0] < there[2] and there[0] == pytest.approx(0.02, abs=0.005)
 
 
+def two_sided(name: str, shift: float, least: float) -> tuple[Result, list[dict]]:
+    """Like `scored`, of a latent model: at most as many nats per token more than `ar`, and at least so many more."""
+    records = [{"block": r["block"], "tokens": 255, "elbo": r["exact"]} for r in scored(name, shift)[1]]
+    for record in records:
+        record["upper"] = record["elbo"] + 255 * (shift - least)
+    made = make_result(name=name, nats=-sum(r["elbo"] for r in records) / 5100)
+    (upper,) = [m for m in made.metrics if m.headline and m.name == "token_perplexity"]
+    value = math.exp(-sum(r["upper"] for r in records) / 5100)
+    bound: dict[str, Any] = {"likelihood": "upper", "headline": False, "kind": "upper_bound", "value": value}
+    own = [m for m in made.metrics if m.likelihood == "elbo"]
+    return dataclasses.replace(made, metrics=(*own, dataclasses.replace(upper, ci95=None, **bound))), records
+
+
+def test_a_bound_that_is_beaten_on_both_sides_is_worse_beyond_doubt(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for result, records in (
+        scored("ar-a", 0.0),
+        scored("ar-b", 0.06),
+        two_sided("ltm-far", 0.1, 0.05),
+        two_sided("ltm-near", 0.1, -0.05),
+    ):
+        write_result(result, tmp_path / "results", records=records)
+    for a, b, verdict in (
+        ("ar-a", "ltm-far", "B worse beyond doubt"),
+        ("ltm-far", "ar-a", "A worse beyond doubt"),
+        ("ltm-near", "ar-a", "B better (paired)"),  # its bound loses, the truth may win
+        ("ltm-near", "ltm-far", "no difference"),
+        ("ar-b", "ltm-far", "B worse (paired)"),
+        ("ar-a", "ar-b", "B worse (paired)"),
+    ):
+        assert run("compare", a, b) == 0
+        said = said_of(capsys, "pydocs")
+        assert verdict in said and ("≥" in said) == ("ltm" in a + b), said
+    # Ranks go by what is at most: the other side changes none.
+    built = board(load(tmp_path / "results"))
+    (section,) = built.sections
+    assert [rank for rank, _ in ranked(section.rows, section.columns[0]).values()] == [1, 2, 3, 3]
+    table = sections.overview(section)
+    cells = {str(row[0]): str(row[1]) for row in table.rows}
+    assert re.fullmatch(r"≥ \d+\.\d+, ≤ \d+\.\d+ \[\S+, \S+\]", cells["ltm-far"]), cells
+    assert "≥" not in cells["ar-a"]
+    rows = [row for row in csv.DictReader(io.StringIO(csv_table(built))) if row["kind"] == "upper_bound"]
+    assert {(row["model"], row["rank"], row["headline"]) for row in rows} == {
+        ("ltm-far", "", "False"),
+        ("ltm-near", "", "False"),
+    }
+
+
 def test_commits_are_compared_model_by_model(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for commit, shift in (("a" * 40, 0.0), ("b" * 40, 0.02)):
         for name in ("ar-a", "ar-b"):

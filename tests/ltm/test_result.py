@@ -79,9 +79,52 @@ def test_one_edited_digit_is_noticed(tmp_path: Path) -> None:
         read_result(path)
 
 
+def test_what_was_written_under_the_first_schema_stays_as_it_is(tmp_path: Path) -> None:
+    old = dataclasses.replace(make_result(), schema=1)
+    path = write_result(old, tmp_path)
+    assert read_result(path) == old and path.read_bytes() == to_bytes(read_result(path))
+    assert json.loads(path.read_text())["schema"] == 1 and make_result().schema == 2
+    assert old.key == make_result().key
+
+
+def two_sided(**changes: Any) -> Result:
+    """A result with both sides of its bound; `changes` are of the upper one's metric."""
+    result = make_result()
+    bound: dict[str, Any] = {"likelihood": "upper", "headline": False, "kind": "upper_bound", "value": 21.0}
+    least = dataclasses.replace(result.metrics[0], ci95=None, **bound)
+    return dataclasses.replace(result, metrics=(*result.metrics, dataclasses.replace(least, **changes)))
+
+
+def test_a_bound_from_the_other_side_stands_beside_the_headline(tmp_path: Path) -> None:
+    result = read_result(write_result(two_sided(), tmp_path))
+    least = result.other_side("token_perplexity")
+    assert least is not None and (least.likelihood, least.value) == ("upper", 21.0)
+    assert result.metric("token_perplexity") == result.metrics[0]
+    assert result.other_side("bits_per_byte") is None and make_result().other_side("token_perplexity") is None
+    exact = [dataclasses.replace(metric, kind="exact") for metric in result.metrics[:1]]
+    assert dataclasses.replace(result, metrics=(*exact, result.metrics[-1])).other_side("token_perplexity") is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "schema", "found"),
+    [({}, 1, "in a result of schema 1"), ({"headline": True, "name": "bits_per_byte_2"}, 2, "of a headline")],
+)
+def test_nothing_is_ranked_by_an_upper_bound(changes: dict[str, Any], schema: int, found: str) -> None:
+    with pytest.raises(UserError, match=rf"kind: expected an exact value, .* found upper_bound {found}"):
+        dataclasses.replace(two_sided(**changes), schema=schema)
+
+
+def test_results_and_models_know_the_same_kinds() -> None:
+    from typing import get_args
+
+    from ltm import api, result
+
+    assert get_args(result.Kind) == get_args(api.Kind)
+
+
 def test_an_unknown_schema_says_what_is_known(tmp_path: Path) -> None:
-    path = edited(write_result(make_result(), tmp_path), {"schema": 2})
-    with pytest.raises(UserError, match="field schema: expected 1, found 2"):
+    path = edited(write_result(make_result(), tmp_path), {"schema": 3})
+    with pytest.raises(UserError, match="field schema: expected 1 or 2, found 3"):
         read_result(path)
 
 
@@ -129,7 +172,7 @@ def test_errors_name_file_field_expected_and_found(tmp_path: Path, changes: dict
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "guess"}, r"metrics\[0\]\.kind: expected exact or lower_bound or estimate, found 'guess'"),
+        ({"kind": "guess"}, r"metrics\[0\]\.kind: expected exact or lower_bound or .*, found 'guess'"),
         ({"direction": "up"}, r"metrics\[0\]\.direction"),
         ({"value": "24.3"}, r"metrics\[0\]\.value: expected int or float, found '24.3'"),
         ({"value": float("inf")}, r"metrics\[0\]\.value: expected finite plain data"),

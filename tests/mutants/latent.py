@@ -13,7 +13,7 @@ import torch
 
 from baselines.vae import VAE
 from baselines.vq import Codebook
-from ltm.latent import base, bounds, prequential
+from ltm.latent import base, bounds, prequential, tube
 from ltm.latent.base import LatentModel
 from ltm.latent.mixture import Mixture
 from ltm.latent.model import LatentThoughtModel
@@ -307,6 +307,53 @@ def best_weight_twice() -> Patch:
         return bad
 
     return instead(bounds, "importance_bound", make)
+
+
+def of_the_tangent(change: Callable[..., Any]) -> Patch:
+    """An upper bound from other weights and another psi; `change` maps (log weights, log psi) to such."""
+    return instead(
+        tube,
+        "tangent",
+        lambda sound: lambda log_w_KB, log_psi_B, *given, **named: sound(*change(log_w_KB, log_psi_B), *given, **named),
+    )
+
+
+@mutant("vae", "an upper bound whose psi is the mean of its own weights", caught_by="recomputed_tube_upper")
+def psi_from_its_own_noise() -> Patch:
+    return of_the_tangent(lambda log_w_KB, _: (log_w_KB, log_w_KB.logsumexp(0) - math.log(len(log_w_KB))))
+
+
+@mutant("vae", "an upper bound without the two largest weights", caught_by="recomputed_tube_upper")
+def largest_weights_dropped() -> Patch:
+    return of_the_tangent(
+        lambda log_w_KB, psi_B: (log_w_KB.masked_fill(log_w_KB >= log_w_KB.topk(2, 0)[0][1], -1e3), psi_B)
+    )
+
+
+@mutant(
+    "vae",
+    "an upper bound whose weights are clipped at 1.05 psi, and its variance with them",
+    caught_by="recomputed_tube_upper",
+)
+def clipped_ratios() -> Patch:
+    return of_the_tangent(lambda log_w_KB, psi_B: (log_w_KB.minimum(psi_B + math.log(1.05)), psi_B))
+
+
+@mutant("vae", "the lowest of four upper bounds", caught_by="recomputed_tube_upper")
+def lowest_of_four() -> Patch:
+    def make(sound):
+        def bad(*given, rng, **options):
+            tries = [sound(*given, rng=other_noise(rng, n) if n else rng, **options) for n in range(4)]
+            nats_B, number_B = torch.stack([one.nats_B for one in tries]).min(0)
+            picked = {"nats_B": nats_B, "terms": {}}
+            for part in ("log_psi", "excess"):
+                each_4B = torch.stack([one.terms[part] for one in tries])
+                picked["terms"][part] = each_4B[number_B, torch.arange(len(number_B))]
+            return dataclasses.replace(tries[0], **picked)
+
+        return bad
+
+    return instead(tube, "tube_upper_bound", make)
 
 
 def of_a_mixture(broken: Callable[[], Patch]) -> Patch:

@@ -189,7 +189,7 @@ CHECKS: dict[str, Callable[[Specimen], Sequence[CheckResult]]] = {
     "samples_follow_the_law": samples_follow_the_law,
     "whole_text": whole_text,
 }
-MADE_BY = {"recomputed_elbo": "recomputed_bounds", "recomputed_importance": "recomputed_bounds"}
+MADE_BY = {name: "recomputed_bounds" for name in ("recomputed_elbo", "recomputed_importance", "recomputed_tube_upper")}
 """Which check a result is of, where it has a name of its own."""
 NEEDS_MINI = ("total_mass", "blank_mass", "continuation_mass", "prequential_mass", "samples_follow_the_law")
 """The checks of the miniature; the others are of the model."""

@@ -243,7 +243,9 @@ def test_two_models_on_two_tasks_and_nothing_twice(place, capsys, monkeypatch):
     assert result.data["source"] == {"kind": "local", "file": "ptb/validation.txt"}
     assert str(place) not in json.dumps([result.data["source"], result.provenance["versions"]])
     assert result.provenance["command"] == "ltm-eval " + " ".join(arguments)
-    assert {m.likelihood for m in result.metrics} == {"elbo", "importance_bound", "reused_noise_estimate"}
+    assert {m.likelihood for m in result.metrics} == {
+        *("elbo", "importance_bound", "tube_upper_bound", "reused_noise_estimate"),
+    }
     parts = [result.metric(name).value for name in ("kl_per_token", "reconstruction_per_token")]
     assert math.exp(sum(parts)) == pytest.approx(result.metric("token_perplexity").value, rel=1e-12)
     assert result.metric("token_perplexity", "reused_noise_estimate").kind == "estimate"

@@ -29,6 +29,8 @@ MORE_TEXTS = 96
 """Further ones, if claims are averages that have noise even here."""
 TOKENS_AT_ONCE = 4096
 """Tokens scored in one batch."""
+ERRORS, SLIP = 4.0, 0.01
+"""Standard errors, and nats per text for rounding, by which upper bounds may be below the truth in all."""
 
 
 def blank_text(model: HarnessModel) -> list[CheckResult]:
@@ -69,6 +71,9 @@ def blank_text(model: HarnessModel) -> list[CheckResult]:
             averaged=estimates[0].averaged,
         )
         excess = float((nats_N - reference_N).sum()) / sum(lengths)
+        if estimates[0].kind == "upper_bound":
+            results.append(_from_above(name, nats_N - reference_N, known, len(lengths)))
+            continue
         results.append(
             CheckResult(
                 name="blank_text",
@@ -82,6 +87,16 @@ def blank_text(model: HarnessModel) -> list[CheckResult]:
             )
         )
     return results
+
+
+def _from_above(name: str, excess_N: np.ndarray, known: Sequence[Tensor], texts: int) -> CheckResult:
+    """Check that upper bounds on random texts, all weights zero, are not below what is known of them."""
+    variance = float(torch.cat(list(known)).sum()) if known else 0.0
+    excess, least = float(excess_N.sum()), -ERRORS * math.sqrt(variance) - SLIP * texts
+    detail = f"{texts} random texts, all weights zero: {excess:+.4g} nats above the truth in all, at least {least:.4g}"
+    return CheckResult(
+        name="blank_text", likelihood=name, passed=excess >= least, value=excess, limit=least, detail=detail
+    )
 
 
 def _claims(

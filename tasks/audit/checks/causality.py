@@ -35,7 +35,7 @@ def future_leak(model: HarnessModel, tokens: Sequence[int]) -> list[CheckResult]
     Args:
         tokens: real text; at most a block of it is used.
     """
-    exact = [name for name, (kind, _) in model.offered.items() if kind == "exact"]
+    exact = [name for name, (kind, _) in model.offered.items() if kind == "exact" and model.loaded.model.chain_rule]
     row = list(tokens[: model.block_length])
     if not exact or len(row) < 2:
         return []

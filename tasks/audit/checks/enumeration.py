@@ -145,7 +145,9 @@ def total_mass(mini: LanguageModel, *, name: str = "total_mass") -> list[CheckRe
         return of_shorter if of_blocks.passed and not of_shorter.passed else of_blocks
 
     results = {which: both(which, estimate) for which, estimate in few.items()}
-    refuted = [which for which in few if few[which].kind == "lower_bound" and not results[which].passed]
+    refuted = [
+        which for which in few if few[which].kind in ("lower_bound", "upper_bound") and not results[which].passed
+    ]
     if results[headline].limit > 1 + ROOM:
         many = _claims(mini, rows_NL, 1, lengths=lengths_N, draws=DRAWS, only=headline)[headline]
         results[headline] = both(headline, many, few[headline].nats_B)

@@ -32,7 +32,7 @@ SLIP = 1e-4
 """Relative tolerance of a stated KL, for rounding."""
 ROUNDING = {torch.float64: 1e-10, torch.float32: 1e-6}
 """Relative tolerance of a bound that is computed again by the same operations, by dtype; 0.01 in narrower ones."""
-RECOMPUTED = ("elbo", "importance_bound")
+RECOMPUTED = ("elbo", "importance_bound", "tube_upper_bound")
 """The bounds that q, p(x|z) and the prior determine."""
 
 COPIES = 64
@@ -83,6 +83,9 @@ class _Proposals:
 def recomputed_bounds(model: HarnessModel, tokens: Sequence[int]) -> list[CheckResult]:
     """Refute an ELBO or importance bound that is higher than q, p(x|z) and the prior give under other noise.
 
+    Or an upper bound that is lower: its psi, which the term `log_psi` states, is trusted to be any number, and what is
+    added to log psi has to be what other weights give. If psi is from the same draws, it is too little on average.
+
     Each text is fitted and scored under many noises with the draws that the model is scored with, and recomputed at
     the same q with as many other draws; the differences have mean 0 if the bound is what it claims to be. Selecting
     fits or draws by the reported number, a wrong KL and wrong importance weights all raise it. q and the prior are
@@ -125,7 +128,7 @@ def recomputed_bounds(model: HarnessModel, tokens: Sequence[int]) -> list[CheckR
 def _differences(
     reader: LatentModel, rows_NL: Tensor, rng: SequenceRng, name: str, claim: LikelihoodEstimate
 ) -> tuple[Tensor, float]:
-    """What is claimed beyond the recomputed bound, nats (2, N), and how much KL the claim leaves out.
+    """What is claimed beyond the recomputed bound, nats (2, N) or (3, N), and how much KL the claim leaves out.
 
     The first row is under other noise. The second is under the noise that `ltm.latent.bounds` draws by, where there is
     nothing left of the draws' own error: a wrong formula shows to the last digits.
@@ -149,14 +152,24 @@ def _differences(
         values = []
         for z in proposals.sample(noises):
             value_N = batch.log_likelihood(z.to(proposals.dtype))
-            if name == "importance_bound" or kl_N is None:
+            if name != "elbo" or kl_N is None:
                 value_N = value_N + prior.log_prob(z).flatten(1).sum(1) - proposals.log_density(z)
             values.append(value_N)
         values_KN = torch.stack(values)
         if name == "importance_bound":
             differences.append(claim.nats_B - (values_KN.logsumexp(0) - math.log(len(values_KN))))
+        elif name == "tube_upper_bound":
+            log_psi_N = claim.terms["log_psi"]
+            ratio_N = (values_KN - log_psi_N).exp().mean(0)
+            differences.append(log_psi_N + ratio_N - 1 - claim.nats_B)
+            if len(differences) == 1:
+                claimed_N = (claim.nats_B - log_psi_N + 1).clamp(min=1e-300)
+                nearer_N = ratio_N.log().abs() - claimed_N.log().abs()
         else:
             differences.append(claim.nats_B - (values_KN.mean(0) - (0.0 if kl_N is None else kl_N)))
+    if name == "tube_upper_bound":
+        # The mean weight must be no nearer to psi than that of other draws is, as it would be if psi knew of it.
+        return torch.stack([*differences, nearer_N]), 0.0
     stated = claim.terms.get("-kl")
     if stated is None or kl_N is None:
         return torch.stack(differences), 0.0
@@ -166,16 +179,19 @@ def _differences(
 def _verdict(
     name: str, differences: Sequence[tuple[Tensor, float]], length: int, count: int, *, slip: float
 ) -> CheckResult:
-    difference_2N = torch.cat([part_2N.double().cpu() for part_2N, _ in differences], 1)
-    excess_2 = difference_2N.mean(1)
-    limit_2 = ERRORS * difference_2N.std(1) / math.sqrt(difference_2N.shape[1]) + slip
-    # The worse of the two, in multiples of what is allowed.
-    worst = int((excess_2 / limit_2).nan_to_num(nan=math.inf).argmax())
-    excess, limit = float(excess_2[worst]), float(limit_2[worst])
+    # The third row, of an upper bound, says how much nearer to psi the mean weight is.
+    difference_RN = torch.cat([part_2N.double().cpu() for part_2N, _ in differences], 1)
+    excess_R = difference_RN.mean(1)
+    limit_R = ERRORS * difference_RN.std(1) / math.sqrt(difference_RN.shape[1]) + slip
+    # The worst of them, in multiples of what is allowed.
+    worst = int((excess_R / limit_R).nan_to_num(nan=math.inf).argmax())
+    excess, limit = float(excess_R[worst]), float(limit_R[worst])
     short = max(short for _, short in differences)
+    under = ("other noise", "the same noise", "other noise, in distance from psi")[worst]
     detail = (
-        f"{count} texts of {length} tokens under {NOISES} noises: claimed {excess:+.3g} nats per text beyond what "
-        f"q and p(x|z) give under {('other', 'the same')[worst]} noise, at most {limit:.3g}"
+        f"{count} texts of {length} tokens under {NOISES} noises: claimed {excess:+.3g} nats per text "
+        f"{'below' if name == 'tube_upper_bound' else 'beyond'} what "
+        f"q and p(x|z) give under {under}, at most {limit:.3g}"
     )
     if short:
         detail += f"; the stated KL is {short:.3g} nats short"

@@ -57,6 +57,8 @@ def summed(
     variance_B = torch.zeros_like(nats_B) if estimate.mc_var_B is None else estimate.mc_var_B.double()
     p_B = nats_B.exp()
     mass, error = float(p_B.sum()), float((p_B.square() * variance_B).sum().sqrt())
+    if estimate.kind == "upper_bound":
+        return _from_above(name, likelihood, mass, error, slip=slip, whole=whole, what=f"{len(nats_B):,} {what}")
     bias = float((p_B * variance_B).sum()) / 2 if estimate.averaged else 0.0
     many = WORST_OF_MANY_ERRORS if one_of > 1 else AVERAGED_ERRORS
     limit = 1 + slip + (many if estimate.averaged else STANDARD_ERRORS) * error + bias
@@ -78,6 +80,16 @@ def summed(
     return CheckResult(
         name=name, likelihood=likelihood, passed=passed and math.isfinite(mass), value=mass, limit=limit, detail=detail
     )
+
+
+def _from_above(
+    name: str, likelihood: str | None, mass: float, error: float, *, slip: float, whole: bool, what: str
+) -> CheckResult:
+    """Check that upper bounds of everything there is sum to 1 or more: noise raises their exponentials on average."""
+    least = 1 - slip - AVERAGED_ERRORS * error
+    detail = f"{what}, bounded from above, share {mass:.6g}, at least {least:.6g}"
+    passed = (mass >= least or not whole) and not math.isnan(mass)
+    return CheckResult(name=name, likelihood=likelihood, passed=passed, value=mass, limit=least, detail=detail)
 
 
 def averages(reader: LanguageModel, context: int) -> bool:

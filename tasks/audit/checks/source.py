@@ -81,7 +81,9 @@ def claims_on(model: HarnessModel, source: KnownSource, *, texts: int = 256) -> 
         for i, text in enumerate(documents)
     ]
     answers = model.loglikelihood_rolling(requests)
-    by_name = {name: [answer.likelihoods[name] for answer in answers] for name in answers[0].likelihoods}
+    # No e-value speaks against an upper bound, and a source may be likelier than any model of it.
+    names = [name for name in answers[0].likelihoods if model.offered[name][0] != "upper_bound"]
+    by_name = {name: [answer.likelihoods[name] for answer in answers] for name in names}
     return Claims(
         kinds={name: parts[0].kind for name, parts in by_name.items()},
         claims_N={name: np.array([part.nats for part in parts]) for name, parts in by_name.items()},
@@ -155,6 +157,8 @@ def proposal_mass(model: HarnessModel, proposal: HarnessModel, *, texts: int = P
         estimates = model.loaded.model.log_likelihoods(tokens_NL, rng=noise, draws=model.runner.scorer.draws)
     results, drawn_from = [], f"{texts} texts of {length} tokens from {proposal.loaded.name}"
     for which, estimate in estimates.items():
+        if estimate.kind == "upper_bound":
+            continue
         log_w_N = estimate.nats_B.double().cpu() - q_N
         if estimate.averaged and estimate.mc_var_B is not None:
             log_w_N = log_w_N - STANDARD_ERRORS * estimate.mc_var_B.double().cpu().sqrt()

@@ -32,6 +32,7 @@ def test_sound_bounds_agree(family, changes):
     assert [(one.name, one.likelihood) for one in found] == [
         ("recomputed_elbo", "elbo"),
         ("recomputed_importance", "importance_bound"),
+        ("recomputed_tube_upper", "tube_upper_bound"),
     ]
     assert all(one.passed and abs(one.value) <= one.limit and "2 texts" in one.detail for one in found)
 
@@ -40,7 +41,7 @@ def test_a_kl_that_costs_less_is_seen_to_the_digit(monkeypatch):
     model = reading("ltm", posterior=PosteriorConfig(steps=4))
     sound = Posterior.kl
     monkeypatch.setattr(Posterior, "kl", lambda self: 0.99 * sound(self))
-    elbo, importance = estimator.recomputed_bounds(model, TOKENS)
+    elbo, importance, _ = estimator.recomputed_bounds(model, TOKENS)
     assert not elbo.passed and "the stated KL" in elbo.detail and importance.passed
 
 
@@ -53,21 +54,21 @@ def test_a_thousandth_of_a_nat_is_seen_under_the_same_noise(monkeypatch):
         return dataclasses.replace(found, nats_B=found.nats_B + 1e-3)
 
     monkeypatch.setattr(bounds, "elbo", better)
-    elbo, importance = estimator.recomputed_bounds(model, TOKENS)
+    elbo, importance, _ = estimator.recomputed_bounds(model, TOKENS)
     assert not elbo.passed and elbo.value == pytest.approx(1e-3, rel=0.1) and importance.passed
 
 
 def test_what_states_no_terms_is_held_against_other_draws(monkeypatch):
     model = reading("ltm", posterior=PosteriorConfig(steps=4))
     sound = bounds.elbo
-    before, _ = estimator.recomputed_bounds(model, TOKENS)
+    before, *_ = estimator.recomputed_bounds(model, TOKENS)
 
     def better(*arguments, **options):
         found = sound(*arguments, **options)
         return dataclasses.replace(found, nats_B=found.nats_B + 3 * before.limit, terms={})
 
     monkeypatch.setattr(bounds, "elbo", better)
-    found, _ = estimator.recomputed_bounds(model, TOKENS)
+    found, *_ = estimator.recomputed_bounds(model, TOKENS)
     assert not found.passed and found.value == pytest.approx(3 * before.limit, rel=0.1)
 
 
@@ -81,7 +82,7 @@ def test_the_best_of_several_evaluations_is_seen_whatever_the_draws(monkeypatch)
         return dataclasses.replace(found[0], nats_B=torch.stack([one.nats_B for one in found]).amax(0))
 
     monkeypatch.setattr(bounds, "elbo", best)
-    found, _ = estimator.recomputed_bounds(model, TOKENS)
+    found, *_ = estimator.recomputed_bounds(model, TOKENS)
     assert not found.passed and found.value > 0
 
 
@@ -91,7 +92,7 @@ def test_importance_weights_of_another_variance_are_seen(monkeypatch):
     monkeypatch.setattr(
         Posterior, "log_ratio", lambda self, noise: sound(self, noise) + 0.05 * noise.square().flatten(1).sum(1)
     )
-    elbo, importance = estimator.recomputed_bounds(model, TOKENS)
+    elbo, importance, _ = estimator.recomputed_bounds(model, TOKENS)
     assert elbo.passed and not importance.passed
 
 
@@ -116,10 +117,10 @@ def test_a_prior_of_its_own_is_taken_and_one_of_each_text_is_not(monkeypatch):
         return Posterior(mean=torch.zeros_like(q.mean), log_variance=torch.full_like(q.mean, 0.7))
 
     monkeypatch.setattr(bounds, "elbo", under(wide))
-    elbo, _ = estimator.recomputed_bounds(model, TOKENS)
+    elbo, *_ = estimator.recomputed_bounds(model, TOKENS)
     assert elbo.passed
     monkeypatch.setattr(bounds, "elbo", under(lambda q: q))
-    elbo, _ = estimator.recomputed_bounds(model, TOKENS)
+    elbo, *_ = estimator.recomputed_bounds(model, TOKENS)
     assert not elbo.passed and "the prior differs between texts" in elbo.detail
 
 
@@ -137,7 +138,7 @@ def test_a_mixture_is_recomputed_from_what_is_handed_over(monkeypatch, antitheti
 
     monkeypatch.setattr(bounds, "multiple_importance_bound", of_pairs)
     for more in (0.0, 1e-3):
-        elbo, importance = estimator.recomputed_bounds(model, TOKENS)
+        elbo, importance, _ = estimator.recomputed_bounds(model, TOKENS)
         assert elbo.passed and importance.passed == (more == 0)
     assert importance.value == pytest.approx(1e-3, rel=0.1)
 
@@ -153,7 +154,7 @@ def test_a_proposal_that_only_the_draws_know_of_is_seen(monkeypatch):
             yield z if number % 4 else stream.normal(*z.shape[1:]).to(z)
 
     monkeypatch.setattr(Mixture, "sample", some_from_the_prior)
-    elbo, importance = estimator.recomputed_bounds(model, TOKENS)
+    elbo, importance, _ = estimator.recomputed_bounds(model, TOKENS)
     assert elbo.passed and not importance.passed
 
 
@@ -165,7 +166,7 @@ def test_a_mixture_of_more_draws_than_are_claimed_is_none(monkeypatch):
         return dataclasses.replace(sound(log_likelihood, proposals, tokens_B, rng=rng), q=more)
 
     monkeypatch.setattr(bounds, "multiple_importance_bound", fewer)
-    elbo, importance = estimator.recomputed_bounds(model, TOKENS)
+    elbo, importance, _ = estimator.recomputed_bounds(model, TOKENS)
     assert elbo.passed and not importance.passed and "640" in importance.detail
 
 

@@ -82,7 +82,9 @@ def test_the_source_itself_passes_and_more_than_it_does_not():
 def test_every_likelihood_is_judged_by_itself():
     found = source.claims_on(harness(NoisyBigram), SOURCE, texts=16)
     results = source.known_source(found, name="renamed")
-    assert [r.likelihood for r in results] == ["elbo", "importance_bound", "reused_noise_estimate"]
+    assert [r.likelihood for r in results] == [
+        *("elbo", "importance_bound", "reused_noise_estimate"),
+    ]
     assert {r.name for r in results} == {"renamed"} and found.mc_var_N["reused_noise_estimate"] is None
 
 
