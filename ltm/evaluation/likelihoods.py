@@ -164,8 +164,12 @@ def together(parts: Sequence[LikelihoodFloat], *, stream_tokens: int) -> Likelih
         own = [part.likelihoods[name] for part in parts]
         variances = [part.mc_var_N for part in own if part.mc_var_N is not None]
         steps = [part.fast_steps_N for part in own if part.fast_steps_N is not None]
+        found = {of: np.concatenate([part.reliability[of] for part in own]) for of in first.reliability}
+        kind = first.kind
+        if any(part.kind == "upper_bound" for part in own):  # some alone may not have been trusted
+            kind = "upper_bound" if not found or trusted(found) else "estimate"
         likelihoods[name] = BlockLikelihoods(
-            kind=first.kind,
+            kind=kind,
             draws=first.draws,
             nats_N=np.concatenate([part.nats_N for part in own]),
             tokens_N=np.concatenate([part.tokens_N for part in own]),
@@ -173,6 +177,7 @@ def together(parts: Sequence[LikelihoodFloat], *, stream_tokens: int) -> Likelih
             terms={term: np.concatenate([part.terms[term] for part in own]) for term in first.terms},
             averaged=any(part.averaged for part in own),
             fast_steps_N=np.concatenate(steps) if len(steps) == len(own) else None,
+            reliability=found,
         )
     seconds = math.fsum(part.seconds for part in parts)
     return LikelihoodFloat(likelihoods, headline=parts[0].headline, stream_tokens=stream_tokens, seconds=seconds)

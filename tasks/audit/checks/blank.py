@@ -17,7 +17,7 @@ from torch import Tensor
 from ltm.evaluation.rows import padded
 from ltm.rng import SequenceRng, seed_of
 from tasks.audit.checks.check import CheckResult
-from tasks.audit.checks.evidence import evidence
+from tasks.audit.checks.evidence import Evidence, evidence
 
 if TYPE_CHECKING:
     from ltm.api import LanguageModel, LikelihoodEstimate
@@ -41,6 +41,9 @@ def blank_text(model: HarnessModel) -> list[CheckResult]:
     looseness to hide an error in: weights of an integral that are wrong at some lengths, a time grid that is too
     coarse, or tokens that are left out show at full length and with the whole vocabulary. The check shows nothing about
     what the trained weights do.
+
+    Averages are refuted by two noises or not at all. One of costs with a long tail, such as textbook MDLM's k/t, is
+    more than three of its standard errors too low in one of 180 trials, not in one of 740.
     """
     blank = copy.deepcopy(model.loaded.model).requires_grad_(False)
     for parameter in blank.parameters():
@@ -55,25 +58,22 @@ def blank_text(model: HarnessModel) -> list[CheckResult]:
         parts += _claims(model, blank, texts, TEXTS, len(texts))
     else:
         reference_N, lengths = reference_N[:TEXTS], lengths[:TEXTS]
-    results = []
+    results, again = [], None
     for name in parts[0]:
         estimates = [part[name] for part in parts]
-        nats_N = torch.cat([estimate.nats_B.double().cpu() for estimate in estimates]).numpy()
+        nats_N, known = _numbers(estimates)
         if not np.isfinite(nats_N).all():
             results.append(_not_made(name, "without weights its claims are no numbers"))
             continue
-        variances = [estimate.mc_var_B for estimate in estimates]
-        known = [variance.double().cpu() for variance in variances if variance is not None]
-        weighed = evidence(
-            nats_N,
-            reference_N,
-            torch.cat(known).numpy() if len(known) == len(variances) else None,
-            averaged=estimates[0].averaged,
-        )
-        excess = float((nats_N - reference_N).sum()) / sum(lengths)
         if estimates[0].kind == "upper_bound":
             results.append(_from_above(name, nats_N - reference_N, known, len(lengths)))
             continue
+        weighed = _weighed(estimates, reference_N)
+        if weighed.refuted and estimates[0].averaged:
+            again = again or list(_claims(model, blank, texts, 0, len(lengths), purpose="blank claims again"))
+            estimates = [part[name] for part in again]
+            nats_N, weighed = _numbers(estimates)[0], _weighed(estimates, reference_N)
+        excess = float((nats_N - reference_N).sum()) / sum(lengths)
         results.append(
             CheckResult(
                 name="blank_text",
@@ -89,6 +89,19 @@ def blank_text(model: HarnessModel) -> list[CheckResult]:
     return results
 
 
+def _numbers(estimates: Sequence[LikelihoodEstimate]) -> tuple[np.ndarray, list[Tensor]]:
+    """Return the claims, (N,), and the Monte Carlo variances of the batches that have some."""
+    variances = (estimate.mc_var_B for estimate in estimates)
+    nats_N = torch.cat([estimate.nats_B.double().cpu() for estimate in estimates]).numpy()
+    return nats_N, [variance.double().cpu() for variance in variances if variance is not None]
+
+
+def _weighed(estimates: Sequence[LikelihoodEstimate], reference_N: np.ndarray) -> Evidence:
+    nats_N, known = _numbers(estimates)
+    variances_N = torch.cat(known).numpy() if len(known) == len(estimates) else None
+    return evidence(nats_N, reference_N, variances_N, averaged=estimates[0].averaged)
+
+
 def _from_above(name: str, excess_N: np.ndarray, known: Sequence[Tensor], texts: int) -> CheckResult:
     """Check that upper bounds on random texts, all weights zero, are not below what is known of them."""
     variance = float(torch.cat(list(known)).sum()) if known else 0.0
@@ -100,10 +113,16 @@ def _from_above(name: str, excess_N: np.ndarray, known: Sequence[Tensor], texts:
 
 
 def _claims(
-    model: HarnessModel, blank: LanguageModel, texts: list[Tensor], first: int, end: int
+    model: HarnessModel,
+    blank: LanguageModel,
+    texts: list[Tensor],
+    first: int,
+    end: int,
+    *,
+    purpose: str = "blank claims",
 ) -> Iterator[dict[str, LikelihoodEstimate]]:
     step = max(1, TOKENS_AT_ONCE // len(texts[0]))
-    seed = seed_of(model.runner.seed, "blank claims")
+    seed = seed_of(model.runner.seed, purpose)
     for start in range(first, end, step):
         part = texts[start : min(start + step, end)]
         with torch.no_grad():
