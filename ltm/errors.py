@@ -6,13 +6,25 @@ import difflib
 import errno
 import io
 import os
+import signal
 import sys
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from ltm.untrusted.display import SHOWN, printable, shown
 
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+PREEMPTED = 75
+"""The exit code of a command that a scheduler stopped (EX_TEMPFAIL): the same command goes on from what is kept."""
+PREEMPTING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+"""The signals by which schedulers announce that they will kill a job."""
+
+
+class Preempted(KeyboardInterrupt):
+    """A scheduler asked the command to stop."""
 
 
 class UserError(Exception):
@@ -63,7 +75,9 @@ _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "CU
 
 
 def run_command(main: Callable[[], int | None]) -> int:
-    """Run a command line: 0 when done, 2 for a user's mistake or no room or memory, 130 for Ctrl-C; no traceback.
+    """Run a command line: 0 when done, 2 for a user's mistake or no room or memory, 130 for Ctrl-C, 75 for SIGTERM.
+
+    There is no traceback. SIGUSR1 is taken as SIGTERM is.
 
     `LTM_TRACEBACK=1` shows the traceback of a `UserError`, for debugging the suite itself.
     """
@@ -78,7 +92,8 @@ def run_command(main: Callable[[], int | None]) -> int:
         with suppress(OSError):  # of a descriptor that became a pipe after Python had opened a file there
             sys.stdout.reconfigure(errors="replace")
     try:
-        code = main() or 0
+        with _preemptible():
+            code = main() or 0
         sys.stdout.flush()  # while a reader that has gone, or a full disk, can still be answered
         return code
     except UserError as error:
@@ -98,8 +113,9 @@ def run_command(main: Callable[[], int | None]) -> int:
         return 2
     except KeyboardInterrupt as interrupt:
         detail = str(interrupt) or "finished work is kept; issue the same command again to go on"
-        print(f"\n{os.path.basename(sys.argv[0])}: interrupted: {detail}", file=sys.stderr)
-        return 130
+        how = "stopped" if isinstance(interrupt, Preempted) else "interrupted"
+        print(f"\n{os.path.basename(sys.argv[0])}: {how}: {detail}", file=sys.stderr)
+        return PREEMPTED if isinstance(interrupt, Preempted) else 130
     except BrokenPipeError:
         _discard_output()  # the reader (head, less) has gone
         return 0
@@ -114,6 +130,28 @@ def run_command(main: Callable[[], int | None]) -> int:
         )
         _discard_output()
         return 2
+
+
+@contextmanager
+def _preemptible() -> Iterator[None]:
+    """End the block by `Preempted` when a scheduler asks for it."""
+    own = os.getpid()
+
+    def stop(number: int, frame: Any) -> None:
+        if os.getpid() == own:
+            raise Preempted
+        signal.signal(number, signal.SIG_DFL)  # a worker that was forked from this process ends as others do
+        os.kill(os.getpid(), number)
+
+    try:
+        before = {number: signal.signal(number, stop) for number in PREEMPTING}
+    except ValueError:  # not in the main thread, which owns the signals
+        before = {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _discard_output() -> None:

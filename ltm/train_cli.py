@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from ltm.config import whole_number
 from ltm.data.reading import Reading, add_reading_options
 from ltm.errors import run_command
 from ltm.processes import is_lead
@@ -21,7 +22,8 @@ EPILOG = """examples:
   ltm-train ltm-tiny --corpus pydocs --set posterior=published_code --output runs/published
   torchrun --nproc-per-node 8 -m ltm.train_cli ltm-small --corpus openwebtext --device cuda
 
-Ctrl-C finishes the current update and saves; the same command resumes from there."""
+Ctrl-C, SIGTERM and SIGUSR1 finish the current update and save; the same command resumes from there. The exit code is
+130 after Ctrl-C, 75 after the signals of schedulers."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,6 +62,24 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="go on from the finished run in --output to a larger --budget, which is recorded: it is no fresh run",
     )
+    p.add_argument(
+        "--resume-from",
+        metavar="WHERE",
+        help="begin with a checkpoint from elsewhere: a directory or a hub repository (org/name); a finished one needs "
+        "a larger --budget, and its optimiser starts anew",
+    )
+    p.add_argument(
+        "--keep",
+        metavar="N",
+        type=int,
+        help="how many of the newest checkpoints stay; default: 2, and of a finished run its last",
+    )
+    p.add_argument(
+        "--log",
+        metavar="T[,U]",
+        default="",
+        help="tensorboard or wandb: hand the log to these too, whose packages must be installed",
+    )
     p.add_argument("--fresh", action="store_true", help="delete the run that --output holds and start over")
     add_reading_options(p)
     return p
@@ -71,6 +91,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(options: argparse.Namespace) -> int:
+    if options.keep is not None:
+        whole_number("--keep", options.keep, least=1)
+    resume_from = None
+    if options.resume_from:
+        from ltm.model_store import find
+
+        resume_from = find(options.resume_from)
     folder = train_preset(
         options.name,
         corpus=options.corpus,
@@ -85,6 +112,9 @@ def _main(options: argparse.Namespace) -> int:
         settings=options.set,
         fresh=options.fresh,
         extend=options.extend,
+        keep=options.keep,
+        trackers=[name for name in options.log.split(",") if name],
+        resume_from=resume_from,
     )
     if is_lead():
         print(f"next: {_next(options, folder)}")

@@ -17,6 +17,7 @@ import torch
 from ltm.api import LanguageModel, LikelihoodEstimate
 from ltm.errors import UserError, first_line, out_of_memory
 from ltm.evaluation.cache import ResponseCache
+from ltm.evaluation.memory import rows_that_fit
 from ltm.evaluation.rows import Row, padded
 from ltm.evaluation.unprefixed import Unprefixed
 from ltm.latent.prequential import Prequential
@@ -35,8 +36,9 @@ class BatchScorer:
 
     Args:
         draws: Monte Carlo draws of the headline; the model's default when None.
-        batch_size: rows per batch, or None to choose by the length of a block. It is halved where memory does not hold
-            that many; no number depends on it.
+        batch_size: rows per batch, or None to choose by the length of a block and by what memory holds, as measured on
+            the longest row of the first task. It is halved where memory does not hold that many after all; no number
+            depends on it.
     """
 
     def __init__(self, model: LanguageModel | Prequential | Unprefixed, *, draws: int | None, batch_size: int | None):
@@ -44,6 +46,7 @@ class BatchScorer:
         self.draws = draws
         self.device = model.device
         tokens_per_batch = 8192 if self.device.type == "cpu" else 65536
+        self._measured = batch_size is not None
         self.batch_size = batch_size or min(64, max(1, tokens_per_batch // model.block_length))
 
     def score(
@@ -66,6 +69,11 @@ class BatchScorer:
         todo = {row.record: row for row in rows if row.record not in cache}
         for given in (False, True):
             waiting = sorted((r for r in todo.values() if (r.context > 0) == given), key=lambda r: -len(r.tokens))
+            if waiting and not self._measured:
+                self._measured = True
+                one = functools.partial(self._batch, waiting[:1], seed, companions)
+                # The least over all processes, which share one list of batches.
+                self.batch_size = min(of_each(lambda one=one: rows_that_fit(self.batch_size, self.device, one)))  # type: ignore[misc]
             for batch, records in self.in_batches(waiting, lambda batch: self._batch(batch, seed, companions)):
                 cache.add({row.record: record for row, record in zip(batch, records, strict=True)})
                 advance(len(batch), sum(len(row.tokens) - row.context for row in batch))

@@ -64,8 +64,8 @@ def train_by_counting(
     try:
         steps, blocks = _count(model, data, config, cost.train_flops_per_token, report)
         model.finish()
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("nothing is kept of a count half done; the same command starts over") from None
+    except KeyboardInterrupt as interrupt:
+        raise type(interrupt)("nothing is kept of a count half done; the same command starts over") from None
     tokens = blocks * model.block_length
     training = {
         **provenance,

@@ -6,19 +6,21 @@ bit on a CPU, and several processes (torchrun) see the batches that one would.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from ltm.api import LanguageModel
-from ltm.config import AUTO, settled, to_dict
+from ltm.config import AUTO, leaves, settled, to_dict
 from ltm.devices import device_name, threads_for
-from ltm.errors import UserError, first_line
+from ltm.errors import UserError, first_line, out_of_memory
 from ltm.files import check_held
 from ltm.nn.transformer import Stack, set_matmul_dtype
 from ltm.processes import agreed, is_lead, largest, lost, rank, world_size
@@ -27,9 +29,11 @@ from ltm.rng import SequenceRng
 from ltm.training import checkpoint
 from ltm.training import log as training_log
 from ltm.training.config import TrainConfig, parse_budget, total_steps
-from ltm.training.interrupts import deferred_interrupts
-from ltm.training.resuming import NO_EFFECT, extended, grown, recorded_recipe, refuse_other_run
+from ltm.training.interrupts import deferred_interrupts, stopped
+from ltm.training.resuming import NO_EFFECT, extended, grown, recorded_recipe, refuse_other_run, too_large
+from ltm.training.saving import BackgroundSaver, copied
 from ltm.training.state import Run
+from ltm.training.trackers import tracked
 
 if TYPE_CHECKING:
     from ltm.data.token_dataset import TokenDataset
@@ -94,6 +98,8 @@ def train(
     provenance: Mapping[str, Any],
     report: Callable[[int, int | None, float, Mapping[str, float]], None] = lambda *_: None,
     extend: bool = False,
+    keep: int | None = None,
+    trackers: Sequence[str] = (),
 ) -> Path:
     """Train to the end of the budget, or resume the run in `directory`; returns the final step folder.
 
@@ -102,11 +108,13 @@ def train(
         report: called after each update with (step, total steps or None, progress, log).
         extend: go on from a finished run of a smaller budget, or with one so extended; the recipe's `extended` says
             so, since a fresh run of the larger budget would have had a higher learning rate.
+        keep: how many of the newest step folders stay; by default two, and of a finished run its last.
+        trackers: that get the log too; see `ltm.training.trackers`.
 
     Raises:
         UserError: the directory holds another run, or a finished one and not `extend`; the loss is not finite; nothing
             can be written.
-        KeyboardInterrupt: after Ctrl-C, with the current update finished and saved.
+        KeyboardInterrupt: after Ctrl-C, SIGTERM or SIGUSR1, with the current update finished and saved.
     """
     cost = model.cost(model.block_length)
     total = total_steps(config, model.block_length, cost.train_flops_per_token)
@@ -129,7 +137,8 @@ def train(
             refuse_other_run(directory, info, model, recipe)
             if info["training"].get("complete"):
                 if is_lead():
-                    checkpoint.drop(directory, keep=1)  # what the run was about to do, if it was killed after its end
+                    # What the run was about to do, if it was killed after its end.
+                    checkpoint.drop(directory, keep=keep or 1)
                 return folder
             try:
                 run.restore(checkpoint.load_weights(folder), checkpoint.load_state(folder))
@@ -138,7 +147,8 @@ def train(
     lead = is_lead()
     started, saved = time.monotonic() - run.seconds, time.monotonic()
 
-    def save(complete: bool) -> Path:
+    def saving(complete: bool, tensors: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]) -> Callable[[], Path]:
+        """What writes a checkpoint of this moment, of `tensors` of the model's own."""
         training = {
             **provenance,
             "recipe": recipe,
@@ -153,17 +163,22 @@ def train(
             "complete": complete,
         }
         state = {} if complete else run.state()
-        return checkpoint.save(
+        return functools.partial(
+            checkpoint.save,
             directory,
             run.step,
             name=name,
             model=model,
             tokenizer=tokenizer,
-            weights=run.scored(),
-            state=state,
+            weights=tensors(run.scored()),
+            state=tensors(state),
             training=training,
-            keep=1 if complete else 2,
+            keep=keep or (1 if complete else 2),
         )
+
+    def save(complete: bool) -> Path:
+        saver.wait()
+        return saving(complete, dict)()
 
     log_path = directory / training_log.FILE
     if lead:
@@ -171,7 +186,14 @@ def train(
         training_log.keep(log_path, run.step)
     stack = _stack(model)
     elements = config.batch * model.block_length * (stack.config.width if stack else 2**15)
-    with threads_for(elements), deferred_interrupts() as interrupted:
+    settings = leaves({**recipe, "model": to_dict(model.config)})
+    following = tracked(trackers if lead else (), directory, run=name, step=run.step, settings=settings)
+    with (
+        threads_for(elements),
+        deferred_interrupts() as interrupted,
+        BackgroundSaver() as saver,
+        following as track,
+    ):
         while True:
             progress = run.step / total if total else min(1.0, (time.monotonic() - started) / amount)
             try:
@@ -182,11 +204,13 @@ def train(
                 if stop:
                     if lead:
                         save(complete=False)
-                    raise KeyboardInterrupt(f"step {run.step} is saved; issue the same command again to go on")
+                    raise stopped(int(stop), run.step)
                 # The learning rate at the end of the update, so that the first one already moves the weights.
                 lr = config.lr_at((run.step + 1) / total if total else progress)
                 log = update(run, data, config, progress=progress, lr=lr)
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
+                if out_of_memory(error):
+                    raise too_large(config, run.step + 1, error) from error
                 if not lost(error):
                     raise
                 kept = f"what {directory} holds is kept"
@@ -202,8 +226,10 @@ def train(
                 line = {"step": run.step, "tokens": run.step * tokens_per_step, "seconds": round(run.seconds, 3), **log}
                 check_held(directory / checkpoint.LOCK)
                 training_log.append(log_path, line)
+                track(line)
+                saver.check()
                 if time.monotonic() - saved > config.checkpoint_seconds:
-                    save(complete=False)
+                    saver.start(saving(False, copied))
                     saved = time.monotonic()
             report(run.step, total, run.step / total if total else min(1.0, run.seconds / amount), log)
         if unit == "seconds" and run.step == 0:

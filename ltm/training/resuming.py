@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ltm.config import leaves, to_dict, without_later_settings
-from ltm.errors import UserError
+from ltm.errors import UserError, first_line
 from ltm.progress import count
 from ltm.training.config import TrainConfig, parse_budget
 from ltm.untrusted.display import bare, shown
@@ -50,6 +50,18 @@ def extended(directory: Path, info: Mapping[str, Any], config: TrainConfig, *, e
     return f"{f'{earlier}, then ' if earlier else ''}{budget} ({count(training['steps'], 'updates')})"
 
 
+def too_large(config: TrainConfig, step: int, error: BaseException) -> UserError:
+    """What to say when memory does not hold an update: the settings that make the same one in less."""
+    smaller = "Try "
+    if config.batch % 2 == 0:
+        halves = f"--set training.batch={config.batch // 2} --set training.accumulation={2 * config.accumulation}"
+        smaller = f"{halves} makes the same updates of half as many at a time, and goes on from what is saved; or try "
+    return UserError(
+        f"out of memory in step {step}, with {count(config.batch, 'sequences')} at a time: {first_line(error)}. "
+        f"{smaller}more processes, another --device, or a smaller model"
+    )
+
+
 def refuse_other_run(
     directory: Path, info: Mapping[str, Any], model: LanguageModel, recipe: Mapping[str, Any], but: Sequence[str] = ()
 ) -> None:
@@ -61,6 +73,9 @@ def refuse_other_run(
     recorded = {k: v for k, v in recorded_recipe(directory, info).items() if k not in NO_EFFECT}
     theirs = leaves({**recorded, "model": without_later_settings(info["config"])})
     ours = leaves({**recipe, "model": without_later_settings(to_dict(model.config))})
+    if (size := _sequences_per_update(ours)) is not None and size == _sequences_per_update(theirs):
+        # In other parts it is the same update, but for the rounding of sums.
+        but = (*but, "batch", "accumulation")
     for key in sorted(theirs.keys() | ours.keys()):
         if key == "extended" and key not in but and key in theirs and key not in ours:
             raise UserError(
@@ -72,3 +87,8 @@ def refuse_other_run(
                 f"{directory} holds another run: its {bare(key)} is {shown(theirs.get(key))}, this command's "
                 f"{shown(ours.get(key))}. Add --fresh to replace it, or --output to write elsewhere"
             )
+
+
+def _sequences_per_update(recipe: Mapping[str, Any]) -> int | None:
+    batch, accumulation = recipe.get("batch"), recipe.get("accumulation")
+    return batch * accumulation if isinstance(batch, int) and isinstance(accumulation, int) else None

@@ -36,12 +36,17 @@ def train_preset(
     fresh: bool = False,
     extend: bool = False,
     wait: bool = False,
+    keep: int | None = None,
+    trackers: Sequence[str] = (),
+    resume_from: Path | None = None,
 ) -> Path:
     """Train a preset, or resume the run in `output` unless it is complete; returns the final step folder.
 
     Args:
         extend: go on from a complete run to a larger budget; see `ltm.training.loop.train`.
         wait: for another process that trains in `output`, instead of refusing.
+        keep, trackers: see `ltm.training.loop.train`.
+        resume_from: a checkpoint that the run begins with, unless `output` has one already; a finished one is extended.
 
     Raises:
         UserError: unknown name, corpus or setting; a corpus smaller than a block; another run in `output`.
@@ -66,6 +71,9 @@ def train_preset(
         fresh=fresh,
         extend=extend,
         wait=wait,
+        keep=keep,
+        trackers=trackers,
+        resume_from=resume_from,
     )
 
 
@@ -85,14 +93,23 @@ def train_model(
     fresh: bool = False,
     extend: bool = False,
     wait: bool = False,
+    keep: int | None = None,
+    trackers: Sequence[str] = (),
+    resume_from: Path | None = None,
 ) -> Path:
     """Train a model of any config and recipe, as `train_preset` does; its `vocab_size` comes from the tokenizer."""
     if recipe.batch % (world := world_size()):
         raise UserError(f"training.batch {recipe.batch} must be a multiple of the {world} processes")
     check_device(device)
     check_writable(output)
+    if trackers:
+        from ltm.training.trackers import package
+
+        for tracker in trackers:
+            package(tracker)
 
     import dataclasses
+    from functools import partial
 
     import torch
 
@@ -134,7 +151,7 @@ def train_model(
     updates = total_steps(recipe, model.block_length, cost.train_flops_per_token)
     tokens_per_step = recipe.batch * recipe.accumulation * model.block_length
     # The lead process locks and prepares the directory; then the others join it.
-    with _owned(output, fresh=fresh, wait=wait), joined(device):
+    with _owned(output, fresh=fresh, wait=wait, resume_from=resume_from), joined(device):
         if is_lead():
             size, amount = count(cost.parameters, "parameters"), count(updates, "updates") if updates else recipe.budget
             if cls.learns_by_counting:  # what is counted becomes the parameters
@@ -144,7 +161,7 @@ def train_model(
                 f"{count(data.blocks, 'blocks')} of {model.block_length}; {amount}"
             )
         with training_progress(name, quiet=not is_lead(), tokens_per_step=tokens_per_step) as report:
-            run = train_by_counting if cls.learns_by_counting else train
+            run = train_by_counting if cls.learns_by_counting else partial(train, keep=keep, trackers=trackers)
             folder = run(
                 name,
                 model.to(local_device(device)),
@@ -154,7 +171,7 @@ def train_model(
                 output,
                 provenance=provenance,
                 report=report,
-                extend=extend,
+                extend=extend or resume_from is not None,
             )
     if is_lead():
         say(f"{name}: trained; weights in {folder}")
@@ -174,14 +191,14 @@ def _misfit(text: Split, tokenizer: str, block_length: int) -> str | None:
 
 
 @contextmanager
-def _owned(output: Path, *, fresh: bool, wait: bool) -> Iterator[None]:
-    """Lock `output` against other commands while the block runs; with `fresh`, first delete the run in it."""
+def _owned(output: Path, *, fresh: bool, wait: bool, resume_from: Path | None) -> Iterator[None]:
+    """Lock `output` against other commands while the block runs; first delete the run in it, or begin one, if asked."""
     if not is_lead():
         yield
         return
     from ltm.files import locked
     from ltm.progress import say
-    from ltm.training import checkpoint, log
+    from ltm.training import adopting, checkpoint, log, trackers
 
     with locked(output / checkpoint.LOCK, work=f"training in {output}", wait=wait) as notice:
         if notice:
@@ -189,6 +206,9 @@ def _owned(output: Path, *, fresh: bool, wait: bool) -> Iterator[None]:
         if fresh:
             checkpoint.drop(output)
             (output / log.FILE).unlink(missing_ok=True)
+            trackers.forget(output)
+        if resume_from is not None:
+            adopting.adopt(resume_from, output)
         yield
 
 

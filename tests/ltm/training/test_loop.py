@@ -183,6 +183,8 @@ def test_a_run_that_another_process_took_over_writes_nothing_more(tmp_path: Path
 
     def lose(step: int, *_: Any) -> None:
         if step == 3:
+            while not (directory / "step-00000003").is_dir():  # it is written while training goes on
+                time.sleep(0.01)
             (directory / ".lock.owner").write_text('{"host": "elsewhere", "pid": 7, "nonce": "0"}')
 
     directory.mkdir()
@@ -471,7 +473,8 @@ def test_termination_saves_like_an_interrupt(tmp_path: Path) -> None:
 
 
 def test_a_second_interrupt_stops_at_once() -> None:
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    handlers = [signal.getsignal(number) for number in numbers]
     with deferred_interrupts() as interrupted:
         assert not interrupted()
         for _ in range(2):  # one Ctrl-C may arrive twice, from the terminal and from a parent
@@ -481,7 +484,13 @@ def test_a_second_interrupt_stops_at_once() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(5)
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(number) for number in numbers] == handlers
+    with deferred_interrupts() as interrupted:
+        for number in (signal.SIGUSR1, signal.SIGTERM):  # as schedulers send them, the second a minute later
+            os.kill(os.getpid(), number)
+        time.sleep(1.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupted() == signal.SIGUSR1
 
 
 def test_outside_the_main_thread_signals_are_left_alone(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ltm.training.config import TrainConfig
 from ltm.training.state import Run
 from tests.ltm.test_train_cli import command
 from tests.support.miniature_runs import L, log, model, run, text
-from tests.support.several_processes import called, torchrun
+from tests.support.several_processes import called, started, torchrun
 
 TWENTY = TrainConfig(budget=f"tokens={20 * 8 * L}", batch=8, lr=1e-2, warmup=0.25, ema=0.9, matmul="float32")
 """Twenty updates of a batch of eight, or of two of four."""
@@ -134,6 +135,22 @@ def test_two_processes_train_the_model_of_one(name: str, which: str, runs: Path)
 def test_parameters_that_are_used_sometimes_or_never_are_told_apart(runs: Path) -> None:
     weights = checkpoint.load_weights(checkpoint.step_folder(runs / "sometimes used" / "two"))
     assert bool((weights["never"] == 1).all()) and bool((weights["sometimes"] < 0.99).all())
+
+
+def test_a_signal_to_one_process_stops_all_with_the_code_for_schedulers(tmp_path: Path) -> None:
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "train.txt").write_text("".join(text(40)))
+    both = started(2, "ltm.train_cli", *command("ar-tiny", tmp_path, tmp_path / "run", updates=100_000))
+    until = time.monotonic() + 120
+    while not (path := tmp_path / "run" / "log.jsonl").exists() or path.read_text().count("\n") < 3:
+        assert time.monotonic() < until and all(process.poll() is None for process in both)
+        time.sleep(0.05)
+    both[1].send_signal(signal.SIGUSR1)
+    printed = [process.communicate(timeout=60)[1] for process in both]
+    assert [process.returncode for process in both] == [75, 75], printed
+    step = log(tmp_path / "run")[-1]["step"]
+    assert all(f"stopped: step {step} is saved" in err for err in printed)
+    assert checkpoint.read_info(tmp_path / "run")[1]["training"]["steps"] == step
 
 
 def dying(victim: str, *arguments: str) -> None:
