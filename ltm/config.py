@@ -33,6 +33,8 @@ LATER_SETTINGS = {
     "cross_rate": 1.0,
     "importance_proposals": "single",
     "bos_output": False,
+    "unmasking": "any_order",
+    "unmasking_block": 16,
 }
 """Settings that came after results were published, and the value that stands for what was done before.
 

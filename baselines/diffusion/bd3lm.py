@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from baselines import duel
 from baselines.diffusion.block_sampling import continue_in_blocks
 from baselines.diffusion.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks, spread
 from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling, published_recipe, tiny_recipe
@@ -34,7 +35,7 @@ from ltm.errors import UserError
 from ltm.nn.block import KeysValues
 from ltm.nn.dit import DiTConfig, decoder_of
 from ltm.nn.flops import StackFlops, paper_train_flops
-from ltm.nn.output_head import token_nats, weighted_nll
+from ltm.nn.output_head import logits_of, token_nats, weighted_nll
 from ltm.nn.spans import prepare_batch
 from ltm.nn.transformer import TransformerConfig
 from ltm.published.described import Described
@@ -52,6 +53,8 @@ class BD3LMConfig:
         clip_low, clip_high: training masks shares of a block's tokens from this interval only (the paper's clipped
             schedules); scoring always uses all shares, since the bound needs them. `benchmarks.clipping_search`
             searches for the interval.
+        unmasking: `any_order`, scored by the bound and generated in random order; or a rule that picks the next
+            position of each block, under which the model is exact (`baselines.duel`).
 
     Raises:
         ValueError: a window, a `block_size` that does not divide N, or not 0 <= clip_low < clip_high <= 1.
@@ -62,6 +65,7 @@ class BD3LMConfig:
     block_size: int = 16
     clip_low: float = 0.0
     clip_high: float = 1.0
+    unmasking: duel.Unmasking = "any_order"
 
     def __post_init__(self) -> None:
         N = self.decoder.max_length
@@ -73,6 +77,7 @@ class BD3LMConfig:
                 f"block_size must divide the {N} positions of decoder.max_length, found {self.block_size}; "
                 f"possible: {divisors}"
             )
+        duel.check(self.unmasking, 1, refused=("block_confidence",), why="it has blocks of its own")
         if not 0 <= self.clip_low < self.clip_high <= 1:
             raise ValueError(f"need 0 <= clip_low < clip_high <= 1, found {self.clip_low} and {self.clip_high}")
 
@@ -152,8 +157,13 @@ class BD3LM(Published, MaskedModel):
         )
 
     def headline(self, context: int | Tensor = 0) -> str:
-        """Return `elbo`, whatever is scored; `exact` for blocks of one token."""
-        return "exact" if self.config.block_size == 1 else "elbo"
+        """Return `elbo` or the rule's likelihood, whatever is scored; `exact` for blocks of one token."""
+        return "exact" if self.config.block_size == 1 else super().headline(context)
+
+    @property
+    def chain_rule(self) -> bool:
+        """See `MaskedModel.chain_rule`; blocks of one token have one order."""
+        return self.config.block_size == 1 or super().chain_rule
 
     def lay_out(self, tokens_BL: Tensor) -> Tensor:
         """Lay out BOS, the text, and masks up to the end of the last block: (B, N), whole blocks."""
@@ -227,6 +237,14 @@ class BD3LM(Published, MaskedModel):
         inputs_BN = self.lay_out(tokens_BL.masked_fill(~(given_BL | scored_BL), self.mask_id))
         shortest_context = int(given_BL.sum(1).min()) if len(tokens_BL) else 0
         start = min((shortest_context + 1) // S * S, inputs_BN.shape[1] - S)
+        if S > 1 and self.config.unmasking != "any_order":
+            clean = self.clean_pass(inputs_BN)
+
+            def predict(masked_BL: Tensor) -> Tensor:
+                return logits_of(self.masked_pass(inputs_BN, masked_BL, clean, start), self.decoder.head())
+
+            nats_B = duel.log_likelihood_by_blocks(predict, tokens_BL, scored_BL, self.config.unmasking, S)
+            return {self.headline(): LikelihoodEstimate(nats_B=nats_B, tokens_B=scored_BL.sum(1), kind="exact")}
         drawn = draw_masks(
             scored_BL,
             SequenceRng.of(rng, len(tokens_BL)),
@@ -276,7 +294,13 @@ class BD3LM(Published, MaskedModel):
     ) -> Generations:
         """Generate block by block with a KV cache, one token per evaluation; beyond N positions it drops the oldest."""
         return continue_in_blocks(
-            self.decoder, self.config.block_size, prompts, max_new_tokens=max_new_tokens, sampling=sampling, rng=rng
+            self.decoder,
+            self.config.block_size,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            rng=rng,
+            unmasking=self.config.unmasking,
         )
 
     def cost(self, length: int) -> Cost:
@@ -305,6 +329,6 @@ class BD3LM(Published, MaskedModel):
             paper_train_flops_per_token=2 * paper_train_flops(P, c.layers, c.width, 2 * N),
             train_flops_per_token=3 * (clean + noisy + predictions(self.config.clip_low, self.config.clip_high))
             - 2 * unused,
-            score_flops_per_token=clean + (1 if S == 1 else DRAWS) * (noisy + predictions(0, 1)),
+            score_flops_per_token=clean + (1 if S == 1 else self.passes(S)) * (noisy + predictions(0, 1)),
             generate_flops_per_token=stack(length * S + kept, (N + S) // 2) + head,
         )

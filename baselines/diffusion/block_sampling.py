@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from baselines import duel
 from ltm.api import Generations, Rng, Sampling
 from ltm.nn.cache import KeyValueCache
 from ltm.nn.output_head import logits_of
@@ -39,8 +40,11 @@ def continue_in_blocks(
     max_new_tokens: int,
     sampling: Sampling,
     rng: Rng,
+    unmasking: duel.Unmasking = "any_order",
 ) -> Generations:
     """Continue each prompt, to any length; prompts of equal length run as a batch. A prompt may end inside a block.
+
+    The tokens of a block come in random order, or in that of a rule (`baselines.duel`).
 
     Raises:
         ValueError: a prompt longer than the stack holds, a text longer than a stack that is a single block, no new
@@ -66,14 +70,20 @@ def continue_in_blocks(
         tokens_BL = torch.tensor([list(prompts[r]) for r in rows], dtype=torch.int64).view(len(rows), length)
         check_ids(tokens_BL, stack.vocab_size)
         tokens_BL = tokens_BL.to(stack.embedding.device)
-        new_BT, used_B = _continue(stack, block_size, tokens_BL, max_new_tokens, sampling, rng.select(rows))
+        new_BT, used_B = _continue(stack, block_size, tokens_BL, max_new_tokens, sampling, rng.select(rows), unmasking)
         for r, new, used in zip(rows, new_BT.tolist(), used_B.tolist(), strict=True):
             outputs[r], evaluations[r] = up_to_stop(new, sampling.stop_ids), used
     return Generations(tokens=outputs, network_evaluations=evaluations)
 
 
 def _continue(
-    stack: Transformer, S: int, tokens_BL: Tensor, max_new_tokens: int, sampling: Sampling, rng: SequenceRng
+    stack: Transformer,
+    S: int,
+    tokens_BL: Tensor,
+    max_new_tokens: int,
+    sampling: Sampling,
+    rng: SequenceRng,
+    unmasking: duel.Unmasking,
 ) -> tuple[Tensor, Tensor]:
     """Return new tokens (B, T), fewer if all rows stop, meaningless after a row's stop id; and evaluations (B,)."""
     mask_id, device = stack.vocab_size, tokens_BL.device
@@ -82,7 +92,7 @@ def _continue(
     stop_ids = torch.tensor(sampling.stop_ids, dtype=torch.int64, device=device)
     row_B = torch.arange(len(text_BL), device=device)
     done_B, evaluations_B = torch.zeros_like(row_B, dtype=torch.bool), torch.zeros_like(row_B)
-    noise, caches, stored = rng.stream("blocks"), [KeyValueCache() for _ in stack.blocks], 0
+    noise, caches, stored = rng.stream("block_confidence"), [KeyValueCache() for _ in stack.blocks], 0
     for start in range(first // S * S, end, S):
         given, wanted = text_BL.shape[1] - start, min(S, end - start)
         canvas_BS = F.pad(text_BL[:, start:], (0, S - given), value=mask_id)
@@ -93,7 +103,14 @@ def _continue(
             inputs = torch.cat([text_BL[:, stored:start], canvas_BS], 1)
             h_BLD = evaluate(stack, S, inputs, stored, caches)
             stored = start
-            logits_BV = logits_of(h_BLD[row_B, position_B - S], stack.head())
+            if unmasking == "any_order":
+                logits_BV = logits_of(h_BLD[row_B, position_B - S], stack.head())
+            else:
+                masked_BS = (canvas_BS == mask_id) & (torch.arange(S, device=device) < wanted)
+                candidate_BS = duel.candidates(unmasking, masked_BS, S)
+                logits_NV = logits_of(h_BLD[:, -S:][candidate_BS], stack.head())
+                chosen_B = duel.choose(unmasking, logits_NV, candidate_BS)
+                position_B, logits_BV = candidate_BS.nonzero()[chosen_B, 1], logits_NV[chosen_B]
             canvas_BS[row_B, position_B] = draw(logits_BV, u_B, sampling)
             evaluations_B += ~done_B
             new_BT = canvas_BS[:, max(first - start, 0) : wanted]

@@ -30,7 +30,7 @@ DRAWS = 4
 
 
 class MaskedModel(LanguageModel):
-    """A model that predicts tokens of texts with masks in them, and is scored by one bound."""
+    """A model that predicts tokens of texts with masks in them: scored by a bound, or exactly under a rule of order."""
 
     @property
     def mask_id(self) -> int:
@@ -38,8 +38,18 @@ class MaskedModel(LanguageModel):
         return self.vocab_size
 
     def headline(self, context: int | Tensor = 0) -> str:
-        """Return `elbo`, whatever is scored."""
-        return "elbo"
+        """Return `elbo`, whatever is scored; under a rule the name of its exact likelihood, such as `duel_margin`."""
+        unmasking = self.config.unmasking
+        return "elbo" if unmasking == "any_order" else f"duel_{unmasking}"
+
+    def passes(self, masks: int) -> int:
+        """Return the network passes that scoring takes: one per mask under a rule, which needs half of the heads."""
+        return DRAWS if self.config.unmasking == "any_order" else masks
+
+    @property
+    def chain_rule(self) -> bool:
+        """See `LanguageModel.chain_rule`: how many masks follow may change the order in which a beginning is shown."""
+        return self.config.unmasking == "any_order"
 
 
 class Masks(NamedTuple):

@@ -17,8 +17,9 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from baselines.diffusion.masking import MaskedModel
-from ltm.api import Generations, Rng, Sampling
+from baselines import duel
+from baselines.diffusion.masking import MaskedModel, visible_keys
+from ltm.api import Generations, LikelihoodEstimate, Rng, Sampling
 from ltm.nn.dit import DiTConfig
 from ltm.nn.sampling import draw, up_to_stop
 from ltm.nn.spans import check_ids
@@ -233,6 +234,46 @@ class CanvasModel(MaskedModel):
         """See `LanguageModel.twin_config`; drops the stride, which may exceed a block and never affects scoring."""
         config = dataclasses.replace(config, stride=None)
         return super().twin_config(config, vocab_size=vocab_size, block_length=block_length, width=width, layers=layers)
+
+    def predict(self, canvas_BL: Tensor, rate_B: Tensor, wanted_BL: Tensor, visible: Tensor | None = None) -> Tensor:
+        """See `Predict` and `baselines.duel.Predict`."""
+        raise NotImplementedError(f"{type(self).__name__} has no rule of order")
+
+    @torch.no_grad()
+    def duel(self, tokens_BL: Tensor, given_BL: Tensor, scored_BL: Tensor) -> dict[str, LikelihoodEstimate]:
+        """Return the exact likelihood under the config's rule; see `baselines.duel`."""
+        c = self.config
+        nats_B = duel.log_likelihood(
+            self.predict,
+            tokens_BL,
+            scored_BL,
+            self.mask_id,
+            c.unmasking,
+            block=c.unmasking_block,
+            outputs=self.vocab_size - 1,
+            visible=visible_keys(given_BL | scored_BL),
+        )
+        return {self.headline(): LikelihoodEstimate(nats_B=nats_B, tokens_B=scored_BL.sum(1), kind="exact")}
+
+    def fill_in_order(self, canvas_BL: Tensor, noise: Stream, sampling: Sampling) -> tuple[Tensor, Tensor]:
+        """Show the masks by the config's rule: what `duel` is the likelihood of, at temperature 1; see `fill`."""
+        c, masked_BL = self.config, canvas_BL == self.mask_id
+        # One number for each place of a block, so that the noise does not depend on the canvas.
+        u_BL = noise.uniform(self.block_length).to(canvas_BL.device)
+
+        def show(rows: Tensor, position_R: Tensor, logits_RV: Tensor) -> Tensor:
+            return draw(logits_RV, u_BL[rows, position_R], sampling)
+
+        filled_BL = duel.unmask(
+            self.predict,
+            canvas_BL,
+            masked_BL,
+            c.unmasking,
+            show,
+            block=c.unmasking_block,
+            outputs=self.vocab_size - 1,
+        )
+        return filled_BL, masked_BL.sum(1).cpu()
 
     @abstractmethod
     def fill(self, canvas_BL: Tensor, noise: Stream, sampling: Sampling) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from baselines.diffusion import masking, md4, mdlm, replacing, score_entropy
 from baselines.diffusion.md4 import MD4
 from baselines.diffusion.mdlm import MDLM
+from ltm.api import LikelihoodEstimate
 from ltm.nn.spans import prepare_batch, scored_span
 from ltm.nn.transformer import Transformer
 from tests.mutants import Patch, changed, instead, mutant
@@ -230,3 +231,24 @@ def block_sees_itself() -> Patch:
         return bad
 
     return instead(Transformer, "run", make)
+
+
+@mutant("mdlm", "a duel whose order is chosen by the text: its likeliest token first", caught_by="total_mass")
+def oracle_order() -> Patch:
+    def bad(self, tokens_BL, *, context=0, lengths=None, draws=None, rng, only=None):
+        tokens_BL, _, scored_BL = prepare_batch(tokens_BL, context, lengths, self.vocab_size)
+        rows_B, masked_BL = torch.arange(len(tokens_BL)), scored_BL.clone()
+        nats_B = torch.zeros(len(tokens_BL), dtype=torch.float64)
+        with torch.no_grad():
+            while bool(masked_BL.any()):
+                canvas_BL = tokens_BL.masked_fill(masked_BL, self.mask_id)
+                logits_NV = self.predict(canvas_BL, torch.ones(len(tokens_BL)), masked_BL)
+                log_p_N = logits_NV.double().log_softmax(1).gather(1, tokens_BL[masked_BL][:, None])[:, 0]
+                log_p_BL = torch.full(masked_BL.shape, -torch.inf, dtype=torch.float64)
+                best_B = log_p_BL.masked_scatter(masked_BL, log_p_N).max(1)
+                left_B = masked_BL.any(1)
+                nats_B += torch.where(left_B, best_B.values, 0.0)
+                masked_BL[rows_B, best_B.indices] = False
+        return {"elbo": LikelihoodEstimate(nats_B=nats_B, tokens_B=scored_BL.sum(1), kind="lower_bound")}
+
+    return mock.patch.object(MDLM, "log_likelihoods", bad)

@@ -118,6 +118,7 @@ def test_each_likelihood_of_a_latent_model_has_a_verdict(place):
     assert found.likelihoods == [
         "elbo",
         "importance_bound",
+        "tube_upper_bound",
         "reused_noise_estimate",
         "predictive_bound",
         "prequential_bound",
