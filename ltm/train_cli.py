@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from ltm.config import whole_number
 from ltm.data.reading import Reading, add_reading_options
 from ltm.errors import run_command
 from ltm.processes import is_lead
@@ -92,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(options: argparse.Namespace) -> int:
     if options.keep is not None:
+        from ltm.config import whole_number
+
         whole_number("--keep", options.keep, least=1)
     resume_from = None
     if options.resume_from:
