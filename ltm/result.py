@@ -40,8 +40,7 @@ _LIMITS = json_text.Limits(bytes=8 << 20, string=200_000, values=100_000, contro
 _REMEDY = "restore the file, or delete it and run ltm-eval again"
 
 NO_TWIN = "none"
-"""The `scoring.twin` of an audit without a known source: the model was made elsewhere, and nothing can be trained like
-it."""
+"""The `scoring.twin` of an audit of a model made elsewhere: nothing can be trained like it on a known source."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -287,12 +286,7 @@ def check_records(path: Path, result: Result) -> None:
 
 @contextmanager
 def computing_from_records(path: Path, what: str) -> Iterator[None]:
-    """Turn any error of a computation on records, whose fields no schema knows, into a `UserError`.
-
-    Args:
-        path: of the result.
-        what: is computed, for the message.
-    """
+    """Turn any error in computing `what` from a result's records, whose fields no schema knows, into a `UserError`."""
     try:
         yield
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
