@@ -30,7 +30,9 @@ def parser() -> argparse.ArgumentParser:
         prog="ltm-train", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("name", help="a preset, such as ltm-tiny or ar-small")
-    p.add_argument("--corpus", required=True, help="embedded (pydocs, topics:length=64), in --data-dir, or on the hub")
+    p.add_argument(
+        "--corpus", required=True, help="embedded (pydocs, topics:length=64), in --data-dir, or hub:OWNER/NAME"
+    )
     p.add_argument("--split", default="train", help="default: train")
     p.add_argument(
         "--budget", metavar="UNIT=AMOUNT", help="tokens=50M, flops=1e15 or seconds=600; default: the preset's"
@@ -39,7 +41,8 @@ def parser() -> argparse.ArgumentParser:
         "--data-dir",
         metavar="DIR",
         type=Path,
-        help="corpora as CORPUS/SPLIT.{txt,jsonl,csv,parquet}[.xz|.gz|.zst]; default: $LTM_DATA_DIR",
+        help="corpora as CORPUS/SPLIT.{txt,jsonl,csv,parquet}[.xz|.gz|.zst], or many such files in CORPUS/SPLIT/; "
+        "default: $LTM_DATA_DIR",
     )
     p.add_argument("--tokenizer", metavar="NAME", help="gpt2, bpe-N or bytes; default: the preset's")
     p.add_argument("--output", metavar="DIR", type=Path, help="default: $LTM_HOME/models/NAME")

@@ -293,10 +293,7 @@ def test_mauve_has_its_ceiling_and_its_floor_beside_it_and_ranks(monkeypatch, ca
     task.featuriser = Known(HarnessModel(pretrained=loaded(Bigram(BigramConfig()))))
     found = task.measure(model, None)
     reference, own, ceiling, floor = compared
-    human = [
-        bytes(row.tolist()).decode(errors="replace")
-        for row in task._passages(model)[:20]
-    ]
+    human = [bytes(row.tolist()).decode(errors="replace") for row in task._passages(model)[:20]]
     assert reference == human[10:] and ceiling == human[:10]
     assert [sorted(text.split()) for text in floor] == [sorted(text.split()) for text in ceiling]
     assert [text[:4] for text in own] == [text[:4] for text in ceiling]  # the same prompts

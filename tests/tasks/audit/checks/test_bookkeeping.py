@@ -92,7 +92,7 @@ def test_bytes_that_are_not_the_texts_are_named(monkeypatch):
 
 def test_a_block_left_out_is_named(monkeypatch):
     sound = HarnessModel._blocks
-    monkeypatch.setattr(HarnessModel, "_blocks", lambda self, *arguments: sound(self, *arguments)[:-1])
+    monkeypatch.setattr(HarnessModel, "_blocks", lambda self, *arguments: list(sound(self, *arguments))[:-1])
     assert "tokens scored of" in faults(bookkeeping.accounting(harness(), TEXT))
 
 
