@@ -90,7 +90,7 @@ def answers_of_another_model() -> Patch:
     "ar", "answers cached by the number of the document: another text's are returned", caught_by="depends_on_weights"
 )
 def answers_of_another_text() -> Patch:
-    return mock.patch.object(harness, "digest_of", lambda *texts: "text")
+    return mock.patch.object(harness, "name_of", lambda text: "text")
 
 
 # Problems and draws.

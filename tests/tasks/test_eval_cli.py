@@ -328,7 +328,8 @@ def test_a_preset_that_trains_itself_does_so_and_goes_on_when_unfinished(place, 
 
     asked = []
 
-    def train_preset(name):
+    def train_preset(name, *, wait=False):
+        assert wait  # for another command that trains it
         asked.append(name)
         return save_small(place / "home", name)
 

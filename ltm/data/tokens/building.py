@@ -118,10 +118,13 @@ class _Encoder:
 
     def _check(self, piece: Piece, ids: np.ndarray) -> None:
         where, eos, name = f"{self._split.corpus}/{self._split.split}", self._tokenizer.eos_id, self._tokenizer.name
-        if ids.size and not 0 <= ids.min() <= ids.max() < eos:
+        largest = self._tokenizer.vocab_size - 2  # the last id is BOS
+        if ids.size and not 0 <= ids.min() <= ids.max() <= largest:
             raise UserError(
-                f"{where}: {name} gave token ids {ids.min()} .. {ids.max()}, but those of text are 0 .. {eos - 1}"
+                f"{where}: {name} gave token ids {ids.min()} .. {ids.max()}, but those of text are 0 .. {largest}"
             )
+        if self._separator and (ids == eos).any():
+            raise UserError(f"{where}: {name} gave {eos}, the token that ends a document, in the middle of one")
         decoded, text = self._tokenizer.decode_bytes(ids), piece.text.encode()
         # SentencePiece puts a space before a text, which loses nothing.
         if decoded != text and not (piece.first and decoded == b" " + text):

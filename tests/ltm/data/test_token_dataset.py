@@ -188,14 +188,21 @@ def test_too_little_text(tmp_path: Path) -> None:
 
 
 class WrongIds(Tokenizer):
+    """Gives 1 and `wrong` for every text; its EOS is 256, and its BOS 257."""
+
+    wrong = 257
+
     def encode_pieces(self, pieces: Sequence[Piece]) -> list[np.ndarray]:
-        return [np.array([1, 256], np.int32)] * len(pieces)
+        return [np.array([1, self.wrong], np.int32)] * len(pieces)
 
 
 def test_ids_that_no_text_has_are_refused(tmp_path: Path) -> None:
     wrong = WrongIds(BYTES._vocab, [])
-    with pytest.raises(UserError, match=r"gave token ids 1 \.\. 256, but those of text are 0 \.\. 255"):
+    with pytest.raises(UserError, match=r"gave token ids 1 \.\. 257, but those of text are 0 \.\. 256"):
         dataset(tmp_path, tokenizer=wrong)
+    wrong.wrong = 256
+    with pytest.raises(UserError, match="gave 256, the token that ends a document, in the middle of one"):
+        dataset(tmp_path, tokenizer=wrong, eos=True)
     assert not [*tmp_path.rglob("*.tokens"), *tmp_path.rglob("*.json")]
 
 
