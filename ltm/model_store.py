@@ -318,13 +318,9 @@ def trained(name: str, place: str | None) -> str:
     """What `locate` returned, or where a preset's weights are after training it, as `ltm-train NAME` does."""
     if place is not None:
         return place
-    from ltm.processes import alone, from_lead
+    from ltm.processes import from_lead
     from ltm.progress import say
     from ltm.training.run import train_preset
 
-    def train() -> str:
-        with alone():  # several processes would round differently
-            return str(train_preset(name, wait=True))
-
     say(f"{name}: no finished weights yet; training it first, as ltm-train {name} would")
-    return from_lead(train)
+    return from_lead(lambda: str(train_preset(name, wait=True)))

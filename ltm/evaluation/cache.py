@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 from ltm.config import canonical_json, digest
 from ltm.errors import UserError
 from ltm.files import check_held, locked, write_atomically
-from ltm.processes import from_lead, world_size
+from ltm.processes import from_lead, of_each, world_size
 from ltm.progress import count
 from ltm.untrusted import regular_files
 
@@ -74,17 +74,25 @@ def cache_path(directory: Path, circumstances: Mapping[str, Any]) -> Path:
 
 @contextmanager
 def open_for_all(
-    directory: Path, circumstances: Mapping[str, Any], records: Iterable[str], *, work: str
+    directory: Path, circumstances: Mapping[str, Any], records: Sequence[str], *, work: str
 ) -> Iterator[ResponseCache]:
     """`open_cache`, for all processes of a command at once: the first opens it, and tells the others what it has.
 
     Args:
         records: those that may be asked for; the same in every process.
+
+    Raises:
+        UserError: they, or the circumstances, are not the same in every process; and as `open_cache` does.
     """
     if world_size() == 1:
         with open_cache(directory, circumstances, work=work) as cache:
             yield cache
         return
+    if len(set(of_each(lambda: digest([circumstances, list(records)])))) > 1:
+        raise UserError(
+            f"{work}: the processes of this command were asked for different things; they need one command, the "
+            "same files and the same versions"
+        )
     with ExitStack() as stack:
         own: list[ResponseCache] = []
 

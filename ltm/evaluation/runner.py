@@ -11,16 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ltm.api import LoadedModel
-from ltm.config import canonical_json
-from ltm.errors import UserError
 from ltm.evaluation.batches import BatchScorer
 from ltm.evaluation.cache import ResponseCache, open_for_all
 from ltm.evaluation.code import class_name, code_digest
-from ltm.evaluation.rows import Prompt, Row, digest_of
+from ltm.evaluation.rows import Prompt, Row
 from ltm.evaluation.unprefixed import Unprefixed
 from ltm.files import home
 from ltm.latent.prequential import Prequential
-from ltm.processes import of_each
 from ltm.progress import Advance, scoring_progress
 from ltm.rng import SequenceRng, SplitNoise, seed_of
 
@@ -116,11 +113,6 @@ class Runner:
     def _at_work(self, task: str, records: Sequence[str], part: int = 0) -> Iterator[tuple[ResponseCache, Advance]]:
         title = f"{self.label} {task}{f', part {part + 1}' if part else ''}".strip()
         work, circumstances = f"scoring of {title}", {**self.circumstances(task), **({"part": part} if part else {})}
-        if len(set(of_each(lambda: digest_of(canonical_json(circumstances), *records)))) > 1:
-            raise UserError(
-                f"{work}: the processes of this command were asked for different things; they need one command, the "
-                "same files and the same versions"
-            )
         with (
             open_for_all(self.cache_directory, circumstances, records, work=work) as cache,
             scoring_progress(title, rows=len(records)) as advance,

@@ -169,16 +169,24 @@ def nll_gradient(h_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weights_N: Te
     Per token it is softmax(h W^T) W - W[target], which is all that the fast loop needs. On a GPU this saturates for
     tokens that are e^80 times less likely than another, see `HIGHEST`.
     """
+    each = _gradient_of_whole_rows if keeps_rows_whole(head_VD) else _gradient_by_blocks
+    gradient_ND = each(h_ND, head_VD, targets_N)
+    return gradient_ND if weights_N is None else gradient_ND * weights_N[:, None].to(h_ND.dtype)
+
+
+def _gradient_of_whole_rows(h_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
+    gradient_ND, wide, head = torch.empty_like(h_ND), _wide(head_VD.dtype), _WholeRows(head_VD)
+    for rows in _chunks(len(targets_N), head_VD):
+        of_target_ND = head_VD[targets_N[rows]]
+        # A target's own logit is known before the pass, and near the highest unless the model all but excludes it.
+        shift_N = torch.linalg.vecdot(h_ND[rows].to(wide), of_target_ND.to(wide))
+        weights_NW, sums_N = head.each_row(_weights_and_sums, h_ND[rows], shift_N)
+        gradient_ND[rows] = ((weights_NW @ head.head_WD) / sums_N[:, None] - of_target_ND).to(h_ND.dtype)
+    return gradient_ND
+
+
+def _gradient_by_blocks(h_ND: Tensor, head_VD: Tensor, targets_N: Tensor) -> Tensor:
     gradient_ND, wide = torch.empty_like(h_ND), _wide(head_VD.dtype)
-    if keeps_rows_whole(head_VD):
-        head = _WholeRows(head_VD)
-        for rows in _chunks(len(targets_N), head_VD):
-            of_target_ND = head_VD[targets_N[rows]]
-            # A target's own logit is known before the pass, and near the highest unless the model all but excludes it.
-            shift_N = torch.linalg.vecdot(h_ND[rows].to(wide), of_target_ND.to(wide))
-            weights_NW, sums_N = head.each_row(_weights_and_sums, h_ND[rows], shift_N)
-            gradient_ND[rows] = ((weights_NW @ head.head_WD) / sums_N[:, None] - of_target_ND).to(h_ND.dtype)
-        return gradient_ND if weights_N is None else gradient_ND * weights_N[:, None].to(h_ND.dtype)
     for rows in _groups(len(targets_N)):
         h = h_ND[rows].to(head_VD.dtype)
         softmax, mean_ND = _Softmax(h, wide), torch.zeros_like(h, dtype=wide)
@@ -191,7 +199,7 @@ def nll_gradient(h_ND: Tensor, head_VD: Tensor, targets_N: Tensor, weights_N: Te
                 mean_ND.add_(weights_NW @ block_WD)
         mean_ND.div_(softmax.sum_N[:, None])
         torch.sub(mean_ND.to(h_ND.dtype), head_VD[targets_N[rows]], out=gradient_ND[rows])
-    return gradient_ND if weights_N is None else gradient_ND * weights_N[:, None].to(h_ND.dtype)
+    return gradient_ND
 
 
 class _WeightedNll(torch.autograd.Function):

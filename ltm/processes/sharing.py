@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from ltm.errors import UserError, first_line
-from ltm.processes.group import is_lead, lost, rank, world_size
+from ltm.processes.group import alone, is_lead, lost, rank, world_size
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ def of_each(make: Callable[[], T]) -> list[T]:
 
 
 def from_lead(make: Callable[[], T]) -> T:
-    """What the first process makes, in every process; the others make nothing.
+    """What the first process makes, as the only one there is, in every process; the others make nothing.
 
     Raises:
         UserError: it raised it, or has gone.
@@ -59,7 +59,10 @@ def from_lead(make: Callable[[], T]) -> T:
         return make()
     import torch.distributed as dist
 
-    made: list[Any] = [_outcome(make) if is_lead() else None]
+    made: list[Any] = [None]
+    if is_lead():
+        with alone():  # nobody would meet it, and several processes would round differently
+            made = [_outcome(make)]
     _meet(lambda: dist.broadcast_object_list(made, src=0, group=_group()))
     return _value(made[0])
 

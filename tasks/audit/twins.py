@@ -19,7 +19,7 @@ from ltm.errors import UserError
 from ltm.evaluation.code import class_name, code_digest
 from ltm.known_sources import base
 from ltm.latent.base import LatentModel
-from ltm.processes import alone, from_lead
+from ltm.processes import from_lead
 from ltm.training import checkpoint
 from ltm.training.config import TrainConfig
 from ltm.training.run import train_model
@@ -75,9 +75,7 @@ def twin(loaded: LoadedModel, source: KnownSource) -> LoadedModel:
 
     def train() -> None:
         # A finished twin is only read, so that audits of two models may share it at the same time.
-        if is_trained(directory):
-            return
-        with alone():  # several processes would round differently
+        if not is_trained(directory):
             train_model(
                 directory.name,
                 cls,

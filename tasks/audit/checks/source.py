@@ -153,10 +153,11 @@ def proposal_mass(model: HarnessModel, proposal: HarnessModel, *, texts: int = P
     drawn_from = f"{texts} texts of {length} tokens from {proposal.loaded.name}"
     results, again = [], None
     for which, (log_w_N, averaged) in _log_weights(model, proposal, texts, length, "proposal").items():
-        if mean_lower_bound(log_w_N) > 0 and averaged:
+        bound = mean_lower_bound(log_w_N)
+        if bound > 0 and averaged:
             again = again or _log_weights(model, proposal, texts, length, "proposal again")
             log_w_N = again[which][0]
-        bound = mean_lower_bound(log_w_N)
+            bound = mean_lower_bound(log_w_N)
         mean = float(np.logaddexp.reduce(log_w_N)) - math.log(texts)
         results.append(
             CheckResult(
