@@ -27,6 +27,8 @@ ALPHA = 0.01
 """How often a sound claim may be refuted."""
 STANDARD_ERRORS = 3.0
 """Standard errors that are taken off a claim with Monte Carlo error."""
+LARGEST = 700.0
+"""Nats, near the largest whose exponential is a number."""
 
 
 def threshold(alpha: float = ALPHA) -> float:
@@ -120,37 +122,55 @@ def _slack(excess_N: Floats, mc_var_N: Any) -> Floats:
     return STANDARD_ERRORS * np.sqrt(variance_N)
 
 
-def mean_lower_bound(log_values_N: Any, alpha: float = ALPHA) -> float:
-    """Return the log of a lower confidence bound on the mean of non-negative values, valid for any N and distribution.
+def tangent(log_values_N: Any, *, at_N: Any) -> Floats:
+    """Return the tangents of exp at the points `at_N`, at the values c: exp(a) (1 + c - a), which is at most exp(c).
 
-    If the mean is m, each product over n of 1 + b (value / m - 1), 0 <= b <= 1, is an e-value, and so is their average
-    over a few b, which falls as m grows. The bound is the m at which it equals 1 / alpha; -inf if nothing is known.
+    If c is random and a is independent of it, the expectation is at most exp(E c), as that of exp(c) is not. The best
+    point is E c; of an estimate of it with Gaussian error, the best is that estimate less its variance.
+    """
+    log_values_N, at_N = np.asarray(log_values_N, np.float64), np.minimum(np.asarray(at_N, np.float64), LARGEST)
+    # What is impossible under both noises has no weight.
+    with np.errstate(invalid="ignore"):
+        return np.where(at_N == -math.inf, 0.0, np.exp(at_N) * (1 + log_values_N - at_N))
+
+
+def mean_lower_bound(values_N: Any, alpha: float = ALPHA) -> float:
+    """Return a lower confidence bound on the mean of independent values that are not negative, valid for any N.
+
+    If the mean is m, each product over n of 1 + b (value / m - 1), 0 <= b <= 1, is an e-value (betting; Waudby-Smith
+    and Ramdas, arXiv 2010.09686), and so is their average over a few b, which falls as m grows. The bound is the m at
+    which it equals 1 / alpha; 0 if nothing is known.
+
+    Values below 0, which are never divided by m, leave a bound above 1 valid, unless one is so far below that a factor
+    would be negative: it then ends the product. A bound below 1 is an estimate then.
 
     Raises:
         ValueError: there are no values, or one is not a number.
     """
-    log_values_N = np.asarray(log_values_N, np.float64)
-    if not len(log_values_N) or np.isnan(log_values_N).any():
+    values_N = np.asarray(values_N, np.float64)
+    if not len(values_N) or np.isnan(values_N).any():
         raise ValueError("expected at least one value, all of them numbers")
-    line, bets = threshold(alpha), np.array([0.01, 0.03, 0.1, 0.3, 0.6, 0.9, 1.0])
-    largest = float(log_values_N.max())
-    if not math.isfinite(largest):
+    line, bets_B1 = threshold(alpha), np.array([0.01, 0.03, 0.1, 0.3, 0.6, 0.9, 1.0])[:, None]
+    above_N, below_N = np.maximum(values_N, 0.0), np.minimum(values_N, 0.0)
+    largest = float(above_N.max())
+    if largest in (0.0, math.inf):
         return largest
 
     def log_e_value(log_mean: float) -> float:
-        with np.errstate(divide="ignore"):
-            stay_B = np.log1p(-bets)
-        each_BN = np.logaddexp(stay_B[:, None], np.log(bets)[:, None] + log_values_N - log_mean)
-        return float(np.logaddexp.reduce(each_BN.sum(1)) - math.log(len(bets)))
+        with np.errstate(divide="ignore", over="ignore"):
+            ratios_N = np.exp(np.log(above_N) - log_mean)
+            factors_BN = np.maximum(1 - bets_B1 + bets_B1 * (ratios_N + below_N), 0.0)
+            return float(np.logaddexp.reduce(np.log(factors_BN).sum(1)) - math.log(len(bets_B1)))
 
     # At the largest value every factor is at most 1; far below it the product exceeds any threshold.
-    high, low = largest, largest - line - 50.0 - len(log_values_N)
+    high = math.log(largest)
+    low = high - line - 50.0 - len(values_N)
     if log_e_value(low) < line:
-        return -math.inf
+        return 0.0
     for _ in range(100):
         middle = (low + high) / 2
         low, high = (middle, high) if log_e_value(middle) >= line else (low, middle)
-    return low
+    return math.exp(low)
 
 
 def texts_to_refute(excess: float, *, standard_error: float = 0.0, alpha: float = ALPHA) -> float:

@@ -5,7 +5,6 @@ Shapes: N texts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,10 +17,10 @@ from ltm.data import corpora
 from ltm.errors import UserError
 from ltm.rng import SequenceRng, seed_of
 from tasks.audit.checks.check import CheckResult
-from tasks.audit.checks.evidence import ALPHA, STANDARD_ERRORS, Evidence, Floats, evidence, mean_lower_bound
+from tasks.audit.checks.evidence import ALPHA, Evidence, Floats, evidence, mean_lower_bound, tangent
 
 if TYPE_CHECKING:
-    from ltm.api import Kind
+    from ltm.api import Kind, LikelihoodEstimate
     from ltm.harness import HarnessModel
     from ltm.known_sources.base import KnownSource
 
@@ -130,8 +129,11 @@ def proposal_mass(model: HarnessModel, proposal: HarnessModel, *, texts: int = P
     The mean of exp(claim - log q) estimates the sum of exp(claim) over the texts that q can draw, so a lower confidence
     bound above 1 refutes. This test can only refute: if the two models differ, the mean is dominated by texts that are
     never drawn, and the bound is near 0 whatever is claimed. It needs no known source, and uses the model and its
-    vocabulary as they are. Averages are refuted by two noises on different texts or not at all: the exponential of one
-    whose costs have a long tail is far too large for some noises.
+    vocabulary as they are.
+
+    Of an average c the exponential of its expectation is meant, and exp(c) is larger than that, by far if costs have a
+    long tail. So two noises are taken: the first says where to put a tangent, the second gives its height there, whose
+    expectation is at most exp(E c); see `tangent`.
 
     Args:
         proposal: an exact model with the same tokenizer.
@@ -150,45 +152,37 @@ def proposal_mass(model: HarnessModel, proposal: HarnessModel, *, texts: int = P
             f"{proposal.loaded.tokenizer.name} and {model.loaded.tokenizer.name}"
         )
     length = min(PROPOSED_TOKENS, model.block_length, proposal.block_length)
-    drawn_from = f"{texts} texts of {length} tokens from {proposal.loaded.name}"
-    results, again = [], None
-    for which, (log_w_N, averaged) in _log_weights(model, proposal, texts, length, "proposal").items():
-        bound = mean_lower_bound(log_w_N)
-        if bound > 0 and averaged:
-            again = again or _log_weights(model, proposal, texts, length, "proposal again")
-            log_w_N = again[which][0]
-            bound = mean_lower_bound(log_w_N)
-        mean = float(np.logaddexp.reduce(log_w_N)) - math.log(texts)
+    noise = SequenceRng(seed_of(model.runner.seed, "proposal"), range(texts))
+    with torch.no_grad():
+        drawn = proposal.loaded.model.generate([[]] * texts, max_new_tokens=length, sampling=Sampling(), rng=noise)
+        tokens_NL = torch.tensor(drawn.tokens, device=model.device)
+        q_N = proposal.loaded.model.log_likelihood(tokens_NL.to(proposal.device), rng=noise).nats_B.double().cpu()
+    first, second, results = _claims(model, tokens_NL, noise), None, []
+    for which, estimate in first.items():
+        if estimate.kind == "upper_bound":
+            continue
+        log_w_N = estimate.nats_B.double().cpu().numpy() - q_N.numpy()
+        if estimate.averaged:
+            second = second or _claims(model, tokens_NL, SequenceRng(seed_of(noise.seed, "height"), range(texts)))
+            variance_N = 0.0 if estimate.mc_var_B is None else estimate.mc_var_B.double().cpu().numpy()
+            weights_N = tangent(second[which].nats_B.double().cpu().numpy() - q_N.numpy(), at_N=log_w_N - variance_N)
+        else:
+            weights_N = tangent(log_w_N, at_N=log_w_N)
+        bound = mean_lower_bound(weights_N)
         results.append(
             CheckResult(
                 name="proposal_mass",
                 likelihood=which,
-                passed=bound <= 0,
-                value=math.exp(bound),
+                passed=bound <= 1,
+                value=bound,
                 limit=1.0,
-                detail=f"{drawn_from}: mass at least {math.exp(bound):.3g} ({1 - ALPHA:.0%} bound), mean "
-                f"{math.exp(mean):.3g}; this test can only refute",
+                detail=f"{texts} texts of {length} tokens from {proposal.loaded.name}: mass at least {bound:.3g} "
+                f"({1 - ALPHA:.0%} bound), mean {weights_N.mean():.3g}; this test can only refute",
             )
         )
     return results
 
 
-def _log_weights(
-    model: HarnessModel, proposal: HarnessModel, texts: int, length: int, purpose: str
-) -> dict[str, tuple[Floats, bool]]:
-    """Return claim - log q of texts drawn from q, less an average's slack, and whether it is one, by likelihood."""
-    noise = SequenceRng(seed_of(model.runner.seed, purpose), range(texts))
+def _claims(model: HarnessModel, tokens_NL: torch.Tensor, noise: SequenceRng) -> dict[str, LikelihoodEstimate]:
     with torch.no_grad():
-        drawn = proposal.loaded.model.generate([[]] * texts, max_new_tokens=length, sampling=Sampling(), rng=noise)
-        tokens_NL = torch.tensor(drawn.tokens, device=model.device)
-        q_N = proposal.loaded.model.log_likelihood(tokens_NL.to(proposal.device), rng=noise).nats_B.double().cpu()
-        estimates = model.loaded.model.log_likelihoods(tokens_NL, rng=noise, draws=model.runner.scorer.draws)
-    found = {}
-    for which, estimate in estimates.items():
-        if estimate.kind == "upper_bound":
-            continue
-        log_w_N = estimate.nats_B.double().cpu() - q_N
-        if estimate.averaged and estimate.mc_var_B is not None:
-            log_w_N = log_w_N - STANDARD_ERRORS * estimate.mc_var_B.double().cpu().sqrt()
-        found[which] = log_w_N.numpy(), estimate.averaged
-    return found
+        return model.loaded.model.log_likelihoods(tokens_NL, rng=noise, draws=model.runner.scorer.draws)

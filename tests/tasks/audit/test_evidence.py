@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ltm.known_sources.topics import Topics
-from tasks.audit.checks.evidence import evidence, mean_lower_bound, power_curve, texts_to_refute, threshold
+from tasks.audit.checks.evidence import evidence, mean_lower_bound, power_curve, tangent, texts_to_refute, threshold
 
 SMALL = Topics(length=8, words=5, topics=3, classes=2)
 
@@ -121,12 +121,36 @@ def test_the_power_curve_is_hidden_below_the_gap():
 def test_the_lower_bound_on_a_mean_holds_and_is_not_empty():
     rng = np.random.default_rng(0)
     # Log-normal of mean 1, and mostly 0 with a rare large value: neither near normal.
-    heavy = rng.normal(-0.5, 1.0, (300, 64))
-    rare = np.where(rng.random((300, 64)) < 0.02, math.log(50), -np.inf)
+    heavy = np.exp(rng.normal(-0.5, 1.0, (300, 64)))
+    rare = np.where(rng.random((300, 64)) < 0.02, 50.0, 0.0)
     for values in (heavy, rare):
-        assert np.mean([mean_lower_bound(row) > 0 for row in values]) <= 0.01
-    assert mean_lower_bound(np.full(256, math.log(1.5))) > math.log(1.4)
-    assert mean_lower_bound(np.full(256, math.log(1.5))) <= math.log(1.5)
-    assert mean_lower_bound(np.full(4, -np.inf)) == -math.inf
+        assert np.mean([mean_lower_bound(row) > 1 for row in values]) <= 0.01
+    assert 1.4 < mean_lower_bound(np.full(256, 1.5)) <= 1.5
+    assert mean_lower_bound(np.zeros(4)) == 0 and mean_lower_bound([math.inf]) == math.inf
     with pytest.raises(ValueError, match="numbers"):
         mean_lower_bound([math.nan])
+
+
+def test_what_is_below_0_lowers_a_bound_on_a_mean():
+    assert mean_lower_bound([1.5] * 200 + [-1.0] * 56) < mean_lower_bound([1.5] * 200 + [0.0] * 56) < 1.5
+    # It would otherwise count as 0, and a mean of 1 as more.
+    rng = np.random.default_rng(1)
+    two_sided = rng.choice([-1.0, 3.0], (300, 256))
+    assert np.mean([mean_lower_bound(row) > 1 for row in two_sided]) <= 0.01
+    assert np.mean([mean_lower_bound(np.maximum(row, 0)) > 1 for row in two_sided]) > 0.9
+
+
+def test_a_tangent_stays_below_the_exponential_of_an_expectation():
+    values = np.linspace(-3, 3, 7)
+    assert np.all(tangent(values, at_N=values) == np.exp(values))
+    assert np.all(tangent(values[:, None], at_N=values) <= np.exp(values)[:, None] * (1 + 1e-12))
+    assert tangent([-math.inf, 0.0], at_N=[-math.inf, 800.0])[0] == 0
+    # Costs with a long tail, whose exponential is far above that of their mean.
+    rng, deviation = np.random.default_rng(2), 1.5
+    first, second = (-np.exp(rng.normal(0, deviation, 200_000)) for _ in range(2))
+    truth = math.exp(-math.exp(deviation**2 / 2))
+    assert np.exp(second).mean() > 4 * truth
+    assert tangent(second, at_N=np.maximum(first, -5)).mean() < truth * 1.02
+    # Gaussian noise: the best that can be had is exp(-variance / 2) of the truth.
+    first, second = rng.normal(0, 0.7, (2, 200_000))
+    assert tangent(second, at_N=first - 0.49).mean() == pytest.approx(math.exp(-0.49 / 2), abs=0.01)
