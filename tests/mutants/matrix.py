@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import math
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ltm.files import write_atomically
@@ -22,9 +23,8 @@ assert diffusion and latent and networks and pipeline  # each adds its mutants
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "validity.md"
 BEGIN, END = "<!-- mutants:begin -->", "<!-- mutants:end -->"
-SOUND = "none: sound"
-NOT_CAUGHT = "·"
-NOT_RUN = "not run yet"
+SOUND, REFUTED_BY = "Sound models that it refuted", "Refuted by"
+NOTHING, NOT_RUN = "nothing", "not run yet"
 CAUGHT = [mutant for mutant in MUTANTS if not mutant.escapes]
 ESCAPING = [mutant for mutant in MUTANTS if mutant.escapes]
 SUBJECTS = (*specimens.FAMILIES, "tasks")
@@ -37,11 +37,6 @@ def sample() -> list[Mutant]:
     for mutant in sorted(CAUGHT, key=lambda mutant: (mutant.subject == "ltm", mutant.while_trained)):
         chosen.setdefault(mutant.caught_by, []).append(mutant)
     return [mutant for own in chosen.values() for mutant in own[:2]]
-
-
-def columns(rows: Iterable[Row]) -> list[str]:
-    """All checks that were made, in the order of the audit."""
-    return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def _figure(found: CheckResult) -> str:
@@ -61,41 +56,56 @@ def _figure(found: CheckResult) -> str:
     )
 
 
-def _cells(row: Row, names: Sequence[str]) -> list[str]:
+def _refuted_by(row: Row) -> str:
     caught = refutations(row)
-    looked = {name: any(found.passed is not None for found in row.get(name, [])) for name in names}
-    return [_figure(caught[name]) if name in caught else NOT_CAUGHT if looked[name] else "" for name in names]
+    return ", ".join(f"{name.replace('_', ' ')} {_figure(found)}" for name, found in caught.items()) or NOTHING
 
 
-def _alarms(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
-    cells = []
-    for name in names:
-        looked = [row for row in rows if any(found.passed is not None for found in row.get(name, []))]
-        cells.append(f"{sum(name in refutations(row) for row in looked)} of {len(looked)}")
-    return cells
+def _sound_lines(rows: Mapping[str, Row]) -> Iterator[str]:
+    """Yield a line for each check, in the order of the audit: how many of the models that it looked at it refuted."""
+    for name in dict.fromkeys(name for row in rows.values() for name in row):
+        looked = [row for row in rows.values() if any(found.passed is not None for found in row.get(name, []))]
+        if looked:
+            yield f"| {name.replace('_', ' ')} | {sum(name in refutations(row) for row in looked)} of {len(looked)} |"
 
 
 def tables(sound_rows: Mapping[str, Row], mutant_rows: Mapping[str, Row]) -> str:
-    """The tables in Markdown: of likelihoods, of what is none, and of what escapes."""
-    parts = [SIZES]
-    for of_tasks in (False, True):
-        own = [m for m in CAUGHT if (m.subject == "tasks") == of_tasks]
-        rows = [row for name, row in sound_rows.items() if (name == "tasks") == of_tasks]
-        names = columns([*rows, *(mutant_rows[m.name] for m in own if m.name in mutant_rows)])
-        lines = [["Mutant", "In", *(name.replace("_", " ") for name in names)], ["---", "---", *["---:"] * len(names)]]
-        lines.append([f"*{SOUND}*", "" if of_tasks else f"{len(rows)} families", *_alarms(rows, names)])
-        for mutant in own:
-            row = mutant_rows.get(mutant.name)
-            cells = [NOT_RUN] * len(names) if row is None else _cells(row, names)
-            lines.append([mutant.description, mutant.subject, *cells])
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-        caught = {name for mutant in own for name in refutations(mutant_rows.get(mutant.name, {}))}
-        idle = [name.replace("_", " ") for name in names if name not in caught]
-        parts.append(f"Checks in this table that caught nothing: {', '.join(idle) or 'none'}.")
-    parts.append("Too small for every check, measured like the others:")
-    rows_of_escapes = [f"| {m.description} | {m.subject} | {m.escapes} |" for m in ESCAPING]
-    parts.append("\n".join(["| Escapes | In | Because |", "| --- | --- | --- |", *rows_of_escapes]))
-    return "\n\n".join(parts)
+    """The tables in Markdown: of sound models, of mutants, and of what escapes.
+
+    What was not made now keeps the line that the document has.
+    """
+    standing = written().splitlines()
+    sound = list(_sound_lines(sound_rows)) if set(sound_rows) == set(SUBJECTS) else _lines(standing, "Check", SOUND)
+    lines = {tuple(_cells(line)[:2]): line for line in _lines(standing, "Mutant", "In", REFUTED_BY)}
+    for mutant in CAUGHT:
+        key = mutant.description, mutant.subject
+        if mutant.name in mutant_rows:
+            lines[key] = _row(*key, _refuted_by(mutant_rows[mutant.name]))
+    caught = (lines.get((m.description, m.subject)) or _row(m.description, m.subject, NOT_RUN) for m in CAUGHT)
+    escaping = (_row(m.description, m.subject, m.escapes) for m in ESCAPING)
+    return "\n\n".join(
+        [
+            SIZES,
+            "\n".join([_row("Check", SOUND), "| --- | ---: |", *sound]),
+            "\n".join([_row("Mutant", "In", REFUTED_BY), "| --- | --- | --- |", *caught]),
+            "Too small for every check, measured like the others:",
+            "\n".join([_row("Escapes", "In", "Because"), "| --- | --- | --- |", *escaping]),
+        ]
+    )
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cells(line: str) -> list[str]:
+    return line.strip("| ").split(" | ")
+
+
+def _lines(text: Sequence[str], *header: str) -> list[str]:
+    """The lines of the table with a header."""
+    rest = text[text.index(_row(*header)) + 2 :]
+    return list(itertools.takewhile(lambda line: line.startswith("|"), rest))
 
 
 def written() -> str:
@@ -133,13 +143,13 @@ def _named(compute: Callable[[str], Row], name: str, *, folder: Path) -> tuple[s
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables, or write them into the document; 1 if anything is refuted, or not, that should be otherwise."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--write", action="store_true", help="renew the tables in docs/validity.md")
-    parser.add_argument("--only", default="", help="mutants whose name has this in it, with what was found")
+    parser.add_argument("--write", action="store_true", help="renew what was made in docs/validity.md")
+    parser.add_argument("--only", default="", help="mutants whose name has this in it; several with commas")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="rows at a time; default: one per core")
     default = ROOT / "demo" / "mutants"
     parser.add_argument("--rows", type=Path, default=default, help="where rows are kept; default: demo/mutants")
     options = parser.parse_args(arguments)
-    chosen = [m for m in MUTANTS if options.only in m.name]
+    chosen = [m for m in MUTANTS if any(part in m.name for part in options.only.split(","))]
     subjects = [name for name in SUBJECTS if not options.only or any(m.subject == name for m in chosen)]
     # First, since a sound subject trains what its mutants are scored with.
     sound = _computed(audited.sound, subjects, options)
@@ -151,10 +161,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 *(f"  {check}: {f.likelihood or ''} {f.detail}" for check, f in refutations(row).items()),
                 sep="\n",
             )
-    elif options.write:
+    if options.write:
         before, rest = DOCUMENT.read_text().split(BEGIN)
         write_atomically(DOCUMENT, f"{before}{BEGIN}\n{tables(sound, rows)}\n{END}{rest.split(END)[1]}".encode())
-    else:
+    elif not options.only:
         print(tables(sound, rows))
     unexpected = list(surprises(sound, rows))
     print(*unexpected, sep="\n", file=sys.stderr)
