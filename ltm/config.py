@@ -35,6 +35,7 @@ LATER_SETTINGS = {
     "bos_output": False,
     "unmasking": "any_order",
     "unmasking_block": 16,
+    "orders": 0,
 }
 """Settings that came after results were published, and the value that stands for what was done before.
 

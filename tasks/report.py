@@ -31,6 +31,8 @@ WIDTH = 100
 """The most columns that tables and text take."""
 PERPLEXITY = "token_perplexity"
 """The metric by which models are paired."""
+BEYOND_DOUBT = "beyond doubt"
+"""What a verdict ends in where both sides of a likelihood decide it."""
 
 
 def show(made: Sequence[Evaluated], options: EvalOptions) -> None:
@@ -189,10 +191,9 @@ def show_paired(made: Sequence[Evaluated], output: Path) -> None:
         for row in rows:
             table.add_row(*row)
         console().print(table)
-        print(
-            "Compared are the numbers above: where one is a bound, the truth behind it may be lower still.\n"
-            "Beyond doubt: the least that one can be (≥) is above the most that the other can be."
-        )
+        print("Compared are the numbers above: where one is a bound, the truth behind it may be lower still.")
+        if any(verdict.endswith(BEYOND_DOUBT) for *_, verdict in rows):
+            print("Beyond doubt: the least that one can be (≥) is above the most that the other can be.")
     if apart:
         print(textwrap.fill(f"Not paired, since tokens or blocks differ: {'; '.join(apart)}.", WIDTH))
 
@@ -236,7 +237,7 @@ def _verdict(difference: Measured, result: Result, first: Result, beyond: Sequen
     if "estimate" in kinds:
         verdict = "~ an estimate: undecided"
     if beyond:
-        verdict = f"{beyond[0]} beyond doubt"
+        verdict = f"{beyond[0]} {BEYOND_DOUBT}"
     return (
         f"{value:+.4f} [{low:+.4f}, {high:+.4f}]",
         "×{:.3f} [{:.3f}, {:.3f}]".format(*(_ratio(end) for end in (value, low, high))),

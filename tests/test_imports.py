@@ -55,7 +55,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
             *(f"diffusion.{name}" for name in ("mdlm", "md4", "sedd", "duo", "bd3lm")),
         ),
         ("diffusion", "vq"),
-        ("duel",),
+        ("duel", "orders"),
     ),
     "tasks": (
         ("cli",),
