@@ -135,13 +135,13 @@ def metrics(gap: Gap) -> tuple[Metric, ...]:
 
 def answer(gap: Gap) -> str:
     """What the numbers say, in words; sides as far as their 95% intervals reach."""
-    (_, most), (least, _) = _ends(gap.at_most), _ends(gap.at_least)
+    value, (_, most), (least, _) = gap.at_most.value, _ends(gap.at_most), _ends(gap.at_least)
     loss = f"Of the loss of {gap.loss:.4f} nats per token"
     if gap.trusted:
-        said = f"{loss} at most {max(0.0, most):.4f} is inference; the rest is the model."
+        said = f"{loss} at most {max(0.0, most):{form(most)}} is inference; the rest is the model."
     else:
         said = (
-            f"{loss} about {gap.at_most.value:.4f} may be inference (~, no bound: importance weights with a mean tail "
+            f"{loss} about {value:{form(value)}} may be inference (~, no bound: importance weights with a mean tail "
             f"index of {gap.tail:.2f} and {gap.effective:.1f} effective draws); at least {max(0.0, least):.4f} is."
         )
     if gap.amortization_at_least is not None:
@@ -149,6 +149,11 @@ def answer(gap: Gap) -> str:
         gain = f"{gap.amortization_at_least.value:+.4f} [{least:+.4f}, {most:+.4f}]"
         said += f" Refining the encoder's q gains {gain}: the amortization gap is at least that."
     return "inference gap:\n" + textwrap.fill(said, 98, initial_indent="  ", subsequent_indent="  ")
+
+
+def form(value: float) -> str:
+    """The format of a number of nats per token; one weight beyond all bounds makes an upper bound vacuous, and long."""
+    return ".4f" if abs(value) < 10_000 else ".1e"
 
 
 def _ends(measured: Measured) -> tuple[float, float]:

@@ -283,8 +283,7 @@ def _tables(curves: dict[str, list[Point]], length: int, *, encoder: bool) -> li
 def _nats(nats_N: torch.Tensor, length: int) -> str:
     per_token_N = -nats_N / length
     mean, error = float(per_token_N.mean()), float(per_token_N.std()) / math.sqrt(len(per_token_N))
-    form = ".4f" if abs(mean) < 10_000 else ".1e"  # one weight beyond all bounds makes an upper bound vacuous
-    return f"{mean:{form}} ± {error:{form}}"
+    return f"{mean:{gap.form(mean)}} ± {error:{gap.form(mean)}}"
 
 
 def _interpolation_note(records: Sequence[dict[str, Any]]) -> str:
