@@ -134,6 +134,24 @@ def _posterior(name: str) -> Formula:
     return formula
 
 
+def _gap(to: str) -> Formula:
+    """Diagnostics: what another number gains over the ELBO of the model's own q, in nats per token.
+
+    The number is `to` at the steps with the best ELBO, or the ELBO itself after the most steps.
+    """
+
+    def formula(metric: Metric, result: Result, records: Records) -> float | None:
+        curve = [record for record in records if record.get("part") == "bounds by steps"]
+        if not curve:
+            return None
+        (own,) = [record for record in curve if record["steps"] == result.scoring["own_steps"]]
+        chosen = curve[-1] if to == "elbo" else max(curve, key=lambda record: math.fsum(record["elbo"]))
+        gained = math.fsum(chosen[to]) - math.fsum(own["elbo"])
+        return gained / (len(own["elbo"]) * result.scoring["block_length"])
+
+    return formula
+
+
 def _gen_ppl(metric: Metric, result: Result, records: Records) -> float | None:
     if not all("scorer_nats" in record for record in records):
         return None
@@ -211,6 +229,9 @@ _FORMULAS: dict[str, Formula] = {
     "bits_per_byte": _bits_per_byte,
     "kl_per_token": _posterior("kl"),
     "mutual_information": _posterior("mutual_information"),
+    "inference_gap_nats_per_token": _gap("tube_upper_bound"),
+    "inference_gap_at_least_nats_per_token": _gap("importance_bound"),
+    "amortization_gap_at_least_nats_per_token": _gap("elbo"),
     "gen_ppl": _gen_ppl,
     "accuracy": _mean_of("greedy"),
     "fast_steps": _mean_of("fast_steps"),

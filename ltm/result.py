@@ -61,8 +61,8 @@ class Metric:
         likelihood: the likelihood it comes from (`exact`, `elbo`, ...); None for metrics that come from none.
         headline: True if the model is ranked by that likelihood.
         unit: what it is per: `token`, `word`, `byte`.
-        kind: `exact`, `lower_bound` (on log p, hence an upper bound on perplexity), `upper_bound` (the other way round,
-            never of a headline) or `estimate`.
+        kind: `exact`, `lower_bound` (on log p, hence an upper bound on perplexity and on what inference costs),
+            `upper_bound` (the other way round, never of a headline) or `estimate`.
         direction: the better one of `lower` and `higher`.
         stderr_mc: standard error from Monte Carlo draws, in the metric's own unit; None when exact or unknown.
         stderr_data: standard error from the choice of text, in the metric's own unit.

@@ -130,6 +130,8 @@ def _text(result: Result) -> tuple[str, str]:
 
 def _value(result: Result, column: Column) -> str:
     metric = result.metric(column.metric)
+    if metric is None and len(alone := [m for m in result.metrics if m.name == column.metric]) == 1:
+        metric = alone[0]
     if metric is None:
         # A metric that belongs to no likelihood, so no headline either.
         names = (column.metric, f"{column.metric}[")  # gen_ppl[ar-tiny]: the name includes the scorer

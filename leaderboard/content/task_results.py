@@ -16,7 +16,7 @@ from ltm.progress import count
 from ltm.result import Metric, Result, computing_from_records, read_records
 from ltm.statistics import mean_and_error
 
-_BOUNDS = ("elbo", "importance_bound")
+_BOUNDS, _UPPER = ("elbo", "importance_bound"), "tube_upper_bound"
 REFERENCE = ("chance", "human", "shuffled")
 """First words of metrics that are not the model's: `human_...`, and `chance_NAME_...` for the chance model NAME."""
 OWN = ""
@@ -221,43 +221,57 @@ def _generation_point(label: str, metrics: Mapping[str, Metric], name: str, pref
 
 
 def _curve(entries: Sequence[Entry], setting: str, label: str) -> Part | None:
-    """Bounds against a setting of inference, from the records of diagnostics."""
+    """Bounds against a setting of inference, from the records of diagnostics; from above too where they have it."""
     series, rows, values = [], [], set()
     for colour, (name, entry) in enumerate(zip(labels(entries), entries, strict=True)):
         records = [r for r in read_records(entry.path, entry.result) or [] if r.get("part") == f"bounds by {setting}"]
+        both = bool(records) and all(_UPPER in record for record in records)
         with computing_from_records(entry.path, "bounds by a setting"):
             values |= {record[setting] for record in records}
-            elbo, importance = (
-                [_bound(record, setting, likelihood, entry.result, name) for record in records]
-                for likelihood in _BOUNDS
-            )
-            costs = [notation.short(record["elbo_flops_per_token"]) for record in records]
-        for likelihood, points in zip(_BOUNDS if records else (), (elbo, importance), strict=False):
+            found = {
+                likelihood: [_bound(record, setting, likelihood, entry.result, name) for record in records]
+                for likelihood in (*_BOUNDS, *((_UPPER,) if both else ()))
+            }
+            for i, record in enumerate(records):
+                elbo, importance = (f"≤ {found[likelihood][i].y:.4f}" for likelihood in _BOUNDS)
+                above = NOTHING
+                if both:
+                    above = notation.SIGNS[record[f"{_UPPER}_kind"]] + notation.number(found[_UPPER][i].y, digits=5)
+                flops = notation.short(record["elbo_flops_per_token"])
+                rows.append((name, str(record[setting]), elbo, importance, above, flops))
+        for likelihood, points in found.items() if records else ():
             series.append(
                 Series(
                     name=f"{name}, {likelihood.replace('_', ' ')}",
-                    points=tuple(points),
+                    # Below 0 an upper bound says nothing, and would push all else out of sight.
+                    points=tuple(point for point in points if point.y > 0),
                     joined=True,
                     dashed=likelihood != "elbo",
                     colour=colour,
                 )
             )
-        rows += [
-            (name, str(record[setting]), f"≤ {first.y:.4f}", f"≤ {second.y:.4f}", cost)
-            for record, first, second, cost in zip(records, elbo, importance, costs, strict=True)
-        ]
     if not series:
         return None
+    header = [
+        "Model",
+        label,
+        "ELBO, nats/token",
+        "Importance bound, nats/token",
+        "From above, nats/token",
+        "FLOPs/token for the ELBO",
+    ]
+    columns = [n for n in range(len(header)) if n != 4 or any(row[n] != NOTHING for row in rows)]
+    cells = tuple(tuple(row[n] for n in columns) for row in rows)
     figure = Figure(
         name=f"{_figure_prefix(entries)}-{setting}",
         title=f"Bounds by {label.lower()}",
-        words="Each point is a valid bound on fresh noise; lower is better.",
+        words="Each point is a bound on fresh noise, at most or, from above, at least that; lower is better.",
         x=Axis(label=label, ticks=tuple((_position(value), str(value)) for value in sorted(values))),
-        y=Axis(label="Nats a token, at most"),
+        y=Axis(label="Nats a token"),
         series=tuple(series),
     )
-    header = ("Model", label, "ELBO, nats/token", "Importance bound, nats/token", "FLOPs/token for the ELBO")
-    return Part(title=figure.title, level=3, figures=(figure,), table=Table(header=header, rows=tuple(rows)))
+    table_of_points = Table(header=tuple(header[n] for n in columns), rows=cells)
+    return Part(title=figure.title, level=3, figures=(figure,), table=table_of_points)
 
 
 def _bound(record: Mapping[str, Any], setting: str, likelihood: str, result: Result, name: str) -> Point:

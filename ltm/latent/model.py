@@ -19,9 +19,10 @@ from ltm.latent import bounds, langevin, reliability, tube
 from ltm.latent.as_published import AsPublished
 from ltm.latent.base import DRAWS, LatentConfig, LatentModel, ScoringBatch
 from ltm.latent.langevin import LangevinConfig
+from ltm.latent.likelihood_gradient import likelihood_gradient
 from ltm.latent.posterior import LikelihoodGradient, Posterior, PosteriorConfig, fit
 from ltm.nn.flops import StackFlops
-from ltm.nn.output_head import mean_nll, nll_gradient, weighted_nll
+from ltm.nn.output_head import mean_nll
 from ltm.nn.transformer import TransformerConfig
 from ltm.rng import SequenceRng
 
@@ -120,34 +121,10 @@ class LatentThoughtModel(AsPublished, LatentModel):
         leak_gradients: bool = False,
         inputs_BL: Tensor | None = None,
     ) -> LikelihoodGradient:
-        """The gradient of -log p(x|z) in z over the tokens that `weights_BL` does not zero, of all texts or of some.
-
-        The decoder's weights receive none, unless `leak_gradients`: then summed over tokens, straight into `.grad`.
-        """
-        master = self.decoder.embedding.dtype
-        stack = self.decoder if leak_gradients else self.decoder.frozen(self.decoder.matmul_dtype(matmul))
-        with torch.set_grad_enabled(leak_gradients):
-            # Any q gives a bound, so that the fit need not keep its residual stream in float32.
-            prepared = self.prepare(stack, tokens_BL, inputs_BL, narrow=not leak_gradients)
-        head = stack.head()
-        of_tokens_BL = torch.ones_like(tokens_BL, dtype=master) if weights_BL is None else weights_BL.to(master)
-
-        def gradient(z_BYGD: Tensor, rows: Tensor | None = None, /) -> Tensor:
-            z_BYGD = z_BYGD.detach().requires_grad_()
-            part, targets_N, weights_N = prepared, tokens_BL.flatten(), of_tokens_BL.flatten()
-            if rows is not None:
-                part, targets_N, weights_N = prepared.of(rows), tokens_BL[rows].flatten(), of_tokens_BL[rows].flatten()
-            with torch.enable_grad():
-                h_ND = self.hidden(stack, part, z_BYGD).flatten(0, 1)
-            if leak_gradients:
-                loss = weighted_nll(h_ND, stack.head(), targets_N, weights_N)
-                torch.autograd.backward(loss, retain_graph=True)  # the prepared part serves every step
-                assert z_BYGD.grad is not None
-                return z_BYGD.grad
-            (gradient_z,) = torch.autograd.grad(h_ND, z_BYGD, nll_gradient(h_ND, head, targets_N, weights_N))
-            return gradient_z
-
-        return gradient
+        """See `ltm.latent.likelihood_gradient`."""
+        return likelihood_gradient(
+            self, tokens_BL, weights_BL, matmul=matmul, leak_gradients=leak_gradients, inputs_BL=inputs_BL
+        )
 
     def infer(
         self,

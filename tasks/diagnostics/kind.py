@@ -1,4 +1,4 @@
-"""Diagnostics of latent models: how much z is used, and what more inference and more latents gain."""
+"""Diagnostics of latent models: how much z is used, what more inference and latents gain, and what inference costs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ltm.errors import UserError
 from ltm.progress import count
 from ltm.result import Identity, Interval, Metric
 from tasks import results
-from tasks.diagnostics import figure
+from tasks.diagnostics import figure, gap
 from tasks.kinds import Column, Measurement
 from tasks.likelihood.perplexity_kind import Perplexity
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 STEPS = (0, 1, 2, 4, 8, 16, 32, 64)
 """Fast steps of the curve; the model's own number is added."""
+REFINEMENT_STEPS = (0, 1, 4, 16)
+"""Fast steps of the curve of a model with an encoder, whose q they refine: it starts close to where they end."""
 
 
 class Diagnostics(Perplexity):
@@ -38,6 +40,7 @@ class Diagnostics(Perplexity):
         Column(metric="active_units", header="Active units", form=".0f"),
         Column(metric="units", header="of", form=".0f"),
         Column(metric="mutual_information", header="I(x; z), nats per text", form=".3f", sign=True),
+        Column(metric="inference_gap_nats_per_token", header="Inference gap/token", form=".4f", sign=True),
     )
 
     def identity(self, model: HarnessModel) -> Identity:
@@ -62,7 +65,9 @@ class Diagnostics(Perplexity):
             "curve_blocks": min(settings["curve_blocks"], blocks),
             "draws": model.runner.scorer.draws or settings["draws"],
             "importance_draws": settings["importance_draws"],
+            "upper_draws": settings["upper_draws"],
             "steps": _steps(inner),
+            "own_steps": own_steps(inner),
             "latents": _latents(inner),
         }
         del scoring["likelihoods"]
@@ -84,7 +89,7 @@ class Diagnostics(Perplexity):
         q = measures.posterior(inner, tokens_NL, SequenceRng(rng.seed, [0] * len(indices)), size)
         information_N = measures.mutual_information(q, rng, draws=scoring["draws"])
         kl_N = q.kl().flatten(1).sum(1).cpu()
-        metrics = _metrics(q, kl_N, information_N, tokens_NL.shape[1])
+        length = tokens_NL.shape[1]
 
         few = slice(0, len(tokens_NL), math.ceil(len(tokens_NL) / scoring["curve_blocks"]))
         few_rng = rng.select(range(len(tokens_NL))[few])
@@ -98,13 +103,15 @@ class Diagnostics(Perplexity):
                 by=by,
                 draws=scoring["draws"],
                 importance_draws=scoring["importance_draws"],
+                upper_draws=scoring["upper_draws"] if by == "steps" else None,
             )
             for by in ("steps", "latents")
-            if scoring[by]
         }
+        encoder = inner.config.fast_steps is None
+        found = gap.measured(curves["steps"], length, own=scoring["own_steps"], encoder=encoder)
         lines = _between(inner, q, model, indices)
         records = [
-            {"part": "posterior", "block": i, "tokens": tokens_NL.shape[1], "kl": kl, "mutual_information": information}
+            {"part": "posterior", "block": i, "tokens": length, "kl": kl, "mutual_information": information}
             for i, kl, information in zip(indices, kl_N.tolist(), information_N.tolist(), strict=True)
         ]
         records += [_curve_record(by, p, few_rng.indices) for by, points in curves.items() for p in points]
@@ -112,19 +119,21 @@ class Diagnostics(Perplexity):
         _check_finite(name, records)
         drawn = figure.draw(
             curves,
-            tokens_NL.shape[1],
+            length,
+            own=scoring["own_steps"],
+            encoder=encoder,
             title=f"{model.loaded.name} on {name}",
             key=identity.key,
             output=self.options.output,
         )
         return Measurement(
-            metrics=metrics,
+            metrics=(*_metrics(q, kl_N, information_N, length), *gap.metrics(found)),
             records=records,
             data=results.data(self.split),
             seconds=time.perf_counter() - started,
             tokens=scoring["tokens"],
             complete=model.limit_blocks is None or model.limit_blocks >= self.entry.settings["metadata"]["blocks"],
-            notes=(*_tables(curves, tokens_NL.shape[1]), _interpolation_note(lines), drawn),
+            notes=(*_tables(curves, length, encoder=encoder), gap.answer(found), _interpolation_note(lines), drawn),
         )
 
     def _blocks(self, model: HarnessModel, count: int) -> tuple[torch.Tensor, list[int]]:
@@ -156,7 +165,12 @@ def gaussian_model(model: HarnessModel) -> LatentModel:
 
 def _steps(model: LatentModel) -> list[int]:
     configured = model.config.fast_steps
-    return [] if configured is None else sorted({*STEPS, configured})
+    return [*REFINEMENT_STEPS] if configured is None else sorted({*STEPS, configured})
+
+
+def own_steps(model: LatentModel) -> int:
+    """Return the number of steps on the curve at which q is the model's own: 0 for an encoder's, before refinement."""
+    return model.config.fast_steps or 0
 
 
 def _latents(model: LatentModel) -> list[int]:
@@ -206,9 +220,18 @@ def _curve_record(by: str, p: Point, indices: Sequence[int]) -> dict[str, Any]:
         "blocks": list(indices),
         "elbo": p.elbo_N.tolist(),
         "importance_bound": p.importance_N.tolist(),
+        **_other_side(p),
         "elbo_flops_per_token": p.elbo_flops,
         "importance_bound_flops_per_token": p.importance_flops,
     }
+
+
+def _other_side(p: Point) -> dict[str, Any]:
+    if p.upper_N is None:
+        return {}
+    kind = "upper_bound" if p.trusted else "estimate"
+    weights = {name: values_N.tolist() for name, values_N in p.reliability.items()}
+    return {"tube_upper_bound": p.upper_N.tolist(), "tube_upper_bound_kind": kind, **weights}
 
 
 def _between(model: LatentModel, q: Posterior, harness: HarnessModel, indices: Sequence[int]) -> list[dict[str, Any]]:
@@ -238,21 +261,29 @@ def _check_finite(task: str, records: Sequence[dict[str, Any]]) -> None:
                 raise UserError(f"{task}: {name} is not finite ({record['part']}); are the weights sound? No result")
 
 
-def _tables(curves: dict[str, list[Point]], length: int) -> list[str]:
+def _tables(curves: dict[str, list[Point]], length: int, *, encoder: bool) -> list[str]:
     tables = []
     for by, points in curves.items():
-        lines = [f"bounds by {by}, nats per token (standard error over {len(points[0].elbo_N)} blocks):"]
+        lines = [f"bounds by {by}, nats per token (± standard error over {len(points[0].elbo_N)} blocks):"]
+        if encoder and by == "steps":
+            lines.append("  0 steps are the encoder's q; more steps refine it on the same decoder")
+        header, above = f"  {by:>7}  {'ELBO':>18}  {'importance':>18}", by == "steps"
+        lines.append(f"{header}  {'from above':>18}  {'FLOPs/token':>11}" if above else header)
         for p in points:
-            flops = "" if p.elbo_flops is None else f"  {p.elbo_flops:.2e} FLOPs/token for the ELBO"
-            elbo, importance = (_nats(x_N, length) for x_N in (p.elbo_N, p.importance_N))
-            lines.append(f"  {by} {p.setting:>3}: ELBO ≤ {elbo}  importance ≤ {importance}{flops}")
+            line = f"  {p.setting:>7}  " + "  ".join(
+                f"≤ {_nats(x_N, length):>16}" for x_N in (p.elbo_N, p.importance_N)
+            )
+            if p.upper_N is not None:
+                line += f"  {'≥' if p.trusted else '~'} {_nats(p.upper_N, length):>16}"
+            lines.append(line if p.elbo_flops is None else f"{line}  {p.elbo_flops:>11.2e}")
         tables.append("\n".join(lines))
     return tables
 
 
 def _nats(nats_N: torch.Tensor, length: int) -> str:
     per_token_N = -nats_N / length
-    return f"{float(per_token_N.mean()):.4f} ± {float(per_token_N.std()) / math.sqrt(len(per_token_N)):.4f}"
+    mean, error = float(per_token_N.mean()), float(per_token_N.std()) / math.sqrt(len(per_token_N))
+    return f"{mean:{gap.form(mean)}} ± {error:{gap.form(mean)}}"
 
 
 def _interpolation_note(records: Sequence[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""Measures of a Gaussian q(z|x): active units, mutual information, and bounds over fast steps or latents used.
+"""Measures of a Gaussian q(z|x): active units, mutual information, and both sides over fast steps or latents used.
 
 Everything here works for any `LatentModel` whose `infer` returns a `Posterior`. Shapes: N texts, L tokens, Y layers, G
 latent vectors per layer, D width, U = Y G D units.
@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ltm.api import LikelihoodEstimate, Sampling
-from ltm.latent import bounds
+from ltm.latent import bounds, reliability, tube
 from ltm.latent.base import LatentModel
+from ltm.latent.likelihood_gradient import likelihood_gradient
 from ltm.latent.model import LatentThoughtModel
-from ltm.latent.posterior import Posterior, fit
+from ltm.latent.posterior import Posterior, PosteriorConfig, fit
 from ltm.nn.block import KeysValues
 from ltm.nn.flops import StackFlops
 from ltm.nn.left_to_right import continue_prompts
@@ -26,6 +27,10 @@ from ltm.rng import SequenceRng
 
 ACTIVE = 0.01
 """A unit is active if the variance of its posterior mean over texts exceeds this (arXiv 1509.00519)."""
+REFINING = PosteriorConfig.NAMED["natural_gradient"]
+"""How an encoder's q is refined: as `ltm-tiny` fits its own."""
+VACUOUS = 1e30
+"""Nats at which an upper bound is cut off: none above 0 says anything, and a result's numbers are of limited size."""
 
 
 def active_units(mean_NYGD: Tensor) -> int:
@@ -61,43 +66,85 @@ Infer = Callable[[Tensor, SequenceRng], Posterior]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """Valid bounds at one setting of the inference.
+    """What is known of log p(x) at one setting of the inference.
 
     Attributes:
         setting: number of fast steps, or of latents used.
-        elbo_N, importance_N: nats of each text.
+        elbo_N, importance_N: lower bounds, nats of each text.
+        upper_N: the upper bound from draws of its own, nats of each text; None where it was not asked for.
+        reliability: of the upper bound's weights (`ltm.latent.reliability.of_weights`), (N,) each.
         elbo_flops, importance_flops: FLOPs per token that this code executes for each bound; None if not counted.
     """
 
     setting: int
     elbo_N: Tensor
     importance_N: Tensor
+    upper_N: Tensor | None = None
+    reliability: Mapping[str, Tensor] = field(default_factory=dict)
     elbo_flops: float | None = None
     importance_flops: float | None = None
+
+    @property
+    def trusted(self) -> bool:
+        """True if the upper bound is one as far as its weights tell; otherwise it is an estimate."""
+        return reliability.trusted({name: values_N.cpu().numpy() for name, values_N in self.reliability.items()})
 
 
 @torch.no_grad()
 def point(
-    model: LatentModel, tokens_BL: Tensor, rng: SequenceRng, infer: Infer, *, draws: int, importance_draws: int
-) -> tuple[LikelihoodEstimate, LikelihoodEstimate]:
-    """Return the ELBO and the importance bound of full texts under the q that `infer` returns."""
+    model: LatentModel,
+    tokens_BL: Tensor,
+    rng: SequenceRng,
+    infer: Infer,
+    *,
+    draws: int,
+    importance_draws: int,
+    upper_draws: int | None = None,
+) -> tuple[LikelihoodEstimate, ...]:
+    """Return the ELBO and the importance bound of full texts under the q that `infer` returns.
+
+    Args:
+        upper_draws: of the tube upper bound, which is left out if None.
+    """
     batch, q = model.scoring_batch(tokens_BL, 0, None, rng), infer(tokens_BL, rng)
-    elbo = bounds.elbo(batch.log_likelihood, q, batch.tokens_B, draws=draws, rng=rng)
-    return elbo, bounds.importance_bound(batch.log_likelihood, q, batch.tokens_B, draws=importance_draws, rng=rng)
+    of_texts, tokens_B = batch.log_likelihood, batch.tokens_B
+    elbo = bounds.elbo(of_texts, q, tokens_B, draws=draws, rng=rng)
+    importance = bounds.importance_bound(of_texts, q, tokens_B, draws=importance_draws, rng=rng)
+    if upper_draws is None:
+        return elbo, importance
+    return elbo, importance, tube.tube_upper_bound(of_texts, q, importance, tokens_B, draws=upper_draws, rng=rng)
 
 
-def with_steps(model: LatentThoughtModel, steps: int) -> Infer:
-    """Infer q with `steps` fast steps, none of them saved by a tolerance, and everything else as configured."""
-    config = dataclasses.replace(model.config.posterior.with_all_steps(), steps=steps)
-    return lambda tokens_BL, rng: model.infer(tokens_BL, rng, config=config)
+def with_steps(model: LatentModel, steps: int) -> Infer:
+    """Infer q with `steps` fast steps, none of them saved by a tolerance.
+
+    A model that fits q does so from its own start and as configured; an encoder's q is refined on the same decoder, by
+    the steps of `REFINING`.
+    """
+    if isinstance(model, LatentThoughtModel):
+        fitting = dataclasses.replace(model.config.posterior.with_all_steps(), steps=steps)
+        return lambda tokens_BL, rng: model.infer(tokens_BL, rng, config=fitting)
+    refining = dataclasses.replace(REFINING, steps=steps)
+
+    def refined(tokens_BL: Tensor, rng: SequenceRng) -> Posterior:
+        q = model.infer(tokens_BL, rng)
+        if not steps:
+            return q
+        gradient = likelihood_gradient(model, tokens_BL, None, matmul=refining.matmul)
+        device, dtype = q.mean.device, q.mean.dtype
+        return fit(gradient, model.latent_shape, refining, rng, device=device, dtype=dtype, start=q)
+
+    return refined
 
 
-def flops_with_steps(model: LatentThoughtModel, steps: int, draws: int, length: int) -> float:
-    """Return the FLOPs per token of a bound with so many fast steps and draws."""
+def flops_with_steps(model: LatentModel, steps: int, draws: int, length: int) -> float:
+    """Return the FLOPs per token of a bound with so many fast steps and draws, and an encoder's if there is one."""
     stack = StackFlops.of(model.config.decoder, model.vocab_size - 1, length, model.latent_shape[1])
-    return (
-        2 * stack.first_attention + steps * stack.latent_gradient + draws * (stack.after_first_attention + stack.head)
-    )
+    fits = model.config.fast_steps is not None
+    encoder = 0.0 if fits else model.inference_cost(length, draws)[0] / length
+    passes = 2 if fits or steps else 1  # before z: of a fit and of the draws
+    value = stack.after_first_attention + stack.head
+    return encoder + passes * stack.first_attention + steps * stack.latent_gradient + draws * value
 
 
 def with_latents(model: LatentModel, count: int) -> Infer:
@@ -174,25 +221,45 @@ def curve(
     by: str,
     draws: int,
     importance_draws: int,
+    upper_draws: int | None = None,
 ) -> list[Point]:
     """Compute bounds over settings of the inference, all under the same noise.
 
     Args:
-        by: the setting that varies: `steps` (models that fit q) or `latents`.
+        by: the setting that varies: `steps`, of a fit or of an encoder's refinement, or `latents`.
+        upper_draws: of the upper bound, which is left out if None.
     """
     points = []
     for setting in settings:
         flops: dict[str, float] = {}
-        if by == "steps" and isinstance(model, LatentThoughtModel):
+        if by == "steps":
             infer = with_steps(model, setting)
             for name, count in (("elbo_flops", draws), ("importance_flops", importance_draws)):
                 flops[name] = flops_with_steps(model, setting, count, tokens_NL.shape[1])
         else:
             infer = with_latents(model, setting)
-        pairs = [
-            point(model, tokens_BL, noise, infer, draws=draws, importance_draws=importance_draws)
+        found = [
+            point(
+                model,
+                tokens_BL,
+                noise,
+                infer,
+                draws=draws,
+                importance_draws=importance_draws,
+                upper_draws=upper_draws,
+            )
             for tokens_BL, noise in batches(tokens_NL, rng, size)
         ]
-        elbo_N, importance_N = (torch.cat([pair[which].nats_B for pair in pairs]) for which in (0, 1))
-        points.append(Point(setting=setting, elbo_N=elbo_N, importance_N=importance_N, **flops))
+        elbo_N, importance_N, *upper = (torch.cat([e.nats_B for e in each]) for each in zip(*found, strict=True))
+        of_weights = [each[-1].reliability for each in found] if upper else [{}]
+        points.append(
+            Point(
+                setting=setting,
+                elbo_N=elbo_N,
+                importance_N=importance_N,
+                upper_N=upper[0].clamp(max=VACUOUS) if upper else None,
+                reliability={name: torch.cat([each[name] for each in of_weights]) for name in of_weights[0]},
+                **flops,
+            )
+        )
     return points

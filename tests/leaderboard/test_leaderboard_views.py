@@ -329,6 +329,8 @@ def test_diagnostics_give_curves_and_generation_gives_entropy() -> None:
     assert all(a.y >= b.y for a, b in zip(elbo.points, importance.points, strict=True)) and importance.dashed
     written = [float(str(row[2]).removeprefix("≤ ")) for row in rows_of(parts["Bounds by fast steps"])]
     assert written == [round(p.y, 4) for p in elbo.points]
+    table = parts["Bounds by fast steps"].table  # of a result from before there was an upper bound
+    assert table is not None and len(table.header) == 5 and "From above" not in str(table.header)
     (scatter,) = parts["continuation"].figures
     assert [series.name for series in scatter.series] == ["samples", "human text"]
     (point,) = scatter.series[0].points

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import re
 
 import pytest
 import torch
 
 from baselines.vae import VAE
+from leaderboard.content import task_results
+from leaderboard.entries import load
+from leaderboard.verify import recomputed, verify
 from ltm import tokenizer
 from ltm.config import with_settings
 from ltm.latent.model import LatentThoughtModel
@@ -207,6 +211,10 @@ def test_the_command_writes_a_cell_records_and_a_figure(place, capsys):
     assert run("diagnostics_ptb", "ltm-tiny,vae-tiny", "--limit-blocks", "6") == 0
     printed = capsys.readouterr()
     assert "bounds by steps" in printed.err and "between the posterior means" in printed.err
+    assert printed.err.count("Of the loss of") == 2 and printed.err.count("0 steps are the encoder's q") == 1
+    gap_cell = re.compile(r"[≤~] -?\d\.\d{4} ")  # information is printed to three digits
+    assert len(gap_cell.findall(printed.out)) == 2
+    assert max(len(line) for line in printed.err.splitlines() if "≤" in line or "bounds by" in line) <= 100
     for name in ("ltm-tiny", "vae-tiny"):
         (path,) = (place / "results" / name / "ltm_diagnostics_ptb").glob("*.json")
         result = read_result(path)
@@ -220,10 +228,21 @@ def test_the_command_writes_a_cell_records_and_a_figure(place, capsys):
         assert mean == pytest.approx(metrics["mutual_information"].value)
         kl = sum(r["kl"] for r in posterior) / sum(r["tokens"] for r in posterior)
         assert kl == pytest.approx(metrics["kl_per_token"].value)
-        steps = [r["steps"] for r in records if r["part"] == "bounds by steps"]
-        assert steps == ([0, 1, 2, 4, 8, 16, 32, 64] if name == "ltm-tiny" else [])
         assert sum(r["part"] == "interpolation" for r in records) == 5
         assert json.dumps(records) and path.with_suffix(".svg").read_text().startswith("<?xml")
+        curve = [r for r in records if r["part"] == "bounds by steps"]
+        assert [r["steps"] for r in curve] == ([0, 1, 2, 4, 8, 16, 32, 64] if name == "ltm-tiny" else [0, 1, 4, 16])
+        assert all(len(r["tube_upper_bound"]) == len(r["tail"]) == len(r["effective"]) == 6 for r in curve)
+        gaps = [m for n, m in metrics.items() if "_gap_" in n]
+        assert len(gaps) == (2 if name == "ltm-tiny" else 3)
+        assert all(recomputed(m, result, records) == pytest.approx(m.value, rel=1e-9, abs=1e-12) for m in gaps)
+    assert verify(place / "results")[1] == []
+    entries = load(place / "results")
+    whole, by_steps, by_latents = task_results.parts(entries, "diagnostics")
+    assert "inference_gap_nats_per_token ↓" in whole.table.header and len(whole.table.rows) == 2
+    assert by_steps.table.header[4] == "From above, nats/token" and "From above" not in str(by_latents.table.header)
+    assert {row[4][:2] for row in by_steps.table.rows} <= {"≥ ", "~ "}
+    assert len(by_steps.figures[0].series) == 6 and len(by_latents.figures[0].series) == 4
     assert run("diagnostics_ptb", "ltm-tiny", "--limit-blocks", "6") == 0
     assert "nothing to do" in capsys.readouterr().err
 
