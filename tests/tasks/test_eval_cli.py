@@ -221,7 +221,11 @@ def test_several_models_are_paired_on_the_same_blocks(place, capsys):
     assert difference.value == pytest.approx(nats[0] - nats[1], rel=1e-9)
     assert difference.ci95[0] < difference.value < difference.ci95[1]
     assert f"{difference.value:+.4f} [" in shown
+    # The words are explained where a verdict uses them.
+    assert ("beyond doubt" in shown) == ("Beyond doubt: " in shown)
     save_small(place / "home", "ltm-tiny", seed=3, step=2)
+    assert cli.main(["--model", "ar-tiny,ltm-tiny", "--tasks", "ptb", "--headline-only"]) == 0
+    assert "eyond doubt" not in capsys.readouterr().out, "without bounds from above nothing is"
     assert cli.main(["--model", "ar-tiny,ltm-tiny", "--tasks", "ptb", "--headline-only"]) == 0
     assert cli.main(["--model", "ar-tiny", "--tasks", "ptb"]) == 0
     assert capsys.readouterr().out.count("On the same blocks") == 1
