@@ -50,6 +50,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
             "ar",
             "ngram",
             "vae",
+            "source",
             "chance",
             "pretrained",
             *(f"diffusion.{name}" for name in ("mdlm", "md4", "sedd", "duo", "bd3lm")),

@@ -70,6 +70,17 @@ class KnownSource(ABC):
     def log_mass(self, symbols_NL: Tensor) -> Tensor:
         """As `log_likelihood`, for texts that consist of symbols of the alphabet."""
 
+    def log_beginnings(self, symbols_NT: Tensor) -> Tensor:
+        """log r(z, x_1 .. x_t) for t = 1 .. T, float64 (Z, N, T), of texts that may end early; symbols as `log_mass`.
+
+        z is what the source draws first and hides, with Z values; Z = 1 if it hides nothing. Sums over z and over the
+        next symbol give what they should, so any model of the next symbol follows.
+
+        Raises:
+            NotImplementedError: the source does not say.
+        """
+        raise NotImplementedError(f"{self.name} knows the likelihoods of whole texts only")
+
     def sample(self, count: int, *, seed: int, purpose: str = "sample") -> Tensor:
         """Draw `count` independent texts, int64 symbols (count, L); text i depends only on (seed, purpose, i).
 

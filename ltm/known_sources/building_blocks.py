@@ -63,13 +63,9 @@ class Noise:
         return torch.where(uniforms < self.rate, (clean + shift) % self.symbols, clean)
 
     def log_mass(self, clean_NL: Tensor, noisy_NL: Tensor) -> Tensor:
-        """log p(noisy | clean) of each row, (N,)."""
-        changed = (clean_NL != noisy_NL).sum(1)
-        kept = clean_NL.shape[1] - changed
-        others = self.rate / (self.symbols - 1)
-        return torch.special.xlogy(kept, torch.tensor(1 - self.rate, dtype=torch.float64)) + torch.special.xlogy(
-            changed, torch.tensor(others, dtype=torch.float64)
-        )
+        """log p(noisy | clean) of each symbol, (N, L)."""
+        kept, changed = torch.tensor([1 - self.rate, self.rate / (self.symbols - 1)], dtype=torch.float64).log()
+        return torch.where(clean_NL == noisy_NL, kept, changed)
 
     @property
     def entropy(self) -> float:

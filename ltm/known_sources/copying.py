@@ -73,12 +73,18 @@ class Copy(KnownSource):
         first = torch.stack(symbols, 1)
         return torch.cat([first, self.copying.apply(first, uniforms[:, half:])], 1)
 
+    def log_beginnings(self, symbols_NT: Tensor) -> Tensor:
+        """The chain's steps, then the noise on each copied symbol; nothing is hidden."""
+        (start,), chain = transitions(self)
+        half = self.length // 2
+        first, second = symbols_NT[:, :half], symbols_NT[:, half:]
+        begun, steps = start[first[:, :1]].log(), chain[first[:, :-1], first[:, 1:]].log()
+        copied = self.copying.log_mass(first[:, : second.shape[1]], second)
+        return torch.cat([begun, steps, copied], 1).cumsum(1)[None]
+
     def log_mass(self, symbols_NL: Tensor) -> Tensor:
         """The log-mass of the chain plus that of the noise given the first half."""
-        (start,), chain = transitions(self)
-        first, second = symbols_NL.chunk(2, 1)
-        steps = chain[first[:, :-1], first[:, 1:]].log().sum(1)
-        return start[first[:, 0]].log() + steps + self.copying.log_mass(first, second)
+        return self.log_beginnings(symbols_NL)[0, :, -1]
 
     def entropy(self) -> Entropy:
         """In closed form: the chain's start, its steps, and the noise."""

@@ -74,16 +74,23 @@ class Arith(KnownSource):
         results = self.mistaking.apply(self._added(operands), drawn[:, 2 * self.digits :])
         return self._written(operands, results, len(uniforms))
 
+    def log_beginnings(self, symbols_NT: Tensor) -> Tensor:
+        """Every digit of an operand at a tenth, a result given its operands, and signs in their places; none hidden."""
+        T, d = symbols_NT.shape[1], self.digits
+        # What a text that ends early leaves open comes after all that is asked for.
+        symbols_NL = torch.nn.functional.pad(symbols_NT, (0, self.length - T))
+        sums = symbols_NL[:, : self.sums * self.sum_length].reshape(-1, self.sum_length)
+        operands, results = torch.cat([sums[:, :d], sums[:, d + 1 : 2 * d + 1]], 1), sums[:, 2 * d + 2 : -1]
+        possible = symbols_NL == self._written(operands % 10, results % 10, len(symbols_NL))
+        digits = torch.zeros(len(sums), self.sum_length, dtype=torch.float64)
+        digits[:, :d] = digits[:, d + 1 : 2 * d + 1] = -math.log(10)
+        digits[:, 2 * d + 2 : -1] = self.mistaking.log_mass(self._added(operands), results)
+        log_r = torch.nn.functional.pad(digits.view(len(symbols_NL), -1), (0, self.length % self.sum_length))
+        return torch.where(possible, log_r, -math.inf).cumsum(1)[None, :, :T]
+
     def log_mass(self, symbols_NL: Tensor) -> Tensor:
         """-inf if a sign is out of place or, without noise, a result is wrong."""
-        sums = symbols_NL[:, : self.sums * self.sum_length].reshape(-1, self.sum_length)
-        d = self.digits
-        operands, results = torch.cat([sums[:, :d], sums[:, d + 1 : 2 * d + 1]], 1), sums[:, 2 * d + 2 : -1]
-        in_place = (self._written(operands, results, len(symbols_NL)) == symbols_NL).all(1)
-        are_digits = ((operands < 10).all(1) & (results < 10).all(1)).view(len(symbols_NL), -1).all(1)
-        results_N = self.mistaking.log_mass(self._added(operands), results).view(len(symbols_NL), -1).sum(1)
-        log_r = results_N - self.sums * 2 * d * math.log(10)
-        return torch.where(in_place & are_digits, log_r, -math.inf)
+        return self.log_beginnings(symbols_NL)[0, :, -1]
 
     def entropy(self) -> Entropy:
         """In closed form: two operands of uniform digits per sum, and the noise of its result."""

@@ -83,6 +83,10 @@ class Topics(KnownSource):
         """log r(x_1 .. x_t | z) for every topic and t, float64 (Z, N, L)."""
         return _forward(self, symbols_NL.expand(self.topics, -1, -1))
 
+    def log_beginnings(self, symbols_NT: Tensor) -> Tensor:
+        """Jointly with the topic."""
+        return self.log_prefixes(symbols_NT) - math.log(self.topics)
+
     def log_mass(self, symbols_NL: Tensor) -> Tensor:
         """The log of the mean over topics."""
         return self.log_prefixes(symbols_NL)[:, :, -1].logsumexp(0) - math.log(self.topics)

@@ -55,6 +55,8 @@ class TrainingTests(FamilyTests):
     def test_training_lowers_the_loss(self) -> None:
         """By more than a tenth of a nat per token on texts of mostly one token, which any model can learn."""
         model = untrained(self.family)
+        if not any(True for _ in model.parameters()):
+            pytest.skip("a family without weights learns nothing")
         before = loss_of(model).value.item()
         train_briefly(model, 40, texts=skewed_batch)
         assert loss_of(model).value.item() < before - 0.1

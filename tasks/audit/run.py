@@ -11,9 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from ltm.data import corpora
 from ltm.latent.base import LatentModel
 from tasks.audit import proposals, twins
-from tasks.audit.checks import blank, bookkeeping, causality, enumeration, estimator, next_token
+from tasks.audit.checks import blank, bookkeeping, both_sides, causality, enumeration, estimator, next_token
 from tasks.audit.checks import source as source_checks
 from tasks.audit.checks.check import CheckResult
 from tasks.audit.checks.source import Claims
@@ -139,6 +144,7 @@ def audit(
     piece = _blocks_of(model, text, 3.5)
     tokens = reader.tokenizer.encode(piece).tolist()
     run("blank_text", lambda: blank.blank_text(model))
+    run("against_exact", lambda: both_sides.against_exact(model, _whole_texts(model, known, tokens)))
     run("next_token_mass", lambda: next_token.next_token_mass(model, tokens))
     run("decoder_mass", lambda: next_token.decoder_mass(model, tokens))
     run("recomputed_bounds", lambda: estimator.recomputed_bounds(model, tokens))
@@ -167,6 +173,16 @@ def audit(
 def _not_made(name: str, why: str) -> CheckResult:
     """Record a check that could not be made; `why` starts with the reason in two or three words and a colon."""
     return CheckResult(name=name, likelihood=None, passed=None, value=math.nan, limit=math.nan, detail=why)
+
+
+def _whole_texts(model: HarnessModel, known: KnownSource | None, tokens: Sequence[int]) -> Tensor:
+    """Return whole texts for the model as it is, int64 (N, L): of the source that it was trained on, or real ones."""
+    most = both_sides.TEXTS
+    if known is not None and twins.trained_on(model.loaded) is not None:
+        texts = corpora.split_of(known, "test").texts()[:most]
+        return torch.from_numpy(np.stack(model.loaded.tokenizer.encode_batch(texts))).long()
+    length = min(len(tokens), model.block_length)
+    return torch.tensor([tokens[first : first + length] for first in range(0, len(tokens) - length + 1, length)][:most])
 
 
 def _blocks_of(model: HarnessModel, text: str, blocks: float) -> str:

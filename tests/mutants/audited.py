@@ -91,7 +91,7 @@ def _evaluated(subject: str, *arguments: str, name: str) -> CheckResult:
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
         try:
             options = ["--device", "cpu", "--output", results]
-            code = cli.main(["--model", f"{subject}-tiny", *options, "--tasks", *arguments])
+            code = cli.main(["--model", specimens.name_of(subject), *options, "--tasks", *arguments])
         except ValueError as error:
             code = print(error) or 2
     detail = said.getvalue().strip().splitlines()[-1:] or [""]

@@ -224,6 +224,11 @@ def best_half_of_weights() -> Patch:
     return instead(bounds, "log_mean_exp", make)
 
 
+@mutant("known-source", "importance weights averaged over the better half of the draws", caught_by="against_exact")
+def best_half_beside_exact() -> Patch:
+    return best_half_of_weights()
+
+
 @mutant("vae", "importance weights summed: no 1/K", caught_by="total_mass")
 def sum_of_weights() -> Patch:
     return changed(
@@ -337,6 +342,11 @@ def largest_weights_dropped() -> Patch:
 )
 def clipped_ratios() -> Patch:
     return of_the_tangent(lambda log_w_KB, psi_B: (log_w_KB.minimum(psi_B + math.log(1.05)), psi_B))
+
+
+@mutant("known-source", "an upper bound whose weights are clipped at psi", caught_by="against_exact")
+def clipped_at_psi() -> Patch:
+    return of_the_tangent(lambda log_w_KB, psi_B: (log_w_KB.minimum(psi_B), psi_B))
 
 
 @mutant("vae", "the lowest of four upper bounds", caught_by="recomputed_tube_upper")

@@ -16,6 +16,7 @@ from unittest import mock
 
 import torch
 
+from baselines.source import Source, SourceConfig
 from ltm import registry, tokenizer
 from ltm.api import LanguageModel, LoadedModel, Sampling
 from ltm.config import config_digest, to_dict, with_settings
@@ -25,7 +26,7 @@ from ltm.known_sources import base
 from ltm.known_sources.base import KnownSource
 from ltm.rng import SequenceRng
 from ltm.training.weights import weights_digest
-from tasks.audit.checks import blank, bookkeeping, causality, enumeration, estimator, next_token
+from tasks.audit.checks import blank, bookkeeping, both_sides, causality, enumeration, estimator, next_token
 from tasks.audit.checks import source as source_checks
 from tasks.audit.checks.check import CheckResult
 from tests.mutants import Mutant, task_checks
@@ -42,7 +43,7 @@ SETTINGS = {
     "vae-vq": ("latents=2",),
 }
 """What is changed of the tiny presets, mostly for speed."""
-FAMILIES = ("ar", "ngram", "ltm", "vae", "vae-vq", "mdlm", "md4", "sedd", "sedd-uniform", "bd3lm")
+FAMILIES = ("ar", "ngram", "ltm", "vae", "vae-vq", "mdlm", "md4", "sedd", "sedd-uniform", "bd3lm", "known-source")
 SOURCE = "topics:length=16,words=8,topics=8,classes=2"
 LONGER = 128
 """Tokens per text of a model without weights, whose errors show at length."""
@@ -90,9 +91,14 @@ class Specimen:
     def model(self) -> HarnessModel:
         """The model of the source."""
         model = copy.deepcopy(self.untrained)
-        ids = torch.tensor([int(self.tokens.encode(symbol)[0]) for symbol in self.source.alphabet])
-        _train(model, ids[self.source.sample(UPDATES * BATCH, seed=1 + self.seed)], self.seed)
+        _train(model, self.texts_NL, self.seed)
         return self._loaded(model)
+
+    @property
+    def texts_NL(self) -> torch.Tensor:
+        """What it is trained on, as tokens."""
+        ids = torch.tensor([int(self.tokens.encode(symbol)[0]) for symbol in self.source.alphabet])
+        return ids[self.source.sample(UPDATES * BATCH, seed=1 + self.seed)]
 
     @functools.cached_property
     def longer(self) -> HarnessModel:
@@ -124,8 +130,15 @@ def settings(family: str) -> Any:
     return with_settings(registry.preset(f"{family}-tiny")[1].config, list(SETTINGS.get(family, ())))
 
 
+def name_of(subject: str) -> str:
+    """What `--model` calls a subject at the sizes of the audit."""
+    return f"{subject}:topics" if subject == "known-source" else f"{subject}-tiny"
+
+
 def of_family(family: str) -> Specimen:
-    """A specimen of a family, with the settings of its tiny preset."""
+    """A specimen of a family, with the settings of its tiny preset; a source has none."""
+    if family == "known-source":
+        return Specimen(family, Source, SourceConfig())
     return Specimen(family, registry.preset(f"{family}-tiny")[0], settings(family))
 
 
@@ -179,6 +192,7 @@ CHECKS: dict[str, Callable[[Specimen], Sequence[CheckResult]]] = {
     "next_token_mass": lambda s: next_token.next_token_mass(s.model, list(TEXT.encode()[:16])),
     "decoder_mass": lambda s: next_token.decoder_mass(s.model, list(TEXT.encode()[:16])),
     "recomputed_bounds": lambda s: estimator.recomputed_bounds(s.model, list(TEXT.encode()[:64])),
+    "against_exact": lambda s: both_sides.against_exact(s.model, s.texts_NL[: both_sides.TEXTS]),
     "prequential_mass": lambda s: enumeration.prequential_mass(s.mini),
     "known_source": lambda s: source_checks.known_source(source_checks.claims_on(s.model, s.source, texts=TEXTS)),
     "proposal_mass": proposal_mass,

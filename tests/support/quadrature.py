@@ -1,4 +1,4 @@
-"""Models with two latent dimensions, and their exact evidence by Gauss-Hermite quadrature."""
+"""Models with two latent dimensions, or with codes, and their exact evidence, by Gauss-Hermite quadrature or a sum."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from baselines.vae import VAE
 from ltm.latent.base import LatentModel
 from ltm.latent.model import LatentThoughtModel
 from ltm.latent.posterior import PosteriorConfig
 from ltm.nn.output_head import token_nats
+from ltm.rng import SequenceRng
 from ltm.testing.miniatures import L, V, train_briefly
 
 
@@ -50,3 +52,13 @@ def evidence(model: LatentModel, tokens_BL: torch.Tensor, nodes: int = 24) -> to
     h = model.hidden(stack, model.prepare(stack, texts), grid.repeat(B, 1).view(-1, 1, 1, 2))
     nats = token_nats(h.flatten(0, 1), stack.head(), texts.flatten()).view(B, G, -1).sum(2)
     return (nats + log_w).logsumexp(1)
+
+
+def evidence_of_codes(model: VAE, tokens_BL: torch.Tensor) -> torch.Tensor:
+    """log p(x) of each text under a model with codes, (B,), float64: the sum of p(c) p(x|c) over all c."""
+    C, N, B = model.config.vq.codes, model.config.latents, len(tokens_BL)
+    codes_CN = torch.cartesian_prod(*[torch.arange(C)] * N)
+    texts = tokens_BL.repeat_interleave(len(codes_CN), 0)
+    z = model.code_vectors(codes_CN.repeat(B, 1))
+    given = model.scoring_batch(texts, 0, None, SequenceRng(0, range(len(texts)))).log_likelihood(z)
+    return (given.view(B, -1) + model.codebook.log_prior(codes_CN)).logsumexp(1)

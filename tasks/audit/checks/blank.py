@@ -40,7 +40,8 @@ def blank_text(model: HarnessModel) -> list[CheckResult]:
     the model is (but for one chance in a hundred). With all weights zero predictions are uniform and a bound has no
     looseness to hide an error in: weights of an integral that are wrong at some lengths, a time grid that is too
     coarse, or tokens that are left out show at full length and with the whole vocabulary. The check shows nothing about
-    what the trained weights do.
+    what the trained weights do. An upper bound must not be below the uniform distribution or, if the model offers an
+    exact value too, below that, since a model without weights need not be uniform.
 
     Averages are refuted by two noises or not at all. One of costs with a long tail, such as textbook MDLM's k/t, is
     more than three of its standard errors too low in one of 180 trials, not in one of 740.
@@ -66,7 +67,9 @@ def blank_text(model: HarnessModel) -> list[CheckResult]:
             results.append(_not_made(name, "without weights its claims are no numbers"))
             continue
         if estimates[0].kind == "upper_bound":
-            results.append(_from_above(name, nats_N - reference_N, known, len(lengths)))
+            exact = next((other for other, estimate in parts[0].items() if estimate.kind == "exact"), None)
+            truth_N = reference_N if exact is None else _numbers([part[exact] for part in parts])[0]
+            results.append(_from_above(name, nats_N - truth_N, known, len(lengths)))
             continue
         weighed = _weighed(estimates, reference_N)
         if weighed.refuted and estimates[0].averaged:

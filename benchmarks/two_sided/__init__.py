@@ -1,0 +1,1 @@
+"""Do likelihoods lie between their two bounds, and as often as stated?"""
