@@ -77,19 +77,10 @@ class Trained:
         rng = SequenceRng(seed_of(0, "reference"), range(len(self.tokens_NL)))
         batch = self.model.scoring_batch(self.tokens_NL, 0, None, rng)
         q = self.model.infer(batch.tokens_BL, rng, weights_BL=batch.scored_BL)
-        return many_weights(batch.log_likelihood, q, rng)
-
-
-def many_weights(log_likelihood: bounds.LogLikelihood, q: Posterior, rng: SequenceRng) -> tuple[Tensor, Tensor]:
-    """Return the logarithm of the mean of `MANY` weights of draws from `mixture.defended`, and its variance, (N,)."""
-    proposals, zeros = mixture.defended(q, MANY), torch.zeros_like(q.mean)
-    prior = Posterior(mean=zeros, log_variance=zeros)
-    zs = proposals.sample(rng.stream("reference"))
-    log_w_KN = bounds.log_weights(log_likelihood, ((z, prior.log_density(z) - proposals.log_density(z)) for z in zs))
-    nats_N = log_w_KN.logsumexp(0) - math.log(MANY)
-    variance_N = proposals.variance_of_mean((log_w_KN - nats_N).exp())
-    assert variance_N is not None
-    return nats_N, variance_N
+        proposals = mixture.defended(q, MANY)
+        found = bounds.multiple_importance_bound(batch.log_likelihood, proposals, batch.tokens_B, rng=rng)
+        assert found.mc_var_B is not None
+        return found.nats_B, found.mc_var_B
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,9 +167,9 @@ def measured(case: Case, name: str, seed: int) -> dict[str, Any]:
     for side, found in (("lower", lower), ("upper", upper)):
         assert found.mc_var_B is not None
         record |= {side: float(found.nats_B.sum()), f"{side}_variance": float(found.mc_var_B.sum())}
-    told = {which: values_N.numpy() for which, values_N in upper.reliability.items()}
-    record |= {"tail": float(np.mean(told["tail"])), "effective": float(np.median(told["effective"]))}
-    return {**record, "trusted": reliability.trusted(told)}
+    tail_N, effective_N = (upper.reliability[which].numpy() for which in ("tail", "effective"))
+    record |= {"tail": float(np.mean(tail_N)), "effective": float(np.median(effective_N))}
+    return {**record, "trusted": reliability.trusted(upper.reliability)}
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> Table:

@@ -113,8 +113,7 @@ def measured(name: str, seed: int) -> dict[str, Any]:
             "slack": -float(beyond_B.mean()),
         }
         if found.kind == "upper_bound":
-            told = {part: value_B.numpy() for part, value_B in found.reliability.items()}
-            record["bounds"][which]["trusted"] = reliability.trusted(told)
+            record["bounds"][which]["trusted"] = reliability.trusted(found.reliability)
     if isinstance(model, MaskedModel):
         for rule in ("left_to_right", "confidence", "margin"):
             ruled = type(model)(dataclasses.replace(model.config, unmasking=rule)).double()  # type: ignore[call-arg]

@@ -77,9 +77,9 @@ def trusted(diagnostics: Mapping[str, Any]) -> bool:
     What no draw has seen, such as a mode of the posterior far from all proposals, shows in neither.
 
     Args:
-        diagnostics: see `of_weights`; arrays (N,).
+        diagnostics: see `of_weights`; arrays or tensors, (N,).
     """
     if "tail" not in diagnostics or not len(diagnostics["tail"]):
         return False
-    tail, effective = float(np.mean(diagnostics["tail"])), float(np.median(diagnostics["effective"]))
-    return tail <= MOST_TAIL and effective >= LEAST_EFFECTIVE
+    tail_N, effective_N = (torch.as_tensor(diagnostics[name]).cpu().numpy() for name in ("tail", "effective"))
+    return bool(np.mean(tail_N) <= MOST_TAIL and np.median(effective_N) >= LEAST_EFFECTIVE)

@@ -87,7 +87,7 @@ class Point:
     @property
     def trusted(self) -> bool:
         """True if the upper bound is one as far as its weights tell; otherwise it is an estimate."""
-        return reliability.trusted({name: values_N.cpu().numpy() for name, values_N in self.reliability.items()})
+        return reliability.trusted(self.reliability)
 
 
 @torch.no_grad()

@@ -66,7 +66,8 @@ def _sound_lines(rows: Mapping[str, Row]) -> Iterator[str]:
     for name in dict.fromkeys(name for row in rows.values() for name in row):
         looked = [row for row in rows.values() if any(found.passed is not None for found in row.get(name, []))]
         if looked:
-            yield f"| {name.replace('_', ' ')} | {sum(name in refutations(row) for row in looked)} of {len(looked)} |"
+            refuted = sum(name in refutations(row) for row in looked)
+            yield _row(name.replace("_", " "), f"{refuted} of {len(looked)}")
 
 
 def tables(sound_rows: Mapping[str, Row], mutant_rows: Mapping[str, Row]) -> str:

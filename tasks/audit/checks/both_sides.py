@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +16,7 @@ from ltm.latent import reliability
 from ltm.rng import SequenceRng, seed_of
 from tasks.audit.checks.check import CheckResult
 from tasks.audit.checks.evidence import evidence
+from tasks.audit.checks.source import estimates
 
 if TYPE_CHECKING:
     from ltm.api import LikelihoodEstimate
@@ -50,15 +50,17 @@ def against_exact(model: HarnessModel, tokens_NL: Tensor) -> list[CheckResult]:
     signs = {name: {"lower_bound": 1.0, "upper_bound": -1.0}.get(kind) for name, kind in kinds.items()}
     if exact is None or not any(signs.values()):
         return []
-    first, second = (_claims(model, tokens_NL, purpose) for purpose in ("against exact", "against exact again"))
+    first, second = (
+        estimates(model, tokens_NL, SequenceRng(seed_of(model.runner.seed, purpose), range(len(tokens_NL))))
+        for purpose in ("against exact", "against exact again")
+    )
     exact_N = first[exact].nats_B.double().cpu()
     results = []
     for name, sign in signs.items():
         if sign is None:
             continue
         both = [claims[name] for claims in (first, second)]
-        told = {which: value_N.cpu().numpy() for which, value_N in both[0].reliability.items()}
-        if told and not reliability.trusted(told):
+        if both[0].reliability and not reliability.trusted(both[0].reliability):
             results.append(_result(name, None, math.nan, "heavy tails: its stated error is none"))
             continue
         if sign > 0 and not both[0].averaged:
@@ -90,12 +92,6 @@ def _weighed(name: str, claims: LikelihoodEstimate, exact_N: Tensor) -> CheckRes
         _result(name, not weighed.refuted, weighed.log_e_value, f"{detail} {weighed.log_e_value:.2f}"),
         limit=weighed.threshold,
     )
-
-
-def _claims(model: HarnessModel, tokens_NL: Tensor, purpose: str) -> Mapping[str, LikelihoodEstimate]:
-    rng = SequenceRng(seed_of(model.runner.seed, purpose), range(len(tokens_NL)))
-    with torch.no_grad():
-        return model.loaded.model.log_likelihoods(tokens_NL.to(model.device), rng=rng, draws=model.runner.scorer.draws)
 
 
 def _variance(estimate: LikelihoodEstimate) -> Tensor:

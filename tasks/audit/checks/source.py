@@ -156,18 +156,17 @@ def proposal_mass(model: HarnessModel, proposal: HarnessModel, *, texts: int = P
     with torch.no_grad():
         drawn = proposal.loaded.model.generate([[]] * texts, max_new_tokens=length, sampling=Sampling(), rng=noise)
         tokens_NL = torch.tensor(drawn.tokens, device=model.device)
-        q_N = proposal.loaded.model.log_likelihood(tokens_NL.to(proposal.device), rng=noise).nats_B.double().cpu()
-    first, second, results = _claims(model, tokens_NL, noise), None, []
-    for which, estimate in first.items():
+        log_q_N = _nats(proposal.loaded.model.log_likelihood(tokens_NL.to(proposal.device), rng=noise))
+    second, results = None, []
+    for which, estimate in estimates(model, tokens_NL, noise).items():
         if estimate.kind == "upper_bound":
             continue
-        log_w_N = estimate.nats_B.double().cpu().numpy() - q_N.numpy()
+        at_N = heights_N = _nats(estimate) - log_q_N  # where it meets exp, if it is no average
         if estimate.averaged:
-            second = second or _claims(model, tokens_NL, SequenceRng(seed_of(noise.seed, "height"), range(texts)))
-            variance_N = 0.0 if estimate.mc_var_B is None else estimate.mc_var_B.double().cpu().numpy()
-            weights_N = tangent(second[which].nats_B.double().cpu().numpy() - q_N.numpy(), at_N=log_w_N - variance_N)
-        else:
-            weights_N = tangent(log_w_N, at_N=log_w_N)
+            second = second or estimates(model, tokens_NL, SequenceRng(seed_of(noise.seed, "height"), range(texts)))
+            heights_N = _nats(second[which]) - log_q_N
+            at_N = at_N - (0.0 if estimate.mc_var_B is None else estimate.mc_var_B.double().cpu().numpy())
+        weights_N = tangent(heights_N, at_N=at_N)
         bound = mean_lower_bound(weights_N)
         results.append(
             CheckResult(
@@ -183,6 +182,13 @@ def proposal_mass(model: HarnessModel, proposal: HarnessModel, *, texts: int = P
     return results
 
 
-def _claims(model: HarnessModel, tokens_NL: torch.Tensor, noise: SequenceRng) -> dict[str, LikelihoodEstimate]:
+def estimates(model: HarnessModel, tokens_NL: torch.Tensor, noise: SequenceRng) -> dict[str, LikelihoodEstimate]:
+    """Return all that the model says of whole texts, with the draws that it is scored with."""
     with torch.no_grad():
-        return model.loaded.model.log_likelihoods(tokens_NL, rng=noise, draws=model.runner.scorer.draws)
+        return model.loaded.model.log_likelihoods(
+            tokens_NL.to(model.device), rng=noise, draws=model.runner.scorer.draws
+        )
+
+
+def _nats(estimate: LikelihoodEstimate) -> Floats:
+    return estimate.nats_B.double().cpu().numpy()
