@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ltm.api import Cost, Loss, Preset, Rng, published_recipe, tiny_recipe
+from ltm.api import MINI_RECIPE, TINY_RECIPE, Cost, Loss, Preset, Rng, published_recipe
 from ltm.nn.dit import DiTConfig, decoder_of
 from ltm.nn.flops import StackFlops, paper_train_flops
 from ltm.nn.left_to_right import ExactModel
@@ -49,8 +49,15 @@ class Autoregressive(Published, ExactModel):
                 decoder=TransformerConfig(layers=4, width=128, heads=4, hidden=352, max_length=128, window=32)
             ),
             tokenizer="bpe-2048",
-            training=tiny_recipe(),
+            training=TINY_RECIPE,
             trains_itself=True,
+        ),
+        "ar-mini": Preset(
+            config=ARConfig(
+                decoder=TransformerConfig(layers=4, width=224, heads=7, hidden=608, max_length=256, window=64)
+            ),
+            tokenizer="bpe-4096",
+            training=MINI_RECIPE,
         ),
         "ar-small": Preset(config=_matched_shape(4), tokenizer="gpt2", training=published_recipe("7B")),
         "ar-medium": Preset(config=_matched_shape(8), tokenizer="gpt2", training=published_recipe("5.2B")),

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ltm.api import Cost, Loss, Preset, Rng, published_recipe, tiny_recipe
+from ltm.api import MINI_RECIPE, TINY_RECIPE, Cost, Loss, Preset, Rng, published_recipe
 from ltm.nn.left_to_right import ExactModel
 from ltm.nn.spans import check_ids
 
@@ -54,7 +54,7 @@ class NGramConfig:
 
 
 _TINY = Preset(
-    config=NGramConfig(order=5, max_length=128), tokenizer="bpe-2048", training=tiny_recipe(), trains_itself=True
+    config=NGramConfig(order=5, max_length=128), tokenizer="bpe-2048", training=TINY_RECIPE, trains_itself=True
 )
 
 
@@ -69,6 +69,7 @@ class NGram(ExactModel):
         "ngram-tiny": _TINY,
         "ngram-unigram-tiny": replace(_TINY, config=NGramConfig(order=1, max_length=128)),
         "ngram-uniform-tiny": replace(_TINY, config=NGramConfig(order=0, max_length=128)),
+        "ngram-mini": Preset(config=NGramConfig(order=5, max_length=256), tokenizer="bpe-4096", training=MINI_RECIPE),
         # Counting takes 130 bytes per token, of which 40 are kept: 7 GB at this budget.
         "ngram-small": Preset(
             config=NGramConfig(order=5, max_length=1024), tokenizer="gpt2", training=published_recipe("50M")

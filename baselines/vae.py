@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from baselines.vq import Codebook, VQConfig
-from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng, published_recipe, tiny_recipe
+from ltm.api import MINI_RECIPE, TINY_RECIPE, Cost, LikelihoodEstimate, Loss, Preset, Rng, published_recipe
 from ltm.latent.base import DRAWS, LatentConfig, LatentModel, ScoringBatch
 from ltm.latent.posterior import Posterior
 from ltm.nn.block import Linear
@@ -63,10 +63,16 @@ def _matched_shape(layers: int, latents: int, encoder_layers: int, encoder_hidde
     )
 
 
-def _tiny(encoder_hidden: int, bottleneck: Literal["gaussian", "vq"]) -> Preset:
-    config = VAEConfig(
-        decoder=TransformerConfig(layers=2, width=128, heads=4, hidden=352, max_length=128, window=32),
-        latents=6,
+_TINY = TransformerConfig(layers=2, width=128, heads=4, hidden=352, max_length=128, window=32)
+_MINI = TransformerConfig(layers=2, width=224, heads=7, hidden=608, max_length=256, window=64)
+
+
+def _shared(
+    decoder: TransformerConfig, latents: int, encoder_hidden: int, bottleneck: Literal["gaussian", "vq"] = "gaussian"
+) -> VAEConfig:
+    return VAEConfig(
+        decoder=decoder,
+        latents=latents,
         kl_warmup=0.3,
         encoder_layers=1,
         encoder_hidden=encoder_hidden,
@@ -74,7 +80,14 @@ def _tiny(encoder_hidden: int, bottleneck: Literal["gaussian", "vq"]) -> Preset:
         cross_start="zero",
         cross_rate=0.1,
     )
-    return Preset(config=config, tokenizer="bpe-2048", training=tiny_recipe(), trains_itself=True)
+
+
+def _tiny(config: VAEConfig) -> Preset:
+    return Preset(config=config, tokenizer="bpe-2048", training=TINY_RECIPE, trains_itself=True)
+
+
+def _mini(config: VAEConfig) -> Preset:
+    return Preset(config=config, tokenizer="bpe-4096", training=MINI_RECIPE)
 
 
 class VAE(LatentModel):
@@ -83,8 +96,10 @@ class VAE(LatentModel):
     family = "vae"
     config_class = VAEConfig
     presets: ClassVar = {
-        "vae-tiny": _tiny(432, "gaussian"),
-        "vae-vq-tiny": _tiny(360, "vq"),
+        "vae-tiny": _tiny(_shared(_TINY, 6, 432)),
+        "vae-vq-tiny": _tiny(_shared(_TINY, 6, 360, "vq")),
+        "vae-mini": _mini(_shared(_MINI, 12, 752)),
+        "vae-vq-mini": _mini(_shared(_MINI, 12, 808, "vq")),
         "vae-small": Preset(config=_matched_shape(2, 24, 1, 1712), tokenizer="gpt2", training=published_recipe("7B")),
         "vae-medium": Preset(
             config=_matched_shape(4, 24, 2, 1888), tokenizer="gpt2", training=published_recipe("5.2B")

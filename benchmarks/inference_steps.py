@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def table(name: str, records: Mapping[tuple[str, int], Mapping[str, Any]], lengt
     t.add_column("Fit")
     for steps in STEPS:
         t.add_column(f"T = {steps}", justify="right")
-    for method in dict.fromkeys(name for name, _ in records):
+    for method in dict.fromkeys(name for name, steps in records if steps in STEPS):
         cells = []
         for steps in STEPS:
             r = records[method, steps]
@@ -180,14 +181,16 @@ def study(loaded: LoadedModel, options: argparse.Namespace, file: Path) -> dict[
 
     measure(REFERENCE, REFERENCE_STEPS, METHODS[REFERENCE])
     for name, method in METHODS.items():
-        for steps in STEPS:
+        for steps in STEPS if re.search(options.methods, name) else ():
             measure(name, steps, method)
-    fitted = training.fits(METHODS["natural, 0.3"], STEPS[-1])
-    means = Posterior(
-        mean=torch.cat([q.mean for q in fitted]), log_variance=torch.cat([q.log_variance for q in fitted])
-    )
-    for steps in STEPS:
-        measure(FROM_THE_MEAN, steps, METHODS["natural, 0.3"], mean_start(means))
+    if re.search(options.methods, FROM_THE_MEAN):
+        fitted = training.fits(METHODS["natural, 0.3"], STEPS[-1])
+        means = Posterior(
+            mean=torch.cat([q.mean for q in fitted]), log_variance=torch.cat([q.log_variance for q in fitted])
+        )
+        for steps in STEPS:
+            measure(FROM_THE_MEAN, steps, METHODS["natural, 0.3"], mean_start(means))
+    for steps in STEPS if re.search(options.methods, LEARNED) else ():
         measure(LEARNED, steps, None)
     return records
 
@@ -199,9 +202,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     p.add_argument("--corpus", required=True, help="whose held-out blocks to fit q to")
     p.add_argument("--data-dir", type=Path, help="where corpora lie")
     p.add_argument("--blocks", type=int, default=64, help="held-out blocks; default: 64")
+    p.add_argument("--methods", default="", help="a regular expression for the names of ways to fit q; default: all")
     p.add_argument("--device", default="cpu")
     p.add_argument("--output", type=Path, default=Path("runs/inference_steps"), help="default: runs/inference_steps")
     options = p.parse_args(arguments)
+    try:
+        chosen = re.compile(options.methods)
+    except re.error as error:
+        raise UserError(f"--methods {options.methods}: no regular expression: {error}") from None
+    names = (*METHODS, FROM_THE_MEAN, LEARNED)
+    if not any(map(chosen.search, names)):
+        raise UserError(f"--methods {options.methods}: found in no name; those are {'; '.join(names)}")
     options.output.mkdir(parents=True, exist_ok=True)
     console = Console(width=140)
     for number, directory in enumerate(options.models):

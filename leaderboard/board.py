@@ -14,8 +14,10 @@ from ltm.config import canonical_json
 from ltm.evaluation.labels import tell_apart
 from ltm.result import Result
 
-TRACKS = {"tiny": 1e16, "small": 1e20}
+TRACKS = {"tiny": 1e13, "mini": 1e16, "small": 1e20}
 """Training FLOPs (as counted) below which a model belongs to the track; above, or if unknown, it is `reference`."""
+COUNTED = 1e10
+"""Training FLOPs below which a model, such as n-grams, was counted, and belongs to the track that it stands beside."""
 
 CORPORA = {
     **{"ltm_ptb": "PTB", "ltm_wikitext": "WikiText", "ltm_lm1b": "LM1B", "ltm_lambada": "LAMBADA"},
@@ -89,9 +91,11 @@ def board(entries: Iterable[Entry]) -> Board:
     groups: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
     others: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
     audits: dict[tuple[Any, ...], list[Entry]] = defaultdict(list)
+    track_of, order = tracks(placed), [*TRACKS, "reference"]
     for entry in placed:
         if entry.result.metric(PERPLEXITY):
-            groups[_section_key(entry.result)].append(entry)
+            key = (order.index(track_of[entry]), *_protocol(entry.result))
+            groups[key].append(entry)
         else:
             key = _column_key(entry.result)
             (audits[key[:3]] if is_audit(entry.result) else others[key]).append(entry)
@@ -109,22 +113,31 @@ def _is_placed(result: Result) -> bool:
     return result.status == "complete" or (result.status == "partial" and is_audit(result))
 
 
-def track(result: Result) -> str:
-    """Return `tiny`, `small` or `reference`, by the FLOPs of training."""
-    flops = result.training["flops"]
+def tracks(entries: Iterable[Entry]) -> dict[Entry, str]:
+    """Return the track of each result, `tiny`, `mini`, `small` or `reference`, by the FLOPs of training.
+
+    Counted models take the lowest track of the others under the same protocol.
+    """
+    entries, order = [*entries], [*TRACKS, "reference"]
+    by_flops = {entry: _track(entry.result.training["flops"]) for entry in entries}
+    counted = {entry for entry in entries if by_flops[entry] == "counted"}
+    beside: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for entry in by_flops.keys() - counted:
+        beside[_protocol(entry.result)].append(by_flops[entry])
+    lowest = {protocol: min(found, key=order.index) for protocol, found in beside.items()}
+    return by_flops | {entry: lowest.get(_protocol(entry.result), order[0]) for entry in counted}
+
+
+def _track(flops: float | None) -> str:
+    if flops is not None and flops < COUNTED:
+        return "counted"
     return next((name for name, limit in TRACKS.items() if flops is not None and flops < limit), "reference")
 
 
-def _section_key(result: Result) -> tuple[Any, ...]:
-    order = [*TRACKS, "reference"].index(track(result))
+def _protocol(result: Result) -> tuple[Any, ...]:
+    """What results of one section agree in, apart from the track."""
     scoring, tokenizer = result.scoring, result.tokenizer
-    return (
-        order,
-        tokenizer["name"],
-        tokenizer["fingerprint"],
-        scoring["block_length"],
-        scoring["eos_between_documents"],
-    )
+    return tokenizer["name"], tokenizer["fingerprint"], scoring["block_length"], scoring["eos_between_documents"]
 
 
 def _section(key: tuple[Any, ...], entries: list[Entry], not_shown: Counter[str]) -> Section:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable
 from typing import Any
 
-from leaderboard.board import Board, track
+from leaderboard.board import Board, tracks
 from leaderboard.content import notation, reported
 from leaderboard.entries import PERPLEXITY, Entry
 from leaderboard.ranking import ranked
@@ -40,18 +40,19 @@ def csv_table(board: Board) -> str:
     file = io.StringIO()
     writer = csv.DictWriter(file, HEADER, restval="", lineterminator="\n")
     writer.writeheader()
+    track_of = tracks(board.entries)
     for entry in board.entries:
-        for line in _rows(entry, *labels_and_ranks.get(entry, (entry.result.model["name"], ""))):
+        for line in _rows(entry, track_of[entry], *labels_and_ranks.get(entry, (entry.result.model["name"], ""))):
             writer.writerow({name: _safe(value) for name, value in line.items()})
     writer.writerows(_reported())
     return file.getvalue()
 
 
-def _rows(entry: Entry, label: str, rank: str) -> Iterable[dict[str, Any]]:
+def _rows(entry: Entry, track: str, label: str, rank: str) -> Iterable[dict[str, Any]]:
     result = entry.result
     common = {
         "source": "measured",
-        "track": track(result),
+        "track": track,
         "tokenizer": result.tokenizer["name"],
         "block_length": result.scoring["block_length"],
         "eos_between_documents": result.scoring["eos_between_documents"],

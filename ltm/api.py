@@ -144,9 +144,9 @@ class Preset:
     trains_itself: bool = False
 
 
-def tiny_recipe() -> dict[str, Any]:
-    """A recipe that all families share: on so few tokens many small updates learn more than a few large ones."""
-    return {"budget": "tokens=400k", "batch": 4, "lr": 2e-3, "warmup": 0.1, "ema": 0.99}
+TINY_RECIPE: Mapping[str, Any] = {"budget": "tokens=400k", "batch": 4, "lr": 2e-3, "warmup": 0.1, "ema": 0.99}
+MINI_RECIPE: Mapping[str, Any] = {**TINY_RECIPE, "budget": "tokens=1M"}
+"""Recipes that all families share: on so few tokens many small updates learn more than a few large ones."""
 
 
 def published_recipe(tokens: str) -> dict[str, Any]:

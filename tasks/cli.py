@@ -97,6 +97,12 @@ def parser() -> argparse.ArgumentParser:
         help="skip the importance bound and the reused-noise estimate, which take most of a latent model's time",
     )
     text.add_argument(
+        "--excerpt",
+        type=int,
+        metavar="N",
+        help="score about N characters, in passages of 4,096 spread evenly over each text; also of the last-word task",
+    )
+    text.add_argument(
         "--limit-blocks", type=int, metavar="N", help="score only the first N blocks; the result is marked partial"
     )
     text.add_argument(

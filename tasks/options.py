@@ -10,6 +10,7 @@ from typing import Any
 
 from ltm.config import whole_number
 from ltm.data.reading import Reading
+from ltm.data.split import PASSAGE
 from ltm.devices import check_device, check_dtype
 from ltm.errors import UserError, did_you_mean
 
@@ -18,6 +19,7 @@ LEAST: Mapping[str, int] = {
     "seed": 0,
     "draws": 1,
     "batch_size": 1,
+    "excerpt": PASSAGE,
     "limit_blocks": 1,
     "limit_problems": 1,
     "chunk": 1,
@@ -55,6 +57,7 @@ class EvalOptions:
     dtype: str = "float32"
     settings: tuple[str, ...] = ()
     headline_only: bool = False
+    excerpt: int | None = None
     limit_blocks: int | None = None
     eos_between_documents: bool = False
     protocol: str = "suite"

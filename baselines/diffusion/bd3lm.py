@@ -30,7 +30,18 @@ from torch.nn import functional as F
 from baselines import duel
 from baselines.diffusion.block_sampling import continue_in_blocks
 from baselines.diffusion.masking import DRAWS, MaskedModel, diffusion_bound, draw_masks, spread
-from ltm.api import Cost, Generations, LikelihoodEstimate, Loss, Preset, Rng, Sampling, published_recipe, tiny_recipe
+from ltm.api import (
+    MINI_RECIPE,
+    TINY_RECIPE,
+    Cost,
+    Generations,
+    LikelihoodEstimate,
+    Loss,
+    Preset,
+    Rng,
+    Sampling,
+    published_recipe,
+)
 from ltm.errors import UserError
 from ltm.nn.block import KeysValues
 from ltm.nn.dit import DiTConfig, decoder_of
@@ -93,8 +104,10 @@ def mean_masked(n: int, low: float, high: float) -> float:
 _CLIPPED: dict[str, Any] = {"clip_low": 0.3, "clip_high": 0.8}
 
 
-def _matched_shape(layers: int) -> BD3LMConfig:
-    decoder = TransformerConfig(layers=layers, width=512, heads=8, hidden=1376, max_length=1024, window=None)
+def _shape(layers: int, *, width: int = 512, heads: int = 8, hidden: int = 1376, max_length: int = 1024) -> BD3LMConfig:
+    decoder = TransformerConfig(
+        layers=layers, width=width, heads=heads, hidden=hidden, max_length=max_length, window=None
+    )
     return BD3LMConfig(decoder=decoder, **_CLIPPED)
 
 
@@ -105,17 +118,17 @@ class BD3LM(Published, MaskedModel):
     config_class = BD3LMConfig
     presets: ClassVar = {
         "bd3lm-tiny": Preset(
-            config=BD3LMConfig(
-                decoder=TransformerConfig(layers=4, width=128, heads=4, hidden=352, max_length=128, window=None),
-                **_CLIPPED,
-            ),
+            config=_shape(4, width=128, heads=4, hidden=352, max_length=128),
             tokenizer="bpe-2048",
-            training=tiny_recipe(),
+            training=TINY_RECIPE,
             trains_itself=True,
         ),
-        "bd3lm-small": Preset(config=_matched_shape(4), tokenizer="gpt2", training=published_recipe("7B")),
-        "bd3lm-medium": Preset(config=_matched_shape(8), tokenizer="gpt2", training=published_recipe("5.2B")),
-        "bd3lm-large": Preset(config=_matched_shape(16), tokenizer="gpt2", training=published_recipe("0.9B")),
+        "bd3lm-mini": Preset(
+            config=_shape(4, width=224, heads=7, hidden=608, max_length=256), tokenizer="bpe-4096", training=MINI_RECIPE
+        ),
+        "bd3lm-small": Preset(config=_shape(4), tokenizer="gpt2", training=published_recipe("7B")),
+        "bd3lm-medium": Preset(config=_shape(8), tokenizer="gpt2", training=published_recipe("5.2B")),
+        "bd3lm-large": Preset(config=_shape(16), tokenizer="gpt2", training=published_recipe("0.9B")),
     }
 
     def __init__(self, config: BD3LMConfig):

@@ -31,7 +31,7 @@ from baselines.diffusion.schedules import OFFSET, MaskSchedule, grid
 from baselines.diffusion.stepping import Move, take_steps
 from baselines.diffusion.time_embedding import TimeEmbedding, conditioning_flops
 from baselines.diffusion.unmasking import CanvasModel, check_settings, unmask
-from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng, Sampling, published_recipe, tiny_recipe
+from ltm.api import MINI_RECIPE, TINY_RECIPE, Cost, LikelihoodEstimate, Loss, Preset, Rng, Sampling, published_recipe
 from ltm.nn.flops import StackFlops, paper_train_flops
 from ltm.nn.output_head import logits_of, over_vocabulary, token_nats, weighted_nll
 from ltm.nn.sampling import probabilities
@@ -100,6 +100,11 @@ _TINY = MD4Config(
     condition_width=32,
     sampling_steps=256,
 )
+_MINI = MD4Config(
+    decoder=TransformerConfig(layers=4, width=224, heads=7, hidden=544, max_length=256, window=None),
+    condition_width=32,
+    sampling_steps=256,
+)
 
 
 class MD4(CanvasModel):
@@ -108,13 +113,14 @@ class MD4(CanvasModel):
     family = "md4"
     config_class = MD4Config
     presets: ClassVar = {
-        "md4-tiny": Preset(config=_TINY, tokenizer="bpe-2048", training=tiny_recipe(), trains_itself=True),
+        "md4-tiny": Preset(config=_TINY, tokenizer="bpe-2048", training=TINY_RECIPE, trains_itself=True),
         "md4-learned-tiny": Preset(
             config=dataclasses.replace(_TINY, schedule="learned"),
             tokenizer="bpe-2048",
-            training=tiny_recipe(),
+            training=TINY_RECIPE,
             trains_itself=True,
         ),
+        "md4-mini": Preset(config=_MINI, tokenizer="bpe-4096", training=MINI_RECIPE),
         "md4-small": Preset(config=_matched_shape(4), tokenizer="gpt2", training=published_recipe("7B")),
         "md4-medium": Preset(config=_matched_shape(8), tokenizer="gpt2", training=published_recipe("5.2B")),
         "md4-large": Preset(config=_matched_shape(16), tokenizer="gpt2", training=published_recipe("0.9B")),

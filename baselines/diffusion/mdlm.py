@@ -20,7 +20,7 @@ from baselines import duel
 from baselines.diffusion.masking import DRAWS, diffusion_bound, draw_masks, spread, visible_keys
 from baselines.diffusion.unmasking import CanvasModel, check_settings, unmask
 from baselines.orders import two_sided
-from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng, Sampling, published_recipe, tiny_recipe
+from ltm.api import MINI_RECIPE, TINY_RECIPE, Cost, LikelihoodEstimate, Loss, Preset, Rng, Sampling, published_recipe
 from ltm.nn.dit import DiTConfig, decoder_of
 from ltm.nn.flops import StackFlops, paper_train_flops
 from ltm.nn.output_head import logits_of, token_nats, weighted_nll
@@ -86,8 +86,15 @@ class MDLM(Published, CanvasModel):
                 decoder=TransformerConfig(layers=4, width=128, heads=4, hidden=352, max_length=128, window=None)
             ),
             tokenizer="bpe-2048",
-            training=tiny_recipe(),
+            training=TINY_RECIPE,
             trains_itself=True,
+        ),
+        "mdlm-mini": Preset(
+            config=MDLMConfig(
+                decoder=TransformerConfig(layers=4, width=224, heads=7, hidden=608, max_length=256, window=None)
+            ),
+            tokenizer="bpe-4096",
+            training=MINI_RECIPE,
         ),
         "mdlm-small": Preset(config=_matched_shape(4), tokenizer="gpt2", training=published_recipe("7B")),
         "mdlm-medium": Preset(config=_matched_shape(8), tokenizer="gpt2", training=published_recipe("5.2B")),

@@ -20,7 +20,7 @@ from torch import Tensor
 from baselines.diffusion import score_entropy
 from baselines.diffusion.masking import spread
 from baselines.diffusion.score_model import ScoreConfig, ScoreModel
-from ltm.api import Preset, published_recipe, tiny_recipe
+from ltm.api import MINI_RECIPE, TINY_RECIPE, Preset, published_recipe
 from ltm.errors import UserError
 from ltm.nn.output_head import over_vocabulary
 from ltm.nn.transformer import TransformerConfig
@@ -45,6 +45,11 @@ _TINY = SEDDConfig(
     condition_width=32,
     sampling_steps=256,
 )
+_MINI = SEDDConfig(
+    decoder=TransformerConfig(layers=4, width=224, heads=7, hidden=544, max_length=256, window=None),
+    condition_width=32,
+    sampling_steps=256,
+)
 
 
 class SEDD(Published, ScoreModel):
@@ -53,13 +58,14 @@ class SEDD(Published, ScoreModel):
     family = "sedd"
     config_class: ClassVar[type] = SEDDConfig
     presets: ClassVar = {
-        "sedd-tiny": Preset(config=_TINY, tokenizer="bpe-2048", training=tiny_recipe(), trains_itself=True),
+        "sedd-tiny": Preset(config=_TINY, tokenizer="bpe-2048", training=TINY_RECIPE, trains_itself=True),
         "sedd-uniform-tiny": Preset(
             config=dataclasses.replace(_TINY, graph="uniform", noise="geometric"),
             tokenizer="bpe-2048",
-            training=tiny_recipe(),
+            training=TINY_RECIPE,
             trains_itself=True,
         ),
+        "sedd-mini": Preset(config=_MINI, tokenizer="bpe-4096", training=MINI_RECIPE),
         "sedd-small": Preset(config=_matched_shape(4), tokenizer="gpt2", training=published_recipe("7B")),
         "sedd-medium": Preset(config=_matched_shape(8), tokenizer="gpt2", training=published_recipe("5.2B")),
         "sedd-large": Preset(config=_matched_shape(16), tokenizer="gpt2", training=published_recipe("0.9B")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,6 +12,9 @@ from ltm.data.documents import Documents
 from ltm.data.tally import Tally, counted
 from ltm.errors import UserError
 from ltm.progress import count
+
+PASSAGE = 4096
+"""Characters of a passage of an excerpt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +111,51 @@ class Split:
             known = self.detokenizer
             return self.documents if known is None else self.documents.map(detokenizer_named(known))
         return [*self.iter_texts()]
+
+    def excerpt(self, characters: int) -> Split:
+        """Return a smaller text: passages of `PASSAGE` characters, spread evenly, that come to about so many in all.
+
+        It is a text of its own, with its own bytes, words and fingerprint; the same split and number always give the
+        same one. Documents of up to `PASSAGE` characters are taken whole or not at all; longer ones are cut after white
+        space. A split of no more than `characters` is returned as it is.
+        """
+        total = sum(map(len, self.documents))
+        if total <= characters:
+            return self
+        count = max(1, round(characters / PASSAGE))
+        starts = [i * total // count for i in range(count)]
+        return Split.of(
+            self.corpus,
+            self.split,
+            [part for part in _passages(self.documents, starts) if part],
+            unit=self.unit,
+            detokenizer=self.detokenizer,
+            source={**self.source, "excerpt": characters},
+        )
+
+
+def _passages(documents: Sequence[str], starts: Sequence[int]) -> Iterator[str]:
+    """Yield what begins in the `PASSAGE` characters after each place; places are at least that far apart."""
+    offset = 0
+    for document in documents:
+        for start in starts:
+            first, last = start - offset, start - offset + PASSAGE
+            if len(document) <= PASSAGE:
+                if first <= 0 < last:
+                    yield document
+            elif (
+                last > 0 and first < len(document) and (part := document[_cut(document, first) : _cut(document, last)])
+            ):
+                yield part
+        offset += len(document)
+
+
+def _cut(document: str, place: int) -> int:
+    """The first place after white space at or after `place`; the ends of the document too."""
+    if place <= 0:
+        return 0
+    space = re.compile(r"\s").search(document, place - 1)
+    return space.end() if space else len(document)
 
 
 def _place(source: Mapping[str, Any]) -> str:

@@ -7,14 +7,14 @@ texts, L tokens, Y layers, G latent vectors per layer (N_z = Y G), D width, V vo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from ltm.api import Cost, LikelihoodEstimate, Loss, Preset, Rng, published_recipe, tiny_recipe
+from ltm.api import MINI_RECIPE, TINY_RECIPE, Cost, LikelihoodEstimate, Loss, Preset, Rng, published_recipe
 from ltm.latent import bounds, langevin, reliability, tube
 from ltm.latent.as_published import AsPublished
 from ltm.latent.base import DRAWS, LatentConfig, LatentModel, ScoringBatch
@@ -59,6 +59,15 @@ class LTMConfig(LatentConfig):
         return dataclasses.replace(self, posterior=dataclasses.replace(posterior, steps=steps))
 
 
+_QUICK: Mapping[str, Any] = {
+    "posterior": dataclasses.replace(PosteriorConfig.NAMED["natural_gradient"], steps=3),
+    "kl_warmup": 0.3,
+    "cross_start": "zero",
+    "cross_rate": 0.1,
+}
+"""Latents that cost the decoder nothing, fitted in few steps (docs/latents.md)."""
+
+
 def _published_shape(layers: int, latents: int, steps: int) -> LTMConfig:
     decoder = TransformerConfig(layers=layers, width=512, heads=8, hidden=1376, max_length=1024, window=256)
     return LTMConfig(decoder=decoder, latents=latents, posterior=PosteriorConfig(steps=steps), kl_warmup=0.3)
@@ -74,14 +83,20 @@ class LatentThoughtModel(AsPublished, LatentModel):
             config=LTMConfig(
                 decoder=TransformerConfig(layers=3, width=128, heads=4, hidden=352, max_length=128, window=32),
                 latents=6,
-                posterior=dataclasses.replace(PosteriorConfig.NAMED["natural_gradient"], steps=3),
-                kl_warmup=0.3,
-                cross_start="zero",
-                cross_rate=0.1,
+                **_QUICK,
             ),
             tokenizer="bpe-2048",
-            training=tiny_recipe(),
+            training=TINY_RECIPE,
             trains_itself=True,
+        ),
+        "ltm-mini": Preset(
+            config=LTMConfig(
+                decoder=TransformerConfig(layers=3, width=224, heads=7, hidden=608, max_length=256, window=64),
+                latents=12,
+                **_QUICK,
+            ),
+            tokenizer="bpe-4096",
+            training=MINI_RECIPE,
         ),
         "ltm-small": Preset(config=_published_shape(3, 24, 16), tokenizer="gpt2", training=published_recipe("7B")),
         "ltm-medium": Preset(config=_published_shape(6, 24, 16), tokenizer="gpt2", training=published_recipe("5.2B")),

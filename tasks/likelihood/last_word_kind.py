@@ -6,10 +6,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ltm import statistics
-from ltm.data import corpora
 from ltm.result import Identity
 from tasks import results
 from tasks.kinds import Column, Measurement, Task
+from tasks.likelihood.perplexity_kind import read
 from tasks.likelihood.yaml_functions import last_words
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class LastWord(Task):
     def __init__(self, entry: TaskEntry, options: EvalOptions):
         """Read the split, and cut its texts before the last word."""
         super().__init__(entry, options)
-        self.split = corpora.load(entry.corpus, entry.split, data_dir=options.data_dir, reading=options.reading)
+        self.split = read(entry, options)
         self.pairs = last_words(self.split)[: options.limit_problems]
 
     def identity(self, model: HarnessModel) -> Identity:

@@ -24,6 +24,15 @@ if TYPE_CHECKING:
     from tasks.options import EvalOptions
 
 
+def read(entry: TaskEntry, options: EvalOptions) -> Split:
+    """Return the split or the file that a task scores, or the excerpt of it that the options ask for."""
+    if entry.path is not None:
+        split = corpora.load_file(entry.path, reading=options.reading)
+    else:
+        split = corpora.load(entry.corpus, entry.split, data_dir=options.data_dir, reading=options.reading)
+    return split if options.excerpt is None else split.excerpt(options.excerpt)
+
+
 class Perplexity(Task):
     """The perplexity of a split, or of one text file.
 
@@ -42,10 +51,7 @@ class Perplexity(Task):
     def __init__(self, entry: TaskEntry, options: EvalOptions):
         """Read the split, or the file."""
         super().__init__(entry, options)
-        if entry.path is not None:
-            self.split = corpora.load_file(entry.path, reading=options.reading)
-        else:
-            self.split = corpora.load(entry.corpus, entry.split, data_dir=options.data_dir, reading=options.reading)
+        self.split = read(entry, options)
         self.text = CorpusText(self.split, separated=options.eos_between_documents)
         self._tokens: dict[str, int] = {}
 

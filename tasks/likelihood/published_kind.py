@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from ltm.data import corpora
 from ltm.errors import UserError
 from ltm.progress import scoring_progress
 from ltm.published_protocol import PublishedProtocol, ScoresAsPublished, blocks_of
@@ -17,6 +16,7 @@ from ltm.result import Identity, Metric, Result
 from ltm.rng import SequenceRng
 from tasks import results
 from tasks.kinds import Column, Measurement, Task
+from tasks.likelihood.perplexity_kind import read
 
 if TYPE_CHECKING:
     from ltm.harness import HarnessModel
@@ -54,7 +54,7 @@ class PublishedPerplexity(Task):
     def __init__(self, entry: TaskEntry, options: EvalOptions):
         """Read the split."""
         super().__init__(entry, options)
-        self.split = corpora.load(entry.corpus, entry.split, data_dir=options.data_dir, reading=options.reading)
+        self.split = read(entry, options)
         self._cut: dict[tuple[str, PublishedProtocol, int], np.ndarray] = {}
 
     def unfit(self, model: HarnessModel) -> str | None:

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from leaderboard import cli
-from leaderboard.board import Board, board, track
+from leaderboard.board import Board, board, tracks
 from leaderboard.build import BEGIN, END
 from leaderboard.content import notation, page, sections
-from leaderboard.entries import load
+from leaderboard.entries import Entry, load
 from leaderboard.ranking import Claim, claim, ranked, ranks, separated
 from leaderboard.render import terminal
 from leaderboard.render.markdown import markdown
@@ -150,8 +150,15 @@ def test_what_cannot_be_compared_is_in_another_section(tmp_path: Path, other: di
 
 
 def test_tracks_go_by_training_flops() -> None:
-    tracks = [track(make_result(training={"flops": flops})) for flops in (1e13, 9e15, 1e16, 1e19, 1e20, None)]
-    assert tracks == ["tiny", "tiny", "small", "small", "reference", "reference"]
+    def tracks_of(*amounts: float | None, **protocol: object) -> list[str]:
+        results = [make_result(training={"flops": flops}, **protocol) for flops in amounts]  # type: ignore[arg-type]
+        return [*tracks([Entry(path=Path("a"), result=result) for result in results]).values()]
+
+    expected = ["tiny", "mini", "mini", "small", "small", "reference", "reference"]
+    assert tracks_of(9e12, 1e13, 9e15, 1e16, 1e19, 1e20, None) == expected
+    # What was counted stands beside the cheapest of the others, and in the lowest track where there is none.
+    assert tracks_of(5e5, 2e17, 3e13, 0.0) == ["mini", "small", "mini", "mini"]
+    assert tracks_of(5e5) == ["tiny"]
 
 
 def test_one_task_on_two_texts_is_two_columns(tmp_path: Path) -> None:

@@ -300,7 +300,7 @@ def test_the_front_is_what_nothing_dominates() -> None:
 def test_the_pareto_view_marks_who_is_dominated_and_counts_who_is_left_out(tmp_path: Path) -> None:
     results = [
         make_result(name=name, family="ar", nats=nats, training={"flops": flops})
-        for name, nats, flops in (("cheap", 4.0, 1e12), ("good", 3.0, 1e13), ("worse", 3.5, 2e13))
+        for name, nats, flops in (("cheap", 4.0, 1e13), ("good", 3.0, 1e14), ("worse", 3.5, 2e14))
     ]
     (section,) = build(tmp_path, *results).sections
     (part,) = [part for part in cost_views.parts(section, "x") if part.title == "pydocs against compute"]
@@ -566,7 +566,7 @@ def test_two_thousand_results_build_in_seconds(tmp_path: Path, monkeypatch: pyte
                 nats=nats,
                 task_name=f"ltm_t{task}",
                 fingerprint=str(task) * 64,
-                training={"tokens": 1000 * (model // 10 + 1), "flops": 1e12 * (model % 37 + 1)},
+                training={"tokens": 1000 * (model // 10 + 1), "flops": 1e11 * (model % 37 + 1)},
             )
             write_result(
                 result, tmp_path, records=[{"block": i, "tokens": 255, "exact": -255 * nats} for i in range(20)]

@@ -30,6 +30,7 @@ def test_numbers_given_as_text_become_numbers():
         ({"temperature": -1}, "--temperature: expected a number of at least 0, found -1"),
         ({"top_p": float("nan")}, "--top-p: expected a number"),
         ({"headline_only": "false"}, "--headline-only: expected True or False, found 'false'"),
+        ({"excerpt": 100}, "--excerpt=100: expected a whole number of at least 4096"),
         ({"settings": "posterior.steps=3"}, "--set: expected a list of field=value"),
     ],
 )

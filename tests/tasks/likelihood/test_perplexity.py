@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -15,11 +16,14 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from ltm.data import corpora
+from ltm.data.split import PASSAGE
 from ltm.errors import UserError
 from ltm.harness import HarnessModel
 from tasks import catalog
 from tasks.generation import passages
 from tasks.likelihood import yaml_functions
+from tasks.likelihood.perplexity_kind import Perplexity
+from tasks.options import EvalOptions
 from tests.support.harness_models import Bigram, BigramConfig, NoisyBigram, loaded, save_small
 
 PTB = " the company said it expects N % growth in sales \n <unk> inc. 's profit rose $ N million \n"
@@ -212,6 +216,24 @@ def test_a_part_of_a_text_has_no_words_or_bytes(data_dir):
     model = HarnessModel(pretrained=loaded(Bigram(BigramConfig())), dtype="float64", limit_blocks=3)
     found = run(model, "ltm_ptb", data_dir)
     assert "token_perplexity" in found and not {"word_perplexity", "bits_per_byte"} & set(found)
+
+
+def test_an_excerpt_is_a_whole_text_of_its_own(tmp_path):
+    (tmp_path / "ptb").mkdir()
+    (tmp_path / "ptb" / "validation.txt").write_text("".join(f" the price of {n} shares rose \n" for n in range(1000)))
+    model, options = loaded(Bigram(BigramConfig())), EvalOptions(data_dir=tmp_path, excerpt=PASSAGE)
+    whole, part = (
+        Perplexity(catalog.read("ltm_ptb"), each) for each in (dataclasses.replace(options, excerpt=None), options)
+    )
+    harness = HarnessModel(pretrained=model, dtype="float64")
+    identities = [task.identity(harness) for task in (whole, part)]
+    assert identities[0].key != identities[1].key and part.split.bytes < whole.split.bytes / 6
+    found = part.measure(harness, identities[1])
+    assert found.complete and found.data["bytes"] == part.split.bytes and found.data["source"]["excerpt"] == PASSAGE
+    by_name = {m.name: m.value for m in found.metrics}
+    assert by_name["bits_per_byte"] == pytest.approx(
+        math.log2(by_name["token_perplexity"]) * found.tokens / part.split.bytes
+    )
 
 
 def test_modules_that_lm_eval_loads_by_path_import_none_of_ours_but_ltm():
