@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEMO := demo
+comma := ,
 QUICK := $(DEMO)/quick
 BOARD := docs/board
 
@@ -14,15 +15,43 @@ SCORED := $(addprefix score-,$(TINY))
 # Models of this size run several times faster in parallel, one thread each, than one after another on all cores.
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
+# The track of real text: what each row trains, on text that has to lie in $(DATA). Any part of it, on any machine:
+# make mini ROWS="ar ltm" SEEDS=0 DATA=data
+MINI := $(DEMO)/mini
+MINI_BOARD := docs/mini
+DATA ?= $(LTM_DATA_DIR)
+SEEDS ?= 0 1 2
+ROWS ?= ltm ar-flops mdlm-flops bd3lm-flops bd3lm sedd vae vae-vq md4 mdlm ltm-unfitted ar ar-full ngram
+# Executed training FLOPs of ltm-mini, at which rows of other families are trained too.
+MINI_FLOPS := 5.58e13
+mini.ltm := ltm-mini
+mini.ltm-unfitted := ltm-mini --set posterior.steps=0
+mini.ar := ar-mini
+mini.ar-full := ar-mini --set decoder.window=none
+mini.ar-flops := ar-mini --budget flops=$(MINI_FLOPS)
+mini.vae := vae-mini
+mini.vae-vq := vae-vq-mini
+mini.mdlm := mdlm-mini
+mini.mdlm-flops := mdlm-mini --budget flops=$(MINI_FLOPS)
+mini.md4 := md4-mini
+mini.sedd := sedd-mini
+mini.bd3lm := bd3lm-mini
+mini.bd3lm-flops := bd3lm-mini --budget flops=$(MINI_FLOPS)
+mini.ngram := ngram-mini
+MINI_RUNS := $(foreach seed,$(SEEDS),$(foreach row,$(ROWS),mini-$(row)-$(seed)))
+ZERO_SHOT := ptb,wikitext,lm1b,lambada,ag_news,pubmed,arxiv,openwebtext,lambada_last_word
+
 AXE := 4.14.1
 
-.PHONY: help setup demo leaderboard $(SCORED) check board readme test test-emulated mutants torture axe lint clean
+.PHONY: help setup demo leaderboard $(SCORED) check mini $(MINI_RUNS) mini-board board readme
+.PHONY: test test-emulated mutants torture axe lint clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train, evaluate and rank two tiny models on text that comes with Python (six minutes, CPU)"
 	@echo "make leaderboard  train, evaluate, audit and rank every tiny model, JOBS at a time (default: one per core)"
 	@echo "make check   fail if that leaderboard does not match its results"
+	@echo "make mini    train, evaluate, audit and rank models of 3.35M parameters on real text (ROWS, SEEDS, DATA; a day)"
 	@echo "make board   make leaderboard, and store it with its results in $(BOARD) and README.md"
 	@echo "make readme  rebuild that from the stored results"
 	@echo "make test    run all tests; those of the HTML page need Chromium, and make axe for accessibility"
@@ -72,6 +101,33 @@ board: leaderboard
 	mkdir -p $(BOARD)/results
 	cd $(DEMO)/results && find . -name '*.json' -o -name '*.jsonl.gz' | tar -cf - -T - | tar -xf - -C $(CURDIR)/$(BOARD)/results
 	$(MAKE) --no-print-directory readme
+
+mini: export LTM_HOME = $(MINI)/home
+mini: export LTM_DATA_DIR = $(DATA)
+mini: export OMP_NUM_THREADS = 1
+mini: $(INSTALLED)
+	@mkdir -p $(MINI)/logs
+	@$(MAKE) --no-print-directory -j$(JOBS) $(MINI_RUNS)
+	$(BIN)/ltm-leaderboard build --results $(MINI)/results --out $(MINI)/LEADERBOARD.md
+
+# Of each row the first seed is audited, whose verdict holds for the others.
+$(MINI_RUNS): seed = $(lastword $(subst -, ,$@))
+$(MINI_RUNS): given = $(mini.$(patsubst mini-%-$(seed),%,$@))
+$(MINI_RUNS): run = $(MINI)/models/$@
+$(MINI_RUNS): scored = $(BIN)/ltm-eval --model $(firstword $(given)) --checkpoint $(run) --draws 4 --output $(MINI)/results
+$(MINI_RUNS): $(INSTALLED)
+	@echo "$@: training, scoring$(if $(filter 0,$(seed)),$(comma) auditing); see $(MINI)/logs/$@.log"
+	@{ $(BIN)/ltm-train $(given) --corpus novels --seed $(seed) --output $(run) \
+		&& $(scored) --tasks novels --excerpt 131072 && $(scored) --tasks $(ZERO_SHOT) --excerpt 32768 \
+		$(if $(filter 0,$(seed)),&& $(scored) --tasks audit); } >>$(MINI)/logs/$@.log 2>&1 \
+		|| { tail -n 20 $(MINI)/logs/$@.log; echo "$@: failed"; exit 1; }
+	@echo "$@: done"
+
+# Add what this machine has measured to the results in the repository, and build their board.
+mini-board: $(INSTALLED)
+	mkdir -p $(MINI_BOARD)/results
+	cd $(MINI)/results && find . -name '*.json' -o -name '*.jsonl.gz' | tar -cf - -T - | tar -xf - -C $(CURDIR)/$(MINI_BOARD)/results
+	$(BIN)/ltm-leaderboard build --results $(MINI_BOARD)/results --out $(MINI_BOARD)/LEADERBOARD.md
 
 readme: $(INSTALLED)
 	$(BIN)/ltm-leaderboard build --results $(BOARD)/results --out $(BOARD)/LEADERBOARD.md --readme README.md

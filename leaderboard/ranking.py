@@ -11,7 +11,13 @@ import numpy as np
 from leaderboard.board import Column, Row
 from leaderboard.entries import PERPLEXITY, Entry
 from ltm.result import Metric, Result, read_blocks
-from ltm.statistics import Blocks, check_same_blocks, paired_difference, paired_intervals
+from ltm.statistics import (
+    Blocks,
+    check_same_blocks,
+    difference_over_seeds,
+    paired_difference,
+    paired_intervals,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -21,28 +27,29 @@ class Claim:
     Attributes:
         value: mean over training seeds.
         low, high: the lowest and the highest end of the seeds' 95% intervals; None if a seed has no interval.
-        blocks: per-block values, if there is one training seed and its records are at hand.
+        seeds: the per-block values of each training seed; none unless the records of all are at hand.
     """
 
     value: float
     low: float | None
     high: float | None
-    blocks: Blocks | None = None
+    seeds: tuple[Blocks, ...] = ()
 
 
 def separated(better: Claim, worse: Claim) -> bool:
     """Return True if the first claim wins: its perplexity, or the bound on it, is lower beyond doubt.
 
-    With per-block values of both, the 95% interval of the paired difference decides; otherwise the 95% intervals must
-    not touch. Bounds are compared as they stand, so the true perplexity behind a bound that loses may still be lower.
+    With per-block values of both, the 95% interval of the paired difference decides, over the text and, if there are
+    several, over training seeds; otherwise the 95% intervals must not touch. Bounds are compared as they stand, so the
+    true perplexity behind a bound that loses may still be lower.
 
     Raises:
         UserError: both have per-block values, but of different blocks.
     """
     if better.value >= worse.value:
         return False
-    if better.blocks is not None and worse.blocks is not None:
-        interval = paired_difference(better.blocks, worse.blocks).ci95
+    if better.seeds and worse.seeds:
+        interval = difference_over_seeds(better.seeds, worse.seeds).ci95
         return interval is not None and interval[1] < 0
     return better.high is not None and worse.low is not None and better.high < worse.low
 
@@ -53,19 +60,19 @@ def ranks(claims: Sequence[Claim]) -> list[int]:
     Raises:
         UserError: the per-block values are not all of the same blocks.
     """
-    paired = [claim for claim in claims if claim.blocks is not None]
-    wins = _paired_wins(paired)
+    single = [claim for claim in claims if len(claim.seeds) == 1]
+    wins = dict(zip(single, _paired_wins(single), strict=True))
     return [
         1
-        + sum(separated(other, claim) for other in claims if other.blocks is None or claim.blocks is None)
-        + (wins[paired.index(claim)] if claim.blocks is not None else 0)
+        + sum(separated(other, claim) for other in claims if not (claim in wins and other in wins))
+        + wins.get(claim, 0)
         for claim in claims
     ]
 
 
 def _paired_wins(claims: Sequence[Claim]) -> list[int]:
-    """Count the claims that win over each, as `separated` does, one row of pairs at a time; all must have blocks."""
-    blocks = [claim.blocks for claim in claims if claim.blocks is not None]
+    """Count the claims that win over each, as `separated` does, one row of pairs at a time; all must have one seed."""
+    blocks = [claim.seeds[0] for claim in claims]
     if not blocks:
         return []
     for other in blocks[1:]:
@@ -90,11 +97,12 @@ def claim(entries: tuple[Entry, ...]) -> Claim | None:
         return None
     intervals = [metric.ci95 for metric in metrics if metric.ci95 is not None]
     whole = len(intervals) == len(metrics)
+    seeds = [blocks(entry, metric) for entry in entries if (metric := headline(entry)) is not None]
     return Claim(
         value=sum(metric.value for metric in metrics) / len(metrics),
         low=min(interval.low for interval in intervals) if whole else None,
         high=max(interval.high for interval in intervals) if whole else None,
-        blocks=blocks(entries[0], metrics[0]) if len(entries) == 1 else None,
+        seeds=tuple(found for found in seeds if found is not None) if None not in seeds else (),
     )
 
 
@@ -103,6 +111,32 @@ def ranked(rows: Sequence[Row], column: Column) -> dict[str, tuple[int, bool]]:
     claims = {row.label: made for row in rows if (made := claim(row.entries.get(column, ()))) is not None}
     numbers = ranks(list(claims.values()))
     return {label: (rank, numbers.count(rank) > 1) for label, rank in zip(claims, numbers, strict=True)}
+
+
+def mean_ranks(rows: Sequence[Row], columns: Sequence[Column]) -> dict[str, tuple[float, float | None]]:
+    """Return by row label the mean over columns of its place in order of perplexity, and its spread over seeds.
+
+    Only rows that may be ranked in every column have one. Seed by seed all are put in order; a row with fewer seeds
+    than others stands with its last. The spread is the standard deviation over seeds, None for a single one.
+    """
+    complete = [row for row in rows if all(claim(row.entries.get(column, ())) is not None for column in columns)]
+    several = [len(row.entries[column]) for row in complete for column in columns if len(row.entries[column]) > 1]
+    seeds, counts = min(several, default=1), len(complete)
+    if not counts:
+        return {}
+    places = np.zeros((seeds, counts))
+    for seed in range(seeds):
+        for column in columns:
+            metrics = [headline(row.entries[column][: seed + 1][-1]) for row in complete]
+            values = np.array([metric.value for metric in metrics if metric is not None])
+            better, equal = values[None] < values[:, None], values[None] == values[:, None]
+            places[seed] += better.sum(1) + (equal.sum(1) + 1) / 2
+    places /= max(1, len(columns))
+    spread = places.std(0, ddof=1) if seeds > 1 else [None] * counts
+    return {
+        row.label: (float(mean), None if sd is None else float(sd))
+        for row, mean, sd in zip(complete, places.mean(0), spread, strict=True)
+    }
 
 
 def headline(entry: Entry) -> Metric | None:

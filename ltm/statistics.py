@@ -193,9 +193,42 @@ def paired_difference(a: Blocks, b: Blocks) -> Measured:
     (mean,), (stderr,) = _ratios((b.nats_N - a.nats_N)[None], a.tokens_N)
     if count < 2:
         return Measured(float(mean), None, None, None, "one block has no spread: no interval")
-    margin = _t975(count) * stderr
+    margin = _t975(count - 1) * stderr
     ci95 = (float(mean - margin), float(mean + margin))
     return Measured(float(mean), None, float(stderr), ci95, f"paired t interval over {count} blocks")
+
+
+def difference_over_seeds(a: Sequence[Blocks], b: Sequence[Blocks]) -> Measured:
+    """How many more nats per token training like `a` costs than training like `b`, with a 95% t interval.
+
+    Each holds the same blocks under several training seeds. Text and seed vary: the error of the text is that of the
+    paired difference between the means over seeds, the error of the seed comes from the spread of each model's totals,
+    and the degrees of freedom are Welch's. A model with one seed is taken to vary as the other does. With one seed of
+    both this is `paired_difference`, which speaks of these two trainings alone.
+
+    Raises:
+        UserError: the blocks are not the same.
+    """
+    if len(a) == len(b) == 1:
+        return paired_difference(a[0], b[0])
+    for other in (*a[1:], *b):
+        check_same_blocks(a[0], other)
+    tokens_N = a[0].tokens_N
+    a_SN, b_SN = (np.stack([blocks.nats_N for blocks in seeds]) for seeds in (a, b))
+    (mean,), (stderr,) = _ratios((b_SN.mean(0) - a_SN.mean(0))[None], tokens_N)
+    if len(tokens_N) < 2:
+        return Measured(float(mean), None, None, None, "one block has no spread: no interval")
+    parts = [(float(stderr) ** 2, len(tokens_N) - 1)]
+    for own_SN, other_SN in ((a_SN, b_SN), (b_SN, a_SN)):
+        spread_SN = own_SN if len(own_SN) > 1 else other_SN
+        variance = float(np.var(spread_SN.sum(1) / tokens_N.sum(), ddof=1))
+        parts.append((variance / len(own_SN), len(spread_SN) - 1))
+    variance = sum(part for part, _ in parts)
+    degrees = variance**2 / sum(part**2 / free for part, free in parts) if variance else 1.0
+    margin = _t975(degrees) * math.sqrt(variance)
+    method = f"paired t interval over {len(tokens_N)} blocks, and {len(a)} and {len(b)} training seeds"
+    ci95 = (float(mean) - margin, float(mean) + margin)
+    return Measured(float(mean), None, math.sqrt(variance), ci95, method)
 
 
 def check_same_blocks(a: Blocks, b: Blocks) -> None:
@@ -209,7 +242,7 @@ def check_same_blocks(a: Blocks, b: Blocks) -> None:
 def paired_intervals(difference_MN: np.ndarray, tokens_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ends of the 95% t interval of nats per token for each row of differences by block; infinite for one block."""
     mean_M, stderr_M = _ratios(difference_MN, tokens_N)
-    margin_M = stderr_M if len(tokens_N) < 2 else _t975(len(tokens_N)) * stderr_M
+    margin_M = stderr_M if len(tokens_N) < 2 else _t975(len(tokens_N) - 1) * stderr_M
     return mean_M - margin_M, mean_M + margin_M
 
 
@@ -224,10 +257,10 @@ def _ratios(difference_MN: np.ndarray, tokens_N: np.ndarray) -> tuple[np.ndarray
     return mean_M, np.sqrt(count / (count - 1) * np.einsum("mn,mn->m", residual_MN, residual_MN)) / total
 
 
-def _t975(count: int) -> float:
+def _t975(degrees: float) -> float:
     from scipy.special import stdtrit
 
-    return float(stdtrit(count - 1, 0.975))
+    return float(stdtrit(degrees, 0.975))
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:

@@ -26,8 +26,11 @@ LINE = "the source itself: no model can need less"
 """The label of a source's own row, which shows its entropy."""
 
 
-def part(entries: Sequence[Entry], title: str) -> Part:
-    """Return the verdicts on all likelihoods of the models, by source, with the entropy of each source as a row."""
+def parts(entries: Sequence[Entry], title: str) -> tuple[Part, Part]:
+    """Return the verdicts on all likelihoods of the models, and behind them, folded, what every check found.
+
+    The table of all checks is sorted by source, with the entropy of each source as a row.
+    """
     verdicts = [
         (label, entry, verdict)
         for label, entry in zip(labels(entries), entries, strict=True)
@@ -60,17 +63,26 @@ def part(entries: Sequence[Entry], title: str) -> Part:
     limits = [
         f"{label}: {text}" for label, entry in zip(labels(entries), entries, strict=True) if (text := _limits(entry))
     ]
-    return Part(title=title, text=(words, *limits), table=Table(header=header, rows=ordered, words=(1, 2, 3, 4)))
+    every = Table(header=header, rows=ordered, words=(1, 2, 3, 4))
+    return (
+        Part(title=title, text=(words, *limits), table=_verdicts(every)),
+        Part(title="Every check", level=3, folded=True, table=every),
+    )
 
 
 def brief_table(entries: Sequence[Entry]) -> Table:
     """Return the verdicts in a few columns, without the sources' own rows."""
-    whole = part(entries, "").table
-    assert whole is not None
+    (verdicts, _) = parts(entries, "")
+    assert verdicts.table is not None
+    return verdicts.table
+
+
+def _verdicts(whole: Table) -> Table:
     kept = [whole.header.index(name) for name in ("Model", "Verdict", "Likelihood", "Refuted by", "Log e-value")]
     return Table(
         header=tuple(whole.header[i] for i in kept),
         rows=tuple(tuple(row[i] for i in kept) for row in whole.rows if row[0] != LINE),
+        words=(1, 2, 3),
     )
 
 

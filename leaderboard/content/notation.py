@@ -24,9 +24,10 @@ LEGEND = (
     "`[24.02, 24.60]` is the 95% interval over the choice of text. `± 0.12 (n=3)` is the standard deviation over three "
     "training seeds, beside their mean; without it there is one training seed.",
     "A rank is one more than the number of models that are better beyond doubt: by the 95% interval of the paired "
-    "difference over the same blocks where both models have one training seed and their blocks are at hand, otherwise "
-    "by 95% intervals that do not touch. `=` marks a shared rank: not separated. Bounds are ranked as they stand, by "
-    "the `≤`; the model behind a bound may be better than its rank, but not than its `≥`.",
+    "difference over the same blocks, and over training seeds where there are several, if the blocks are at hand, "
+    "otherwise by 95% intervals that do not touch. `=` marks a shared rank: not separated. Bounds are ranked as they "
+    "stand, by the `≤`; the model behind a bound may be better than its rank, but not than its `≥`. *Mean rank* is the "
+    "mean place in order of perplexity over all texts, separated or not, with its standard deviation over seeds.",
     "FLOPs/token: *paper* is the convention of the published tables, *counted* is what this code executes, once for "
     "training and once for scoring; a multiply-add is two.",
     "*Rows in italics* are what papers report, under protocols of their own. They take no rank.",

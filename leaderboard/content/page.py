@@ -6,7 +6,7 @@ from leaderboard import labels
 from leaderboard.board import Board
 from leaderboard.content import audits, cost_views, document, notation, reported, sections, task_results
 from leaderboard.content.document import NOTHING, Page, Part, Table
-from leaderboard.content.sections import caption, overview, task_table, title
+from leaderboard.content.sections import SEVERAL, caption, overview, task_table, title
 
 
 def whole(board: Board) -> Page:
@@ -30,13 +30,15 @@ def parts(board: Board) -> list[Part]:
         listed.append(Part(title=title(section), table=overview(section)))
         for column in section.columns:
             text = (f"{caption(section, column)}.",)
-            listed.append(Part(title=column.title, level=3, text=text, table=task_table(section, column)))
+            several = len(section.columns) >= SEVERAL
+            table = task_table(section, column)
+            listed.append(Part(title=column.title, level=3, text=text, table=table, folded=several))
         # Numbered, since sections of one track and tokenizer differ in too many fields for a name.
         listed += cost_views.parts(section, document.slug(f"{section.track} {section.tokenizer} {n + 1}"))
     for entries, name in zip(board.others, labels.titles(board.others), strict=True):
         listed += task_results.parts(entries, name)
     for entries, name in zip(board.audits, labels.titles(board.audits), strict=True):
-        listed.append(audits.part(entries, f"{name[:1].upper()}{name[1:]}"))
+        listed += audits.parts(entries, f"{name[:1].upper()}{name[1:]}")
     listed += reported.parts([entry.result.task["name"] for entry in board.entries])
     return [*listed, provenance(board)]
 

@@ -9,7 +9,7 @@ from leaderboard.board import Board, Column, Row, Section
 from leaderboard.content import notation, reported
 from leaderboard.content.document import NOTHING, Table, Value
 from leaderboard.entries import PERPLEXITY, Entry
-from leaderboard.ranking import headline, other_side, ranked
+from leaderboard.ranking import headline, mean_ranks, other_side, ranked
 from ltm.progress import count
 
 
@@ -36,6 +36,8 @@ def by_rank(section: Section, column: Column) -> tuple[list[Row], dict[str, tupl
     return sorted(rows, key=lambda row: ranks[row.label][0] if row.label in ranks else len(rows) + 1), ranks
 
 
+SEVERAL = 3
+"""Texts from which on a mean rank is shown."""
 ELSEWHERE = "elsewhere"
 """What weights were trained on that nobody here trained."""
 
@@ -43,10 +45,13 @@ ELSEWHERE = "elsewhere"
 def overview(section: Section) -> Table:
     """Return a row per model: its perplexity in every column of the section, its size, its training, and its cost."""
     audited = any(entry.audit for row in section.rows for entries in row.entries.values() for entry in entries)
+    several = len(section.columns) >= SEVERAL
+    places = mean_ranks(section.rows, section.columns) if several else {}
     rows = [
         (
             row.label + ("" if row.first.training["complete"] is not False else " (training unfinished)"),
             *(perplexity(row.entries.get(column, ())) for column in section.columns),
+            *([_mean_rank(*places[row.label]) if row.label in places else NOTHING] if several else []),
             *([_audit(row)] if audited else []),
             notation.short(row.first.cost["parameters"]),
             row.first.training["corpus"] or ELSEWHERE,
@@ -60,14 +65,16 @@ def overview(section: Section) -> Table:
         (
             paper.label,
             *(paper.values.get(column.task) or NOTHING for column in section.columns),
-            *([NOTHING] if audited else []),
+            *([NOTHING] * (several + audited)),
             *(paper.size, NOTHING, paper.tokens or NOTHING, paper.flops_per_token, NOTHING),
         )
         for paper in reported.perplexities()
         if reported.comparable(section) and any(paper.values.get(column.task) for column in section.columns)
     ]
     header = (
-        *("Model", *(column.title for column in section.columns), *(["Audit"] if audited else [])),
+        *("Model", *(column.title for column in section.columns)),
+        *(["Mean rank"] if several else []),
+        *(["Audit"] if audited else []),
         *("Parameters", "Trained on", "Tokens", "FLOPs/token, paper", "FLOPs/token, counted"),
     )
     words = tuple(i for i, name in enumerate(header) if name in ("Audit", "Trained on"))
@@ -115,6 +122,10 @@ def task_table(section: Section, column: Column) -> Table:
         if reported.comparable(section) and (value := paper.values.get(column.task))
     ]
     return Table(header=header, rows=tuple(rows), reported=tuple(papers), words=(3, 4))
+
+
+def _mean_rank(mean: float, spread: float | None) -> str:
+    return f"{mean:.1f}" + ("" if spread is None else f" ± {spread:.1f}")
 
 
 def _audit(row: Row) -> str:

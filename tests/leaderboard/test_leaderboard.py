@@ -19,13 +19,13 @@ from leaderboard.board import Board, board, tracks
 from leaderboard.build import BEGIN, END
 from leaderboard.content import notation, page, sections
 from leaderboard.entries import Entry, load
-from leaderboard.ranking import Claim, claim, ranked, ranks, separated
+from leaderboard.ranking import Claim, claim, mean_ranks, ranked, ranks, separated
 from leaderboard.render import terminal
 from leaderboard.render.markdown import markdown
 from ltm.config import config_digest
 from ltm.errors import UserError
 from ltm.result import Metric, Result, write_result
-from ltm.statistics import Blocks, paired_difference
+from ltm.statistics import Blocks, difference_over_seeds, paired_difference
 from tests.support.result_factory import make_result
 
 Run = Callable[..., int]
@@ -114,6 +114,50 @@ def test_the_paired_interval_covers_the_true_difference_at_its_rate() -> None:
     assert 363 <= hits <= 395
 
 
+@pytest.mark.parametrize(("first", "second"), [(3, 3), (3, 2), (4, 1)])
+def test_the_interval_over_seeds_covers_the_difference_of_two_ways_to_train(first: int, second: int) -> None:
+    """Both models have the same mean; a text's blocks and the seeds of training vary, the latter alike."""
+    rng, hits, trials = random.Random(5), 0, 600
+
+    def trained(text: list[float]) -> Blocks:
+        luck = rng.gauss(0, 8)
+        return blocks("a", [-t - luck - rng.gauss(0, 3) for t in text], [255] * 15)
+
+    for _ in range(trials):
+        text = [rng.gauss(800, 50) for _ in range(15)]
+        a, b = ([trained(text) for _ in range(count)] for count in (first, second))
+        low, high = difference_over_seeds(a, b).ci95 or (-math.inf, math.inf)
+        hits += low <= 0 <= high
+    # 95% of 600 is 570, standard deviation 5.3; Welch's degrees of freedom are rounded down, so it may be more.
+    assert hits >= 554
+    # An interval over the text alone would hit far less often.
+    assert sum(_covers_without_seeds(rng) for _ in range(200)) < 150
+
+
+def _covers_without_seeds(rng: random.Random) -> bool:
+    text = [rng.gauss(800, 50) for _ in range(15)]
+    a, b = (blocks("a", [-t - luck - rng.gauss(0, 3) for t in text], [255] * 15) for luck in (rng.gauss(0, 8), 0.0))
+    low, high = paired_difference(a, b).ci95 or (-math.inf, math.inf)
+    return low <= 0 <= high
+
+
+def test_seeds_separate_rows_whose_intervals_touch(tmp_path: Path) -> None:
+    noise = random.Random(0)
+    for name, nats in (("ar-a", 3.15), ("ar-b", 3.2)):
+        for seed in range(3):
+            result = make_result(name=name, family="ar", nats=nats + 0.002 * seed, training_seed=seed)
+            write_result(result, tmp_path, records=records(nats + 0.002 * seed, "exact", noise))
+    (section,) = board(load(tmp_path)).sections
+    (column,) = section.columns
+    first, second = (claim(row.entries[column]) for row in section.rows)
+    assert first is not None and second is not None and first.high is not None and second.low is not None
+    assert len(first.seeds) == 3
+    assert ranked(section.rows, column) == {"ar-a": (1, False), "ar-b": (2, False)}
+    # Not so if the seeds of either differ by more than the models.
+    scattered = Claim(value=first.value, low=0.0, high=99.0, seeds=(*first.seeds[:2], second.seeds[2]))
+    assert not separated(scattered, second)
+
+
 def test_pairing_knows_its_limits() -> None:
     one = blocks("a", [-1.0], [10])
     assert paired_difference(one, one).ci95 is None
@@ -121,7 +165,7 @@ def test_pairing_knows_its_limits() -> None:
         paired_difference(one, blocks("b", [-1.0], [11]))
     same = blocks("a", [-1.0, -2.0], [10, 10])
     assert paired_difference(same, same).ci95 == (0.0, 0.0)
-    value = Claim(value=1.0, low=0.0, high=9.0, blocks=same)
+    value = Claim(value=1.0, low=0.0, high=9.0, seeds=(same,))
     assert not separated(value, value)
 
 
@@ -446,3 +490,24 @@ def test_a_board_of_other_tasks_alone(tmp_path: Path, run: Run) -> None:
     built = build(tmp_path / "results", accuracy("ar-tiny", 0.25))
     assert built.sections == () and len(built.others) == 1
     assert run("build") == 0 and run("check") == 0
+
+
+def test_the_mean_rank_is_over_texts_and_spreads_over_seeds(tmp_path: Path) -> None:
+    """Two models on three texts, two seeds each: first wins all under seed 0, two of three under seed 1."""
+    results = []
+    for text, fingerprint in enumerate(("a" * 64, "b" * 64, "c" * 64)):
+        for seed in (0, 1):
+            swapped = seed == 1 and text == 2
+            for name, nats in (("ar-a", 3.1 + 0.2 * swapped), ("ar-b", 3.2)):
+                made = make_result(name=name, family="ar", nats=nats, training_seed=seed, fingerprint=fingerprint)
+                results.append(made)
+    (section,) = build(tmp_path, *results).sections
+    found = mean_ranks(section.rows, section.columns)
+    assert found["ar-a"] == pytest.approx((7 / 6, math.sqrt(1 / 18)))
+    assert found["ar-b"] == pytest.approx((11 / 6, math.sqrt(1 / 18)))
+    table = sections.overview(section)
+    assert {row[0]: row[table.header.index("Mean rank")] for row in table.rows} == {
+        "ar-a": "1.2 ± 0.2",
+        "ar-b": "1.8 ± 0.2",
+    }
+    assert "Mean rank" not in sections.overview(dataclasses.replace(section, columns=section.columns[:2])).header

@@ -202,8 +202,8 @@ def test_a_pass_with_reservations_says_which(tmp_path: Path) -> None:
         "pretrained:r": "passed (no twin)",
     }
     (entries,) = built.audits
-    part = audits.part(entries, "Audit")
-    rows = [dict(zip(part.table.header, row, strict=True)) for row in part.table.rows]  # type: ignore[union-attr]
+    part, every = audits.parts(entries, "Audit")
+    rows = [dict(zip(every.table.header, row, strict=True)) for row in every.table.rows]  # type: ignore[union-attr]
     verdicts = sorted((str(row["Model"]), str(row["Verdict"])) for row in rows if row["Model"] != audits.LINE)
     assert verdicts == [
         ("ar-tiny", "passed (short)"),
@@ -231,9 +231,10 @@ def test_the_audit_table_has_the_line_that_no_model_can_be_below(tmp_path: Path)
     verdicts = [audit(results[0], {"elbo": False}), audit(results[1], {"exact": True})]
     built = build(tmp_path, *results, *verdicts)
     (entries,) = built.audits
-    part = audits.part(entries, "Audit")
-    assert part.table is not None
-    rows = [dict(zip(part.table.header, map(str, row), strict=True)) for row in part.table.rows]
+    verdict, every = audits.parts(entries, "Audit")
+    assert verdict.table is not None and every.table is not None and every.folded and not verdict.folded
+    assert [str(row[1]) for row in verdict.table.rows] == ["failed", "passed"]
+    rows = [dict(zip(every.table.header, map(str, row), strict=True)) for row in every.table.rows]
     assert [row["Model"] for row in rows] == [
         "ltm-tiny",
         "the source itself: no model can need less",

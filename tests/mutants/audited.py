@@ -17,6 +17,7 @@ from unittest import mock
 import torch
 
 from ltm import files
+from ltm.errors import PREEMPTED
 from ltm.result import find_results, read_records, read_result
 from tasks import cli
 from tasks.audit.checks.check import CheckResult
@@ -94,6 +95,8 @@ def _evaluated(subject: str, *arguments: str, name: str) -> CheckResult:
             code = cli.main(["--model", specimens.name_of(subject), *options, "--tasks", *arguments])
         except ValueError as error:
             code = print(error) or 2
+    if code in (PREEMPTED, 130):  # broken off, which says nothing of the subject
+        raise KeyboardInterrupt
     detail = said.getvalue().strip().splitlines()[-1:] or [""]
     return CheckResult(
         name=name, likelihood=None, passed=code == 0, value=math.nan, limit=math.nan, detail=detail[0] if code else ""

@@ -402,6 +402,8 @@ def fit_noise_in_a_mixture() -> Patch:
     def make(sound):
         def bad(self, stream):
             z_K, last, count = list(sound(self, stream)), self.parts[-1], self.counts[-1]
+            if last.fitted_noise is None:  # a mixture of another bound
+                return z_K
             return z_K[:-count] + [last.at(last.fitted_noise)] * count
 
         return bad
