@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from leaderboard.board import Board
 from leaderboard.content import notation
 from leaderboard.content.document import NOTHING, Table
 from leaderboard.entries import PERPLEXITY, Entry
-from leaderboard.ranking import beyond_doubt, blocks, judged_by, other_side
+from leaderboard.ranking import all_blocks, beyond_doubt, blocks, headline, judged_by, other_side
 from leaderboard.render.terminal import print_table
 from ltm.config import canonical_json
 from ltm.errors import UserError, did_you_mean
 from ltm.result import Metric, Result
-from ltm.statistics import paired_difference
+from ltm.statistics import difference_over_seeds, paired_difference
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,7 +36,13 @@ def compare(board: Board, a: str, b: str, console: Console) -> None:
     """
     by_commit, side_a, side_b = _sides(board, a, b)
     first, second = _by_key(a, side_a, by_commit), _by_key(b, side_b, by_commit)
-    rows = [_row(first[key], second[key], by_commit) for key in sorted(first.keys() & second.keys())]
+    shared = sorted(first.keys() & second.keys())
+    rows = [_row(first[key], second[key], by_commit) for key in shared]
+    if not by_commit:
+        # The training seed comes last in a key.
+        for _, keys in itertools.groupby(shared, key=lambda key: key[:-1]):
+            seeds = [*keys]
+            rows += _over_seeds([first[key] for key in seeds], [second[key] for key in seeds])
     unmatched = len(first.keys() ^ second.keys())
     if not rows:
         raise UserError(
@@ -123,9 +130,30 @@ def _row(a: Entry, b: Entry, by_commit: bool) -> tuple[str, ...]:
     difference, interval, verdict = _difference(a, b, first, second)
     for name, worse, better in (("A", a, b), ("B", b, a)):
         # Of an exact value the verdict says so as it is.
-        if other_side(worse) is not None and beyond_doubt(worse, better):
+        if other_side(worse) is not None and beyond_doubt([worse], [better]):
             verdict = f"{name} worse beyond doubt"
     return (task, *([a.result.model["name"]] if by_commit else []), *values, difference, interval, verdict)
+
+
+def _over_seeds(a: Sequence[Entry], b: Sequence[Entry]) -> Iterator[tuple[str, ...]]:
+    """Yield how the means of two rows over several seeds differ on a text; nothing where that cannot be told."""
+    sides = [[(entry, metric) for entry in side if (metric := headline(entry)) is not None] for side in (a, b)]
+    of_a, of_b = (all_blocks(side) for side in sides)
+    if len(a) < 2 or not (len(a) == len(of_a) == len(of_b)):
+        return
+    difference = difference_over_seeds(of_b, of_a)
+    values = []
+    for side in sides:
+        least = [metric for entry, _ in side if (metric := other_side(entry)) is not None]
+        values.append(", ".join(notation.value(part) for part in (least, [m for _, m in side]) if part))
+    estimate = any(metric.kind == "estimate" for side in sides for _, metric in side)
+    low, high = difference.ci95 or (-math.inf, math.inf)
+    interval, verdict = _interval_and_verdict(low, high, "lower", estimate, "paired, over seeds")
+    for name, worse, better in (("A", a, b), ("B", b, a)):
+        if other_side(worse[0]) is not None and beyond_doubt(worse, better):
+            verdict = f"{name} worse beyond doubt"
+    task = a[0].result.task["name"].removeprefix("ltm_")
+    yield f"{task}, {len(a)} seeds", *values, f"{difference.value:+.4f}", interval, verdict
 
 
 def _metric(result: Result) -> Metric:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -15,7 +16,6 @@ from ltm.statistics import (
     Blocks,
     check_same_blocks,
     difference_over_seeds,
-    paired_difference,
     paired_intervals,
 )
 
@@ -92,17 +92,17 @@ def claim(entries: tuple[Entry, ...]) -> Claim | None:
     Raises:
         UserError: the records of a result do not give its perplexity.
     """
-    metrics = [metric for entry in entries if (metric := headline(entry)) is not None]
+    pairs = [(entry, metric) for entry in entries if (metric := headline(entry)) is not None]
+    metrics = [metric for _, metric in pairs]
     if not metrics or any(metric.kind == "estimate" for metric in metrics):
         return None
     intervals = [metric.ci95 for metric in metrics if metric.ci95 is not None]
     whole = len(intervals) == len(metrics)
-    seeds = [blocks(entry, metric) for entry in entries if (metric := headline(entry)) is not None]
     return Claim(
         value=sum(metric.value for metric in metrics) / len(metrics),
         low=min(interval.low for interval in intervals) if whole else None,
         high=max(interval.high for interval in intervals) if whole else None,
-        seeds=tuple(found for found in seeds if found is not None) if None not in seeds else (),
+        seeds=all_blocks(pairs),
     )
 
 
@@ -149,30 +149,40 @@ def other_side(entry: Entry) -> Metric | None:
     return entry.result.other_side(PERPLEXITY)
 
 
-def beyond_doubt(worse: Entry, better: Entry) -> bool:
-    """Return True if a model is worse than another whatever is behind their bounds.
+def beyond_doubt(worse: Sequence[Entry], better: Sequence[Entry]) -> bool:
+    """Return True if a model is worse than another whatever is behind their bounds; each has a result for every seed.
 
     Its perplexity, exact or the least that it can be, is above the other's, exact or the most that that can be: by the
-    95% interval of the paired difference where the blocks of both are at hand, otherwise by intervals that do not
-    touch.
+    95% interval of the paired difference, over text and seeds, where the blocks of all are at hand, otherwise by
+    intervals that do not touch.
 
     Raises:
         UserError: the records of a result do not give its perplexity, or are of other blocks.
     """
-    least, most = other_side(worse) or headline(worse), headline(better)
-    if least is None or most is None or least.kind not in ("exact", "upper_bound"):
+    least = [(entry, metric) for entry in worse if (metric := other_side(entry) or headline(entry)) is not None]
+    most = [(entry, metric) for entry in better if (metric := headline(entry)) is not None]
+    if not (least and most) or (len(least), len(most)) != (len(worse), len(better)):
         return False
-    if most.kind not in ("exact", "lower_bound"):
+    if any(metric.kind not in ("exact", "upper_bound") for _, metric in least):
         return False
-    of_most, of_least = blocks(better, most), blocks(worse, least)
-    if of_most is not None and of_least is not None:
-        return (interval := paired_difference(of_most, of_least).ci95) is not None and interval[1] < 0
-    return most.ci95 is not None and least.ci95 is not None and most.ci95.high < least.ci95.low
+    if any(metric.kind not in ("exact", "lower_bound") for _, metric in most):
+        return False
+    of_least, of_most = all_blocks(least), all_blocks(most)
+    if of_least and of_most:
+        return (interval := difference_over_seeds(of_most, of_least).ci95) is not None and interval[1] < 0
+    highest = max(metric.ci95.high if metric.ci95 else math.inf for _, metric in most)
+    return highest < min(metric.ci95.low if metric.ci95 else 0.0 for _, metric in least)
 
 
 def blocks(entry: Entry, metric: Metric) -> Blocks | None:
     """Read the per-block values of a likelihood; see `ltm.result.read_blocks`."""
     return read_blocks(entry.path, entry.result, metric)
+
+
+def all_blocks(pairs: Iterable[tuple[Entry, Metric]]) -> tuple[Blocks, ...]:
+    """Read the per-block values of a likelihood of each result; none unless the records of all are at hand."""
+    found = [blocks(entry, metric) for entry, metric in pairs]
+    return tuple(each for each in found if each is not None) if all(each is not None for each in found) else ()
 
 
 def judged_by(result: Result) -> Metric:

@@ -507,6 +507,24 @@ def test_a_bound_that_is_beaten_on_both_sides_is_worse_beyond_doubt(
     }
 
 
+def test_models_with_several_seeds_are_compared_by_their_means_too(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    luck = {"ar-a": (0.0, 0.002, 0.001), "ar-b": (0.05, 0.054, 0.049), "ltm-far": (0.1, 0.102, 0.099)}
+    for name, shifts in luck.items():
+        for seed, shift in enumerate(shifts):
+            result, records = two_sided(name, shift, shift - 0.02) if name == "ltm-far" else scored(name, shift)
+            training, model = {**result.training, "seed": seed}, {**result.model, "weights_digest": f"{seed}" * 64}
+            result = dataclasses.replace(result, training=training, model=model)
+            write_result(result, tmp_path / "results", records=records)
+    for other, mean, verdict in (("ar-b", 0.05, "B worse (paired, over seeds)"), ("ltm-far", 0.0993, "B worse beyond")):
+        assert run("compare", "ar-a", other) == 0
+        said = said_of(capsys, "3 seeds")
+        assert verdict in said
+        value, low, high = (float(n) for n in re.findall(r"([+-][0-9.]+) +\[([+-][0-9.]+), ([+-][0-9.]+)\]", said)[0])
+        assert value == pytest.approx(mean, abs=0.003) and low < value < high < low + 0.04
+
+
 def test_commits_are_compared_model_by_model(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for commit, shift in (("a" * 40, 0.0), ("b" * 40, 0.02)):
         for name in ("ar-a", "ar-b"):
