@@ -122,6 +122,35 @@ def table(name: str, records: Mapping[tuple[str, int], Mapping[str, Any]], lengt
     return t
 
 
+def summary(records_of: Sequence[Mapping[tuple[str, int], Mapping[str, Any]]], lengths: Sequence[int]) -> Table:
+    """One row a method that all models were fitted by: how far its ELBO is behind the reference on average."""
+    t = Table(
+        title=f"{len(records_of)} models: nats per token by which the ELBO is behind {REFERENCE} at "
+        f"T = {REFERENCE_STEPS}, on average (models on which it is no worse by a paired 95% interval)",
+        box=box.MARKDOWN,
+    )
+    t.add_column("Fit")
+    for steps in STEPS:
+        t.add_column(f"T = {steps}", justify="right")
+    for method in dict.fromkeys(name for name, steps in records_of[0] if steps in STEPS):
+        if not all((method, steps) in records for records in records_of for steps in STEPS):
+            continue
+        cells = []
+        for steps in STEPS:
+            found = [
+                difference(
+                    np.array(records[method, steps]["nats"]["elbo"]),
+                    np.array(records[REFERENCE, REFERENCE_STEPS]["nats"]["elbo"]),
+                    length,
+                )
+                for records, length in zip(records_of, lengths, strict=True)
+            ]
+            no_worse = sum(low <= 0 for _, low, _ in found)
+            cells.append(f"{np.mean([value for value, _, _ in found]):+.4f} ({no_worse})")
+        t.add_row(method, *cells)
+    return t
+
+
 def draw(records: Mapping[tuple[str, int], Mapping[str, Any]], length: int, name: str, file: Path) -> str:
     """Draw the ELBO of each method over executed FLOPs, as SVG; return where it is, or why there is none."""
     try:
@@ -215,12 +244,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(f"--methods {options.methods}: found in no name; those are {'; '.join(names)}")
     options.output.mkdir(parents=True, exist_ok=True)
     console = Console(width=140)
+    found, lengths = [], []
     for number, directory in enumerate(options.models):
         loaded = checkpoint.load(directory, device=options.device)
         records = study(loaded, options, options.output / "results.jsonl")
         title = f"{loaded.name} on {options.corpus}"
         console.print(table(title, records, loaded.model.block_length))
+        found.append(records)
+        lengths.append(loaded.model.block_length)
         print(draw(records, loaded.model.block_length, title, options.output / f"elbo-{number + 1}.svg"))
+    if len(found) > 1:
+        console.print(summary(found, lengths))
 
 
 if __name__ == "__main__":

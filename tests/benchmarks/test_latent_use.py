@@ -136,8 +136,14 @@ def test_a_stopped_study_goes_on_and_its_models_serve_the_study_of_steps(tmp_pat
     plain, paired = (by_fit[name, 2]["flops_per_token"] for name in ("natural, 0.3", "natural, antithetic"))
     one = by_fit["natural, 0.3", 1]["flops_per_token"]
     assert paired - plain == pytest.approx(2 * (plain - one))
-    inference_steps.main(study)
+    capsys.readouterr()
+    inference_steps.main([str(model), *study, "--methods", "antithetic|no such"])
+    said = capsys.readouterr().out
+    assert "2 models" in said and "natural, antithetic" in said and "natural, 0.3" not in said
     assert len((tmp_path / "steps" / "results.jsonl").read_text().splitlines()) == len(records)
+    for wrong, reason in (("[", "no regular expression"), ("no such", "found in no name")):
+        with pytest.raises(UserError, match=reason):
+            inference_steps.main([*study, "--methods", wrong])
 
 
 def test_what_is_no_group_is_refused(tmp_path, monkeypatch):
