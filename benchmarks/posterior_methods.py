@@ -66,6 +66,7 @@ class Natural:
         curvature: `stein`: g epsilon / sigma (Price's theorem); `antithetic`: the same from epsilon and -epsilon, the
             gradient being the mean of both; `difference`: a Hessian's product with random signs, by a second gradient a
             tenth of a sigma away; `fisher`: g^2.
+        mirrored: every second step takes the noise of the step before with its sign changed.
         momentum: share of the last move that is made again.
         adapt: each text's rate rises by 1.3 while successive moves agree and halves when they do not.
         closed_form: moves are made in natural parameters (Khan and Lin, arXiv 1703.04265): the mean is the closed-form
@@ -75,6 +76,7 @@ class Natural:
     lr: float = 0.3
     precision_lr: float = 0.1
     curvature: Literal["stein", "antithetic", "difference", "fisher"] = "stein"
+    mirrored: bool = False
     momentum: float = 0.0
     adapt: bool = False
     closed_form: bool = False
@@ -91,8 +93,9 @@ class Natural:
         stream, mean, precision = rng.stream("fit"), start.mean, (-start.log_variance).exp()
         rate_B = torch.ones(len(mean), 1, 1, 1, dtype=mean.dtype, device=mean.device)
         last, site = torch.zeros_like(mean), mean * precision
+        epsilon = torch.zeros_like(mean)
         for step in range(steps):
-            epsilon = stream.normal(*shape).to(mean)
+            epsilon = -epsilon if self.mirrored and step % 2 else stream.normal(*shape).to(mean)
             sigma = precision.rsqrt()
             g, curvature = self._estimated(gradient, mean, sigma, epsilon)
             beta = self.precision_lr or 1 / (step + 1)
@@ -143,6 +146,10 @@ METHODS: Mapping[str, Method] = {
     "natural, 0.5": Natural(lr=0.5),
     "natural, 1": Natural(lr=1.0),
     "natural, 0.5, precision 0.3": Natural(lr=0.5, precision_lr=0.3),
+    "natural, mirrored": Natural(mirrored=True),
+    "natural, mirrored, 0.2, precision 0.05": Natural(lr=0.2, precision_lr=0.05, mirrored=True),
+    "natural, mirrored, 0.4": Natural(lr=0.4, mirrored=True),
+    "closed form, mirrored, 1/t": Natural(closed_form=True, precision_lr=0.0, mirrored=True),
     "natural, antithetic": Natural(curvature="antithetic"),
     "natural, antithetic, 1, precision 0.3": Natural(curvature="antithetic", lr=1.0, precision_lr=0.3),
     "natural, differences": Natural(curvature="difference"),

@@ -30,7 +30,9 @@ class PosteriorConfig:
             `ltm.latent.optimizers`.
         lr: step size of Adam, or of mu in natural gradients.
         precision_lr: step size of the precision in natural gradients; Adam has none.
-        noise: `fresh` draws a new epsilon every step (Algorithm 1). `reused` draws one and keeps it.
+        noise: `fresh` draws a new epsilon every step (Algorithm 1). `reused` draws one and keeps it. `mirrored` draws
+            one for every two steps, the second of which takes it with its sign changed: what is odd in epsilon cancels,
+            which is most of the noise of a natural gradient's curvature while the mean is far from its place.
         lr_schedule: `constant`; `cosine`: lr (0.1 + 0.45 (1 + cos(pi s / schedule_steps))); or `linear`:
             lr (1 - 0.9 s / schedule_steps); lr/10 beyond. Adam's steps are of size lr however small the gradient, so
             without decay a fit ends in noise of that size, which the KL pays for.
@@ -49,7 +51,7 @@ class PosteriorConfig:
 
     steps: int = 16
     lr: float = 0.3
-    noise: Literal["fresh", "reused"] = "fresh"
+    noise: Literal["fresh", "reused", "mirrored"] = "fresh"
     lr_schedule: Literal["constant", "cosine", "linear"] = "cosine"
     schedule_steps: int | None = None
     init_mean_std: float = 0.0
@@ -100,7 +102,9 @@ class PosteriorConfig:
 
 
 PosteriorConfig.NAMED["algorithm_1"] = PosteriorConfig()
-PosteriorConfig.NAMED["natural_gradient"] = PosteriorConfig(optimizer="natural", steps=4, lr=0.3, lr_schedule="linear")
+PosteriorConfig.NAMED["natural_gradient"] = PosteriorConfig(
+    optimizer="natural", steps=4, lr=0.2, precision_lr=0.05, noise="mirrored", lr_schedule="linear"
+)
 PosteriorConfig.NAMED["published_code"] = PosteriorConfig(
     lr=0.34,
     noise="reused",
@@ -205,11 +209,14 @@ def fit(
         optimizer = NaturalGradient(q.mean, q.log_variance, precision_lr=config.precision_lr)
     else:
         optimizer = Adam(q.mean, q.log_variance, weight_decay=config.weight_decay)
-    moving = Moving(q.mean, q.log_variance, config.tolerance) if config.tolerance else None
+    apart = 2 if config.noise == "mirrored" else 1
+    moving = Moving(q.mean, q.log_variance, config.tolerance, apart=apart) if config.tolerance else None
     epsilon: Tensor | None = None
     for step in range(config.steps):
-        if epsilon is None or config.noise == "fresh":
+        if epsilon is None or config.noise == "fresh" or (config.noise == "mirrored" and step % 2 == 0):
             epsilon = draw()
+        elif config.noise == "mirrored":
+            epsilon = -epsilon
         active = kl_weight if free_bits <= 0 else kl_weight * (q.kl() > free_bits).to(dtype)[..., None]
         of_some = () if moving is None or moving.rows is None else (moving.rows,)
         gradient_z, lr = gradient(q.at(epsilon), *of_some).to(dtype), config.lr_at(step)

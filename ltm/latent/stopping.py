@@ -10,8 +10,9 @@ step would gain, and near a Gaussian posterior it is KL(q || posterior), all tha
 
 **Gain**, |u_t . u_(t-1)| / 2. Most of one u is the noise of its epsilon, which alone would make |u|^2 / 2 several nats
 for a fit that has converged. Two u's in a row have independent noise, so the mean of their product has none (Pflug's
-test for the end of stochastic gradient descent: Chee and Toulis, arXiv 1710.06382). No learning rate enters, so a
-decaying one does not look like convergence. What noise is left, and steps to and fro across the optimum, count in
+test for the end of stochastic gradient descent: Chee and Toulis, arXiv 1710.06382). With mirrored noise, of which two
+steps in a row have the opposite, the u before the last has other noise, and takes its place. No learning rate enters,
+so a decaying one does not look like convergence. What noise is left, and steps to and fro across the optimum, count in
 absolute value: they delay the end. The first u of a fit is multiplied by itself. With reused noise the product is that
 of the gradient that such a fit descends. Where the curvature is negative, natural gradients keep sigma at 1 although a
 wider q would gain: that counts too, so such a fit may go on to its last step.
@@ -66,6 +67,7 @@ class Moving:
     Args:
         mean, log_variance: of the q's that the fits start from, (B, Y, G, D).
         tolerance: in nats per text.
+        apart: how many steps lie between two u's with independent noise.
 
     Attributes:
         rows: the numbers in the batch of the A texts that go on, (A,); None while all do.
@@ -73,12 +75,12 @@ class Moving:
         last: mu and log sigma^2 of each text after its last step, and the epsilon of that step, (3, B, Y, G, D).
     """
 
-    def __init__(self, mean: Tensor, log_variance: Tensor, tolerance: float):
+    def __init__(self, mean: Tensor, log_variance: Tensor, tolerance: float, *, apart: int = 1):
         self.rows: Tensor | None = None
         self.steps_B = torch.zeros(len(mean), dtype=torch.int64, device=mean.device)
         self.last = torch.stack([mean, log_variance, torch.zeros_like(mean)])
-        self._tolerance = tolerance
-        self._u: Tensor | None = None
+        self._tolerance, self._apart = tolerance, apart
+        self._earlier: list[Tensor] = []
         self._quiet_A, self._rows_A = torch.zeros_like(self.steps_B), torch.arange(len(mean), device=mean.device)
 
     def after(
@@ -97,13 +99,15 @@ class Moving:
         """
         before_mean, before_log_variance = self.last[:2, self._rows_A]
         u = natural_gradient(before_mean, before_log_variance, gradient_z, epsilon, kl_weight)
-        gain_A = 0.5 * (u * (u if self._u is None else self._u)).sum(1).abs()
+        other = self._earlier[0] if len(self._earlier) == self._apart else u
+        gain_A = 0.5 * (u * other).sum(1).abs()
         drift_A = divergence(mean, log_variance, before_mean, before_log_variance) / lr
         self.last[:, self._rows_A] = torch.stack([mean, log_variance, epsilon])
         self.steps_B[self._rows_A] += 1
         self._quiet_A = (self._quiet_A + 1) * (torch.maximum(gain_A, drift_A) < self._tolerance)
         kept = (self._quiet_A < QUIET_STEPS).nonzero()[:, 0]
-        self._u, self._quiet_A, self._rows_A = u[kept], self._quiet_A[kept], self._rows_A[kept]
+        self._earlier = [each[kept] for each in [*self._earlier, u][-self._apart :]]
+        self._quiet_A, self._rows_A = self._quiet_A[kept], self._rows_A[kept]
         if len(kept) == len(u):
             return None
         self.rows = self._rows_A

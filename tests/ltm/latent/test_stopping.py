@@ -26,6 +26,7 @@ CPU = torch.device("cpu")
 CURVATURE = torch.tensor([0.2, 1.0, 5.0], dtype=torch.float64)
 CENTRE_BYGD = 2 * torch.randn(B, *SHAPE, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 NATURAL = PosteriorConfig(optimizer="natural", steps=600, lr=0.3, precision_lr=0.02, lr_schedule="linear")
+MIRRORED = dataclasses.replace(NATURAL, noise="mirrored")
 ADAM = PosteriorConfig(steps=600, lr=0.3)
 OF_MODEL = dataclasses.replace(NATURAL, steps=40, tolerance=0.01)
 TEXTS, RNG = structured_batch(torch.Generator().manual_seed(0), 6), SequenceRng(3, range(6))
@@ -88,7 +89,9 @@ def test_the_product_of_two_natural_gradients_is_what_is_left_to_gain() -> None:
     assert float(0.5 * first.square().sum(1).mean()) > 5 * float(left.sum())
 
 
-@pytest.mark.parametrize(("config", "times"), [(NATURAL, 2), (ADAM, 5)], ids=["natural", "adam"])
+@pytest.mark.parametrize(
+    ("config", "times"), [(NATURAL, 2), (MIRRORED, 2), (ADAM, 5)], ids=["natural", "mirrored", "adam"]
+)
 def test_what_is_lost_by_ending_is_of_the_order_of_the_tolerance(config: PosteriorConfig, times: float) -> None:
     ended = []
     for tolerance in (1.0, 0.3, 0.1):
