@@ -145,7 +145,7 @@ class Preset:
 
 
 TINY_RECIPE: Mapping[str, Any] = {"budget": "tokens=400k", "batch": 4, "lr": 2e-3, "warmup": 0.1, "ema": 0.99}
-MINI_RECIPE: Mapping[str, Any] = {**TINY_RECIPE, "budget": "tokens=1M"}
+MINI_RECIPE: Mapping[str, Any] = {**TINY_RECIPE, "budget": "tokens=2.5M"}
 """Recipes that all families share: on so few tokens many small updates learn more than a few large ones."""
 
 
