@@ -122,7 +122,7 @@ class Split:
         total = sum(map(len, self.documents))
         if total <= characters:
             return self
-        count = max(1, round(characters / PASSAGE))
+        count = max(1, min(round(characters / PASSAGE), total // PASSAGE))
         starts = [i * total // count for i in range(count)]
         return Split.of(
             self.corpus,
@@ -143,10 +143,8 @@ def _passages(documents: Sequence[str], starts: Sequence[int]) -> Iterator[str]:
             if len(document) <= PASSAGE:
                 if first <= 0 < last:
                     yield document
-            elif (
-                last > 0 and first < len(document) and (part := document[_cut(document, first) : _cut(document, last)])
-            ):
-                yield part
+            elif first < len(document) and last > 0:
+                yield document[_cut(document, first) : _cut(document, last)]
         offset += len(document)
 
 

@@ -23,11 +23,11 @@ LINES = split([f"line {n:05d}\n" for n in range(20_000)], "line")
 
 
 @pytest.mark.parametrize("whole", [LONG, LINES], ids=["long", "lines"])
-@pytest.mark.parametrize("characters", [PASSAGE, 20_000, 100_000, 200_000])
+@pytest.mark.parametrize("characters", [PASSAGE, 20_000, 100_000, 219_999])
 def test_has_the_length_asked_for_and_repeats_nothing(whole: Split, characters: int) -> None:
     found = whole.excerpt(characters)
     longest = max(map(len, whole.documents[0].split()))
-    passages = max(1, round(characters / PASSAGE))
+    passages = min(round(characters / PASSAGE), sum(map(len, whole.documents)) // PASSAGE)
     assert abs(len("".join(found.documents)) - passages * PASSAGE) <= passages * 2 * max(longest, 12)
     if whole is LONG:
         words = [word for document in found.documents for word in document.split()]
@@ -53,6 +53,13 @@ def test_is_a_text_of_its_own() -> None:
     assert found.fingerprint == LONG.excerpt(20_000).fingerprint
     assert (found.corpus, found.split, found.unit) == ("numbers", "validation", "document")
     assert found.source == {"kind": "test", "excerpt": 20_000}
+
+
+def test_passages_of_a_text_little_longer_than_asked_for_do_not_overlap() -> None:
+    whole = split([numbered(820)])  # 1.6 passages
+    assert len(whole.documents[0]) > 1.6 * PASSAGE - 100
+    words = whole.excerpt(len(whole.documents[0]) - 1).documents[0].split()
+    assert words == sorted(set(words))
 
 
 def test_a_split_that_is_short_enough_stays() -> None:
