@@ -198,7 +198,7 @@ def test_a_run_from_text_to_weights(data: Path, tmp_path: Path, capsys: pytest.C
     assert main([*arguments, "--seed", "3"]) == 2
     assert "its seed is 0, this command's 3" in capsys.readouterr().err
     assert main([*arguments, "--set", "posterior.lr=0.5"]) == 2
-    assert "its model.posterior.lr is 0.3, this command's 0.5" in capsys.readouterr().err
+    assert "its model.posterior.lr is 0.2, this command's 0.5" in capsys.readouterr().err
     assert main([*arguments, "--tokenizer", "bpe-260"]) == 2
     assert "holds another run: its" in capsys.readouterr().err
     assert {p: p.stat().st_mtime_ns for p in output.rglob("*") if p.name != ".lock"} == before

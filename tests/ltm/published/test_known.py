@@ -47,4 +47,4 @@ def test_the_list_shows_what_is_here(tmp_path, monkeypatch, capsys):
     here = {line.split()[0]: line.split()[-1] for line in shown.splitlines() if line.rstrip().endswith((" yes", " no"))}
     assert (here["sedd:louaaron/sedd-small"], here["sedd:louaaron/sedd-medium"]) == ("yes", "no")
     assert "95.26" in shown and "105.8" in shown
-    assert "ltm-tiny ltm-small" in shown
+    assert "ltm-tiny ltm-mini ltm-small" in shown
