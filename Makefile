@@ -95,11 +95,14 @@ $(SCORED): score-%: $(INSTALLED)
 check: $(INSTALLED)
 	$(BIN)/ltm-leaderboard check --results $(DEMO)/results --out $(DEMO)/LEADERBOARD.md
 
+# Copy results and their records, and nothing else that lies beside them.
+add_results = cd $(1)/results && find . -name '*.json' -o -name '*.jsonl.gz' | tar -cf - -T - | tar -xf - -C $(CURDIR)/$(2)/results
+
 # The board in the repository, with its results. CHANGELOG.md must name the results that are replaced.
 board: leaderboard
 	rm -rf $(BOARD)/results/*/
 	mkdir -p $(BOARD)/results
-	cd $(DEMO)/results && find . -name '*.json' -o -name '*.jsonl.gz' | tar -cf - -T - | tar -xf - -C $(CURDIR)/$(BOARD)/results
+	$(call add_results,$(DEMO),$(BOARD))
 	$(MAKE) --no-print-directory readme
 
 mini: export LTM_HOME = $(MINI)/home
@@ -126,7 +129,7 @@ $(MINI_RUNS): $(INSTALLED)
 # Add what this machine has measured to the results in the repository, and build their board.
 mini-board: $(INSTALLED)
 	mkdir -p $(MINI_BOARD)/results
-	cd $(MINI)/results && find . -name '*.json' -o -name '*.jsonl.gz' | tar -cf - -T - | tar -xf - -C $(CURDIR)/$(MINI_BOARD)/results
+	$(call add_results,$(MINI),$(MINI_BOARD))
 	$(BIN)/ltm-leaderboard build --results $(MINI_BOARD)/results --out $(MINI_BOARD)/LEADERBOARD.md
 
 readme: $(INSTALLED)

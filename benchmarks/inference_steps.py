@@ -97,18 +97,22 @@ def learned(training: Measurement, steps: int) -> Natural:
     return Natural(lr=lr, precision_lr=precision_lr)
 
 
+def _grid(title: str) -> Table:
+    t = Table(title=title, box=box.MARKDOWN)
+    t.add_column("Fit")
+    for steps in STEPS:
+        t.add_column(f"T = {steps}", justify="right")
+    return t
+
+
 def table(name: str, records: Mapping[tuple[str, int], Mapping[str, Any]], length: int) -> Table:
     """One row a method, one column a number of gradients: ELBO and KL, and the fewest that reach the reference."""
     reference = records[REFERENCE, REFERENCE_STEPS]
     at, importance = (-float(np.mean(reference["nats"][bound])) / length for bound in ("elbo", "importance_bound"))
-    t = Table(
-        title=f"{name}: ELBO, nats per token (KL per block). {REFERENCE} at T = {REFERENCE_STEPS}: {at:.4f}, "
-        f"importance {importance:.4f}; + : no worse by a paired 95% interval",
-        box=box.MARKDOWN,
+    t = _grid(
+        f"{name}: ELBO, nats per token (KL per block). {REFERENCE} at T = {REFERENCE_STEPS}: {at:.4f}, "
+        f"importance {importance:.4f}; + : no worse by a paired 95% interval"
     )
-    t.add_column("Fit")
-    for steps in STEPS:
-        t.add_column(f"T = {steps}", justify="right")
     for method in dict.fromkeys(name for name, steps in records if steps in STEPS):
         cells = []
         for steps in STEPS:
@@ -124,14 +128,10 @@ def table(name: str, records: Mapping[tuple[str, int], Mapping[str, Any]], lengt
 
 def summary(records_of: Sequence[Mapping[tuple[str, int], Mapping[str, Any]]], lengths: Sequence[int]) -> Table:
     """One row a method that all models were fitted by: how far its ELBO is behind the reference on average."""
-    t = Table(
-        title=f"{len(records_of)} models: nats per token by which the ELBO is behind {REFERENCE} at "
-        f"T = {REFERENCE_STEPS}, on average (models on which it is no worse by a paired 95% interval)",
-        box=box.MARKDOWN,
+    t = _grid(
+        f"{len(records_of)} models: nats per token by which the ELBO is behind {REFERENCE} at "
+        f"T = {REFERENCE_STEPS}, on average (models on which it is no worse by a paired 95% interval)"
     )
-    t.add_column("Fit")
-    for steps in STEPS:
-        t.add_column(f"T = {steps}", justify="right")
     for method in dict.fromkeys(name for name, steps in records_of[0] if steps in STEPS):
         if not all((method, steps) in records for records in records_of for steps in STEPS):
             continue
@@ -175,8 +175,10 @@ def draw(records: Mapping[tuple[str, int], Mapping[str, Any]], length: int, name
     return f"figure written to {file}"
 
 
-def study(loaded: LoadedModel, options: argparse.Namespace, file: Path) -> dict[tuple[str, int], Mapping[str, Any]]:
-    """Measure what is missing for one model; return all of its records by method and steps."""
+def study(
+    loaded: LoadedModel, chosen: Sequence[str], options: argparse.Namespace, file: Path
+) -> dict[tuple[str, int], Mapping[str, Any]]:
+    """Measure what is missing of the chosen methods for one model; return those records by method and steps."""
     if not isinstance(loaded.model, LatentThoughtModel) or not loaded.model.gaussian_posterior:
         raise UserError(f"{loaded.name}: expected an LTM that fits q, found the family {loaded.info['family']}")
     loaded.model.requires_grad_(False)
@@ -210,16 +212,16 @@ def study(loaded: LoadedModel, options: argparse.Namespace, file: Path) -> dict[
 
     measure(REFERENCE, REFERENCE_STEPS, METHODS[REFERENCE])
     for name, method in METHODS.items():
-        for steps in STEPS if re.search(options.methods, name) else ():
+        for steps in STEPS if name in chosen else ():
             measure(name, steps, method)
-    if re.search(options.methods, FROM_THE_MEAN):
+    if FROM_THE_MEAN in chosen:
         fitted = training.fits(METHODS["natural, 0.3"], STEPS[-1])
         means = Posterior(
             mean=torch.cat([q.mean for q in fitted]), log_variance=torch.cat([q.log_variance for q in fitted])
         )
         for steps in STEPS:
             measure(FROM_THE_MEAN, steps, METHODS["natural, 0.3"], mean_start(means))
-    for steps in STEPS if re.search(options.methods, LEARNED) else ():
+    for steps in STEPS if LEARNED in chosen else ():
         measure(LEARNED, steps, None)
     return records
 
@@ -235,19 +237,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     p.add_argument("--device", default="cpu")
     p.add_argument("--output", type=Path, default=Path("runs/inference_steps"), help="default: runs/inference_steps")
     options = p.parse_args(arguments)
+    names = (*METHODS, FROM_THE_MEAN, LEARNED)
     try:
-        chosen = re.compile(options.methods)
+        chosen = [name for name in names if re.search(options.methods, name)]
     except re.error as error:
         raise UserError(f"--methods {options.methods}: no regular expression: {error}") from None
-    names = (*METHODS, FROM_THE_MEAN, LEARNED)
-    if not any(map(chosen.search, names)):
+    if not chosen:
         raise UserError(f"--methods {options.methods}: found in no name; those are {'; '.join(names)}")
     options.output.mkdir(parents=True, exist_ok=True)
     console = Console(width=140)
     found, lengths = [], []
     for number, directory in enumerate(options.models):
         loaded = checkpoint.load(directory, device=options.device)
-        records = study(loaded, options, options.output / "results.jsonl")
+        records = study(loaded, chosen, options, options.output / "results.jsonl")
         title = f"{loaded.name} on {options.corpus}"
         console.print(table(title, records, loaded.model.block_length))
         found.append(records)

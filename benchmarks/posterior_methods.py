@@ -147,7 +147,7 @@ METHODS: Mapping[str, Method] = {
     "natural, 1": Natural(lr=1.0),
     "natural, 0.5, precision 0.3": Natural(lr=0.5, precision_lr=0.3),
     "natural, mirrored": Natural(mirrored=True),
-    "natural, mirrored, 0.2, precision 0.05": Natural(lr=0.2, precision_lr=0.05, mirrored=True),
+    "natural, mirrored, 0.2, precision 0.05": OfLibrary(config=PosteriorConfig.NAMED["natural_gradient"]),
     "natural, mirrored, 0.4": Natural(lr=0.4, mirrored=True),
     "closed form, mirrored, 1/t": Natural(closed_form=True, precision_lr=0.0, mirrored=True),
     "natural, antithetic": Natural(curvature="antithetic"),

@@ -125,13 +125,9 @@ def _row(a: Entry, b: Entry, by_commit: bool) -> tuple[str, ...]:
     task += f", seed {seed}" if seed else ""
     values = [notation.value([metric]) for metric in (first, second)]
     if first.name == PERPLEXITY == second.name:
-        sides = ((a, first), (b, second))
-        values = [", ".join(notation.value([m]) for m in (other_side(entry), metric) if m) for entry, metric in sides]
+        values = [_from_both_sides([(a, first)]), _from_both_sides([(b, second)])]
     difference, interval, verdict = _difference(a, b, first, second)
-    for name, worse, better in (("A", a, b), ("B", b, a)):
-        # Of an exact value the verdict says so as it is.
-        if other_side(worse) is not None and beyond_doubt([worse], [better]):
-            verdict = f"{name} worse beyond doubt"
+    verdict = _worse_beyond_doubt([a], [b]) or verdict
     return (task, *([a.result.model["name"]] if by_commit else []), *values, difference, interval, verdict)
 
 
@@ -142,18 +138,27 @@ def _over_seeds(a: Sequence[Entry], b: Sequence[Entry]) -> Iterator[tuple[str, .
     if len(a) < 2 or not (len(a) == len(of_a) == len(of_b)):
         return
     difference = difference_over_seeds(of_b, of_a)
-    values = []
-    for side in sides:
-        least = [metric for entry, _ in side if (metric := other_side(entry)) is not None]
-        values.append(", ".join(notation.value(part) for part in (least, [m for _, m in side]) if part))
     estimate = any(metric.kind == "estimate" for side in sides for _, metric in side)
     low, high = difference.ci95 or (-math.inf, math.inf)
     interval, verdict = _interval_and_verdict(low, high, "lower", estimate, "paired, over seeds")
-    for name, worse, better in (("A", a, b), ("B", b, a)):
-        if other_side(worse[0]) is not None and beyond_doubt(worse, better):
-            verdict = f"{name} worse beyond doubt"
-    task = a[0].result.task["name"].removeprefix("ltm_")
+    task, values = a[0].result.task["name"].removeprefix("ltm_"), map(_from_both_sides, sides)
+    verdict = _worse_beyond_doubt(a, b) or verdict
     yield f"{task}, {len(a)} seeds", *values, f"{difference.value:+.4f}", interval, verdict
+
+
+def _from_both_sides(side: Sequence[tuple[Entry, Metric]]) -> str:
+    """Format the mean perplexity over seeds, after the least that it can be where that is known."""
+    least = [metric for entry, _ in side if (metric := other_side(entry)) is not None]
+    return ", ".join(notation.value(part) for part in (least, [metric for _, metric in side]) if part)
+
+
+def _worse_beyond_doubt(a: Sequence[Entry], b: Sequence[Entry]) -> str | None:
+    """Say which of two models is worse beyond doubt, if either is; each has a result for every seed."""
+    for name, worse, better in (("B", b, a), ("A", a, b)):
+        # Of an exact value the verdict on the difference says so as it is.
+        if other_side(worse[0]) is not None and beyond_doubt(worse, better):
+            return f"{name} worse beyond doubt"
+    return None
 
 
 def _metric(result: Result) -> Metric:

@@ -100,10 +100,8 @@ _TINY = MD4Config(
     condition_width=32,
     sampling_steps=256,
 )
-_MINI = MD4Config(
-    decoder=TransformerConfig(layers=4, width=224, heads=7, hidden=544, max_length=256, window=None),
-    condition_width=32,
-    sampling_steps=256,
+_MINI = dataclasses.replace(
+    _TINY, decoder=TransformerConfig(layers=4, width=224, heads=7, hidden=544, max_length=256, window=None)
 )
 
 

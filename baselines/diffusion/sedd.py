@@ -45,10 +45,8 @@ _TINY = SEDDConfig(
     condition_width=32,
     sampling_steps=256,
 )
-_MINI = SEDDConfig(
-    decoder=TransformerConfig(layers=4, width=224, heads=7, hidden=544, max_length=256, window=None),
-    condition_width=32,
-    sampling_steps=256,
+_MINI = dataclasses.replace(
+    _TINY, decoder=TransformerConfig(layers=4, width=224, heads=7, hidden=544, max_length=256, window=None)
 )
 
 

@@ -28,11 +28,10 @@ def parts(board: Board) -> list[Part]:
     listed = []
     for n, section in enumerate(board.sections):
         listed.append(Part(title=title(section), table=overview(section)))
+        folded = len(section.columns) >= SEVERAL
         for column in section.columns:
-            text = (f"{caption(section, column)}.",)
-            several = len(section.columns) >= SEVERAL
-            table = task_table(section, column)
-            listed.append(Part(title=column.title, level=3, text=text, table=table, folded=several))
+            text, table = (f"{caption(section, column)}.",), task_table(section, column)
+            listed.append(Part(title=column.title, level=3, text=text, table=table, folded=folded))
         # Numbered, since sections of one track and tokenizer differ in too many fields for a name.
         listed += cost_views.parts(section, document.slug(f"{section.track} {section.tokenizer} {n + 1}"))
     for entries, name in zip(board.others, labels.titles(board.others), strict=True):

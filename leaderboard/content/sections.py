@@ -37,7 +37,7 @@ def by_rank(section: Section, column: Column) -> tuple[list[Row], dict[str, tupl
 
 
 SEVERAL = 3
-"""Texts from which on a mean rank is shown."""
+"""Texts from which on a mean rank is shown, and the table of each is folded."""
 ELSEWHERE = "elsewhere"
 """What weights were trained on that nobody here trained."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from ltm.progress import count
 
 PASSAGE = 4096
 """Characters of a passage of an excerpt."""
+_SPACE = re.compile(r"\s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,17 +136,16 @@ class Split:
         )
 
 
-def _passages(documents: Sequence[str], starts: Sequence[int]) -> Iterator[str]:
-    """Yield what begins in the `PASSAGE` characters after each place; places are at least that far apart."""
+def _passages(documents: Iterable[str], starts: Sequence[int]) -> Iterator[str]:
+    """Yield what begins in the `PASSAGE` characters after each place; places rise, at least that far apart."""
     offset = 0
     for document in documents:
-        for start in starts:
-            first, last = start - offset, start - offset + PASSAGE
-            if len(document) <= PASSAGE:
-                if first <= 0 < last:
-                    yield document
-            elif first < len(document) and last > 0:
-                yield document[_cut(document, first) : _cut(document, last)]
+        reached = starts[bisect_right(starts, offset - PASSAGE) : bisect_left(starts, offset + len(document))]
+        for start in reached:
+            if len(document) > PASSAGE:
+                yield document[_cut(document, start - offset) : _cut(document, start - offset + PASSAGE)]
+            elif start <= offset:
+                yield document
         offset += len(document)
 
 
@@ -152,7 +153,7 @@ def _cut(document: str, place: int) -> int:
     """The first place after white space at or after `place`; the ends of the document too."""
     if place <= 0:
         return 0
-    space = re.compile(r"\s").search(document, place - 1)
+    space = _SPACE.search(document, place - 1)
     return space.end() if space else len(document)
 
 

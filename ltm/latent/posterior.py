@@ -213,10 +213,10 @@ def fit(
     moving = Moving(q.mean, q.log_variance, config.tolerance, apart=apart) if config.tolerance else None
     epsilon: Tensor | None = None
     for step in range(config.steps):
-        if epsilon is None or config.noise == "fresh" or (config.noise == "mirrored" and step % 2 == 0):
-            epsilon = draw()
-        elif config.noise == "mirrored":
+        if epsilon is not None and config.noise == "mirrored" and step % 2:
             epsilon = -epsilon
+        elif epsilon is None or config.noise != "reused":
+            epsilon = draw()
         active = kl_weight if free_bits <= 0 else kl_weight * (q.kl() > free_bits).to(dtype)[..., None]
         of_some = () if moving is None or moving.rows is None else (moving.rows,)
         gradient_z, lr = gradient(q.at(epsilon), *of_some).to(dtype), config.lr_at(step)
