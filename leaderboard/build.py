@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from leaderboard import manifest
+from leaderboard import manifest, questions
 from leaderboard.board import Board, board
 from leaderboard.entries import Entry, load
+from leaderboard.questions import Question
 from leaderboard.render.html_page import html_page
 from leaderboard.render.markdown import escape, markdown, markdown_table
 from leaderboard.render.svg import MADE_BY, svg
@@ -60,16 +61,17 @@ class Places:
     changelog: Path
 
 
-def files(board: Board, out: Path, readme: Path | None = None) -> dict[Path, bytes]:
+def files(board: Board, out: Path, readme: Path | None = None, asked: Sequence[Question] = ()) -> dict[Path, bytes]:
     """Return the content of every file of the board by path: Markdown, HTML page, CSV, plots, and the README if given.
 
     Raises:
-        UserError: the README cannot be read or lacks the marks; or a result's records do not fit the result.
+        UserError: the README cannot be read or lacks the marks; a result's records do not fit the result; or a question
+            that was asked of the board fits several rows.
     """
     from leaderboard.content import page
     from leaderboard.csv_export import csv_table
 
-    whole, plots = page.whole(board), plots_folder(out)
+    whole, plots = page.whole(board, asked), plots_folder(out)
     texts = {
         out: markdown(whole, plots=plots.name),
         out.with_name(f"{out.stem.lower()}.html"): html_page(whole),
@@ -122,13 +124,14 @@ def check(places: Places) -> int:
     Files are compared with the results only once the results themselves are sound.
 
     Raises:
-        UserError: there are no results; or a README, manifest or changelog cannot be read.
+        UserError: there are no results; or a README, manifest, changelog or list of questions cannot be read.
     """
     entries, problems = verify(places.results)
     if problems:
         return _report(problems)
     # Without results, `load` says how to make some.
-    contents = files(board(entries or load(places.results)), places.out, places.readme)
+    built, asked = board(entries or load(places.results)), questions.read(places.results)
+    contents = files(built, places.out, places.readme, asked)
     problems += [problem for path, content in contents.items() for problem in _stale(path, content)]
     problems += [f"{path} does not belong to this board" for path in _old_plots(contents, places.out)]
     problems += _manifest_problems(entries, places)

@@ -60,24 +60,25 @@ def _add_places(command: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.command == "check":
         return check(_places(arguments))
+    from leaderboard import questions
     from leaderboard.board import board
     from leaderboard.content import page
     from leaderboard.entries import load
     from leaderboard.render.terminal import open_console, print_parts
 
     entries = load(arguments.results)
-    built = board(entries)
+    built, asked = board(entries), questions.read(arguments.results)
     if arguments.command == "compare":
         from leaderboard.compare import compare
 
         compare(built, arguments.a, arguments.b, open_console())
     elif arguments.command == "show":
-        print_parts(page.brief(built), open_console())
+        print_parts(page.brief(built, asked), open_console())
     else:
         places = _places(arguments)
         # Made before anything is printed: a README without its marks is an error.
-        contents = files(built, places.out, places.readme)
-        print_parts(page.brief(built), open_console())
+        contents = files(built, places.out, places.readme, asked)
+        print_parts(page.brief(built, asked), open_console())
         write(contents, entries, places)
     return 0
 

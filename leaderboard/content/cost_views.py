@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from leaderboard.board import Column, Row, Section
+from leaderboard.board import COUNTED, Column, Row, Section
 from leaderboard.content import notation
 from leaderboard.content.document import NOTHING, Axis, Figure, Part, Point, Series, Table, Value, slug
 from leaderboard.content.sections import by_perplexity, perplexity, rank
-from leaderboard.ranking import claim, ranked
+from leaderboard.ranking import claim, headline, ranked
 from ltm.progress import count
 
 EQUAL_TOKENS = 1.05
@@ -63,6 +63,41 @@ def _equal(section: Section, ratio: float, amount: Callable[[Row], float | None]
     header = ("Model", *(c.title for c in section.columns), unit.capitalize() if unit.islower() else unit, "Group")
     table = Table(header=header, rows=tuple(rows), words=(len(header) - 1,))
     return Part(title=title, level=3, text=(words,), table=table) if rows else None
+
+
+def seeds(section: Section, name: str) -> Figure | None:
+    """Return the section's first figure: each training seed on the text most like the training text, against FLOPs.
+
+    None unless a row has several seeds.
+    """
+    rows = by_perplexity(section.rows, section.columns)
+    columns = [column for column in section.columns if any(_trained_on(row, column) for row in rows)]
+    for column in columns or section.columns:
+        points, spreads = list[Point](), list[Series]()
+        for row in rows:
+            made, flops = claim(row.entries.get(column, ())), row.first.training["flops"]
+            if made is None or not flops or flops < COUNTED:
+                continue
+            tip = f"{row.label}: {perplexity(row.entries[column])}, {notation.short(flops)} FLOPs"
+            points.append(Point(x=flops, y=made.value, label=row.label, tip=tip))
+            values = [metric.value for entry in row.entries[column] if (metric := headline(entry)) is not None]
+            if len(values) > 1:
+                of_seeds = tuple(Point(x=flops, y=value, faint=True) for value in values)
+                spreads.append(Series(name="", points=of_seeds, joined=True, colour=0))
+        if spreads:
+            return Figure(
+                name=f"{name}-{slug(column.title)}-seeds",
+                title=f"{column.title}: perplexity against training FLOPs",
+                words=f"{count(len(points), 'models')}; hollow marks are training seeds, full ones their means.",
+                x=Axis(label="Training FLOPs", log=True),
+                y=Axis(label="Perplexity, or the bound on it", log=True),
+                series=(*spreads, Series(name="", points=tuple(points), colour=0)),
+            )
+    return None
+
+
+def _trained_on(row: Row, column: Column) -> bool:
+    return bool(row.first.training["corpus"] == column.task.removeprefix("ltm_"))
 
 
 def _perplexity_and_rank(row: Row, column: Column, ranks: dict[str, tuple[int, bool]]) -> str | Value:

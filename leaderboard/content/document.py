@@ -87,8 +87,17 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A question, what the results say to it in a sentence or two, and the command that shows the same."""
+
+    question: str
+    answer: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A heading and what follows it, in this order: text, figures, table.
+    """A heading and what follows it, in this order: text, answers, figures, table.
 
     Attributes:
         level: 2 for a chapter, 3 for a subsection of the chapter before it.
@@ -98,6 +107,7 @@ class Part:
     title: str
     level: int = 2
     text: tuple[str, ...] = ()
+    answers: tuple[Answer, ...] = ()
     figures: tuple[Figure, ...] = ()
     table: Table | None = None
     folded: bool = False

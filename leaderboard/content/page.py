@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from leaderboard import labels
 from leaderboard.board import Board
-from leaderboard.content import audits, cost_views, document, notation, reported, sections, task_results
+from leaderboard.content import answers, audits, cost_views, document, notation, reported, sections, task_results
 from leaderboard.content.document import NOTHING, Page, Part, Table
 from leaderboard.content.sections import SEVERAL, caption, overview, task_table, title
+from leaderboard.questions import Question
 
 
-def whole(board: Board) -> Page:
-    """Return the page with all parts, the legend, and a closing line on what is not shown."""
+def whole(board: Board, asked: Sequence[Question] = ()) -> Page:
+    """Return the page with answers, all parts, the legend, and a closing line on what is not shown.
+
+    Raises:
+        UserError: the records of a result do not give its perplexity; or a question fits several rows.
+    """
     return Page(
-        parts=tuple(parts(board)),
+        parts=(*answers.parts(board.sections, asked), *parts(board)),
         short_legend=notation.SHORT_LEGEND,
         legend=notation.LEGEND,
         end=sections.remainder(board),
@@ -27,13 +34,15 @@ def parts(board: Board) -> list[Part]:
     """
     listed = []
     for n, section in enumerate(board.sections):
-        listed.append(Part(title=title(section), table=overview(section)))
+        # Numbered, since sections of one track and tokenizer differ in too many fields for a name.
+        name = document.slug(f"{section.track} {section.tokenizer} {n + 1}")
+        figure = cost_views.seeds(section, name)
+        listed.append(Part(title=title(section), figures=(figure,) if figure else (), table=overview(section)))
         folded = len(section.columns) >= SEVERAL
         for column in section.columns:
             text, table = (f"{caption(section, column)}.",), task_table(section, column)
             listed.append(Part(title=column.title, level=3, text=text, table=table, folded=folded))
-        # Numbered, since sections of one track and tokenizer differ in too many fields for a name.
-        listed += cost_views.parts(section, document.slug(f"{section.track} {section.tokenizer} {n + 1}"))
+        listed += cost_views.parts(section, name)
     for entries, name in zip(board.others, labels.titles(board.others), strict=True):
         listed += task_results.parts(entries, name)
     for entries, name in zip(board.audits, labels.titles(board.audits), strict=True):
@@ -42,13 +51,13 @@ def parts(board: Board) -> list[Part]:
     return [*listed, provenance(board)]
 
 
-def brief(board: Board) -> list[Part]:
-    """Return a narrow table per task under the title of its section, then the signs and what is not shown.
+def brief(board: Board, asked: Sequence[Question] = ()) -> list[Part]:
+    """Return a narrow table per task under the title of its section, answers, the signs and what is not shown.
 
     Raises:
-        UserError: the records of a result do not give its perplexity.
+        UserError: the records of a result do not give its perplexity; or a question fits several rows.
     """
-    listed = []
+    listed = list[Part]()
     for section in board.sections:
         listed.append(Part(title=title(section)))
         for column in section.columns:
@@ -58,6 +67,7 @@ def brief(board: Board) -> list[Part]:
         brief_table = audits.brief_table if entries in board.audits else task_results.brief_table
         listed.append(Part(title=name))
         listed.append(Part(title=task_results.caption(entries), level=3, table=brief_table(entries)))
+    listed += answers.parts(board.sections, asked)
     return [*listed, Part(title="", text=(notation.SHORT_LEGEND, sections.remainder(board)))]
 
 

@@ -17,6 +17,12 @@ def markdown(page: Page, *, plots: str) -> str:
     for part in page.parts:
         lines += ["", f"{'#' * part.level} {escape(part.title)}"]
         lines += [line for text in part.text for line in ("", escape(text))]
+        # In tags, since a name may have a backtick.
+        lines += [""] if part.answers else []
+        lines += [
+            f"- **{escape(each.question)}** {escape(each.answer)} <code>{escape(each.command)}</code>"
+            for each in part.answers
+        ]
         lines += [line for figure in part.figures for line in ("", _image(figure, plots))]
         if part.table is not None:
             table = markdown_table(part.table)

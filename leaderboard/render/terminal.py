@@ -27,7 +27,7 @@ def open_console() -> Console:
 
 
 def print_parts(parts: Sequence[Part], console: Console) -> None:
-    """Print titles, texts and tables, a table under its part's title; figures are left out."""
+    """Print titles, texts, answers and tables, a table under its part's title; figures are left out."""
     for part in parts:
         if part.table is not None:
             print_table(part.table, part.title, console)
@@ -35,6 +35,8 @@ def print_parts(parts: Sequence[Part], console: Console) -> None:
             console.print(_text(part.title, console), style="bold")
         for text in part.text:
             console.print(_text(text, console))
+        for each in part.answers:
+            console.print(_text(f"{each.question} {each.answer}", console))
 
 
 def print_table(table: Table, title: str, console: Console) -> None:

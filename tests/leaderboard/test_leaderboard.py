@@ -7,14 +7,12 @@ import io
 import math
 import random
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from leaderboard import cli
 from leaderboard.board import Board, board, tracks
 from leaderboard.build import BEGIN, END
 from leaderboard.content import notation, page, sections
@@ -51,18 +49,6 @@ def records(nats: float, name: str, noise: random.Random, *, blocks: int = 20, s
 
 def blocks(name: str, nats: list[float], tokens: list[int]) -> Blocks:
     return Blocks(source=name, nats_N=np.array(nats), tokens_N=np.array(tokens, np.float64))
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Call the command line in an empty directory."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["ltm-leaderboard", *arguments])
-        return cli.main()
-
-    return call
 
 
 # Who wins.

@@ -35,16 +35,10 @@ Run = Callable[..., int]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+def run(run: Run, tmp_path: Path) -> Run:
     """Call the command line in a directory with a copy of the golden results."""
-    monkeypatch.chdir(tmp_path)
     shutil.copytree(GOLDEN, tmp_path / "results")
-
-    def call(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["ltm-leaderboard", *arguments])
-        return cli.main()
-
-    return call
+    return run
 
 
 def ltm_cell(root: Path) -> Path:

@@ -9,7 +9,6 @@ import math
 import random
 import re
 import shutil
-import sys
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from leaderboard import cli, compare, labels
+from leaderboard import compare, labels
 from leaderboard.board import Board, board
 from leaderboard.build import files
 from leaderboard.content import audits, cost_views, page, sections, task_results
@@ -30,7 +29,7 @@ from leaderboard.ranking import ranked
 from leaderboard.render import svg, terminal
 from leaderboard.verify import verify
 from ltm.result import NO_TWIN, Metric, Result, write_result
-from tests.support.result_factory import make_result
+from tests.support.result_factory import make_result, scored, two_sided
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "results"
 Run = Callable[..., int]
@@ -45,18 +44,6 @@ def build(directory: Path, *results: Result) -> Board:
 def rows_of(part: Part) -> tuple[tuple[str | Value, ...], ...]:
     assert part.table is not None
     return part.table.rows
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
-    """Call the command line in an empty directory."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["ltm-leaderboard", *arguments])
-        return cli.main()
-
-    return call
 
 
 # Audits.
@@ -429,14 +416,6 @@ def test_the_csv_has_every_metric_in_full_and_no_formulas(tmp_path: Path) -> Non
 # Differences.
 
 
-def scored(name: str, shift: float, *, seed: int = 0, **changes: Any) -> tuple[Result, list[dict]]:
-    """A result with records: the text's own variation is shared, a model's own is small."""
-    text, noise = random.Random(1), random.Random(name)
-    values = [-255 * 3.2 + 40 * text.gauss(0, 1) - 255 * shift + noise.gauss(0, 1) for _ in range(20)]
-    result = make_result(name=name, family="ar", nats=-sum(values) / 5100, training_seed=seed, **changes)
-    return result, [{"block": i, "tokens": 255, "exact": value} for i, value in enumerate(values)]
-
-
 def said_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     lines = [line for line in capsys.readouterr().out.splitlines() if all(word in line for word in words)]
     assert len(lines) == 1, lines
@@ -456,19 +435,6 @@ def test_compare_is_paired_and_antisymmetric(run: Run, tmp_path: Path, capsys: p
     there, back = numbers["ar-a", "ar-b"], numbers["ar-b", "ar-a"]
     assert there == pytest.approx([-back[0], -back[2], -back[1]], abs=1e-9)
     assert there[1] < there[0] < there[2] and there[0] == pytest.approx(0.02, abs=0.005)
-
-
-def two_sided(name: str, shift: float, least: float) -> tuple[Result, list[dict]]:
-    """Like `scored`, of a latent model: at most as many nats per token more than `ar`, and at least so many more."""
-    records = [{"block": r["block"], "tokens": 255, "elbo": r["exact"]} for r in scored(name, shift)[1]]
-    for record in records:
-        record["upper"] = record["elbo"] + 255 * (shift - least)
-    made = make_result(name=name, nats=-sum(r["elbo"] for r in records) / 5100)
-    (upper,) = [m for m in made.metrics if m.headline and m.name == "token_perplexity"]
-    value = math.exp(-sum(r["upper"] for r in records) / 5100)
-    bound: dict[str, Any] = {"likelihood": "upper", "headline": False, "kind": "upper_bound", "value": value}
-    own = [m for m in made.metrics if m.likelihood == "elbo"]
-    return dataclasses.replace(made, metrics=(*own, dataclasses.replace(upper, ci95=None, **bound))), records
 
 
 def test_a_bound_that_is_beaten_on_both_sides_is_worse_beyond_doubt(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import random
 from typing import Any
 
 from ltm.config import digest
@@ -128,3 +130,24 @@ def make_result(
     for section, fields in sections.items():
         data[section] = {**data[section], **fields}
     return Result(status=status, metrics=tuple(values), **data)
+
+
+def scored(name: str, shift: float, *, seed: int = 0, **changes: Any) -> tuple[Result, list[dict]]:
+    """A result with records: the text's own variation is shared, a model's own is small."""
+    text, noise = random.Random(1), random.Random(name)
+    values = [-255 * 3.2 + 40 * text.gauss(0, 1) - 255 * shift + noise.gauss(0, 1) for _ in range(20)]
+    result = make_result(name=name, family="ar", nats=-sum(values) / 5100, training_seed=seed, **changes)
+    return result, [{"block": i, "tokens": 255, "exact": value} for i, value in enumerate(values)]
+
+
+def two_sided(name: str, shift: float, least: float) -> tuple[Result, list[dict]]:
+    """Like `scored`, of a latent model: at most as many nats per token more than `ar`, and at least so many more."""
+    records = [{"block": r["block"], "tokens": 255, "elbo": r["exact"]} for r in scored(name, shift)[1]]
+    for record in records:
+        record["upper"] = record["elbo"] + 255 * (shift - least)
+    made = make_result(name=name, nats=-sum(r["elbo"] for r in records) / 5100)
+    (upper,) = [m for m in made.metrics if m.headline and m.name == "token_perplexity"]
+    value = math.exp(-sum(r["upper"] for r in records) / 5100)
+    bound: dict[str, Any] = {"likelihood": "upper", "headline": False, "kind": "upper_bound", "value": value}
+    own = [m for m in made.metrics if m.likelihood == "elbo"]
+    return dataclasses.replace(made, metrics=(*own, dataclasses.replace(upper, ci95=None, **bound))), records

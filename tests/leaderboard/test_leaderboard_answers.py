@@ -1,0 +1,122 @@
+"""Questions that are asked of a board, and the sentences that answer them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leaderboard import questions
+from leaderboard.board import Board, board
+from leaderboard.content import answers, cost_views
+from leaderboard.entries import load
+from ltm.errors import UserError
+from ltm.result import write_result
+from tests.support.result_factory import scored, two_sided
+
+Run = Callable[..., int]
+
+
+def ask(root: Path, *asked: Mapping[str, Any]) -> None:
+    (root / "results" / questions.NAME).write_text(json.dumps(asked))
+
+
+def question(first: str, second: str, text: str = "Which is better?") -> dict[str, Any]:
+    return {"question": text, "first": {"model": first}, "second": {"model": second}}
+
+
+def three_models(root: Path, *, seeds: Sequence[float] = (0.0,)) -> Board:
+    """An exact model, one 0.06 nats per token behind it, and a bound, and what it is at least, 0.1 and 0.05 behind."""
+    for seed, luck in enumerate(seeds):
+        made = (scored("ar-a", luck), scored("ar-b", 0.06 + luck), two_sided("ltm-far", 0.1 + luck, 0.05 + luck))
+        for result, records in made:
+            training = {**result.training, "seed": seed, "recipe": {"budget": "tokens=2M"}}
+            model = {**result.model, "weights_digest": f"{seed}" * 64}
+            write_result(dataclasses.replace(result, training=training, model=model), root / "results", records=records)
+    return board(load(root / "results"))
+
+
+def test_an_answer_says_how_far_apart_two_rows_are_and_how_surely(run: Run, tmp_path: Path) -> None:
+    three_models(tmp_path)
+    ask(tmp_path, question("ar-b", "ar-a"), question("ar-a", "ltm-far"), question("ltm-far", "ar-b"))
+    assert run("build") == 0
+    first, second, third = re.findall(r"^- \*\*.*$", (tmp_path / "LEADERBOARD.md").read_text(), re.M)
+    value, low, high = (float(x) for x in re.findall(r"[+-]\d\.\d+", first))
+    assert low < value < high and value == pytest.approx(0.06, abs=0.005)
+    assert "worse beyond doubt (1 seed)" in first and "<code>ltm-leaderboard compare ar-b ar-a</code>" in first
+    assert "better beyond doubt" in second
+    # The bound loses, and what is behind it may not.
+    assert "behind by the bounds alone" in third
+    page = (tmp_path / "leaderboard.html").read_text()
+    assert page.count("<strong>Which is better?</strong>") == 3 and page.index("In short") < page.index("<table>")
+    assert run("check") == 0
+    ask(tmp_path, question("ar-a", "ar-b"))
+    assert run("check") == 1
+
+
+def test_seeds_widen_the_interval_and_a_figure_shows_them(tmp_path: Path) -> None:
+    built = three_models(tmp_path, seeds=(0.0, 0.02, -0.02))
+    (section,) = built.sections
+    assert cost_views.seeds(section, "tiny") is not None
+    ask(tmp_path, question("ar-b", "ar-a"))
+    (part,) = answers.parts(built.sections, questions.read(tmp_path / "results"))
+    _, low, high = (float(x) for x in re.findall(r"[+-]\d\.\d+", part.answers[0].answer))
+    assert (
+        high - low > 0.05 and "not told apart" not in part.answers[0].answer and "(3 seeds)" in part.answers[0].answer
+    )
+
+
+def test_one_seed_needs_no_figure_of_its_own(tmp_path: Path) -> None:
+    (section,) = three_models(tmp_path).sections
+    assert cost_views.seeds(section, "tiny") is None
+
+
+def test_what_is_not_measured_yet_is_said(tmp_path: Path) -> None:
+    built = three_models(tmp_path)
+    ask(tmp_path, question("ar-a", "mdlm-tiny", "And diffusion?"), question("ar-a", "ar-b"))
+    (part,) = answers.parts(built.sections, questions.read(tmp_path / "results"))
+    assert len(part.answers) == 1 and part.text[-1] == "Not measured yet: And diffusion?"
+
+
+def test_rows_are_chosen_by_settings_and_by_budget(tmp_path: Path) -> None:
+    built = three_models(tmp_path)
+    ask(
+        tmp_path,
+        {"question": "?", "first": {"model": "ar-a", "width": 128}, "second": {"model": "ar-b", "budget": "tokens=2M"}},
+        {"question": "??", "first": {"model": "ar-a", "width": 64}, "second": {"model": "ar-b"}},
+    )
+    (part,) = answers.parts(built.sections, questions.read(tmp_path / "results"))
+    assert [each.question for each in part.answers] == ["?"]
+
+
+def test_a_choice_that_fits_two_rows_is_refused(tmp_path: Path) -> None:
+    built = three_models(tmp_path)
+    ask(tmp_path, {"question": "?", "first": {"model": "ar-a"}, "second": {"model": "ar-b"}})
+    (asked,) = questions.read(tmp_path / "results")
+    with pytest.raises(UserError, match=r"fits several rows, such as ar-a and ar-b; add a field"):
+        questions.rows(dataclasses.replace(asked, first={"family": "ar"}), built.sections)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "expected a list of questions"),
+        ('[{"question": "?"}]', "first"),
+        ('[{"question": 1, "first": {"model": "a"}, "second": {"model": "b"}}]', "should be a text"),
+        ('[{"question": "?", "first": {"posterior.steps": 3}, "second": {"model": "b"}}]', "should choose a row"),
+        ("[", "JSON"),
+    ],
+)
+def test_a_damaged_list_is_a_clear_error(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, message: str
+) -> None:
+    three_models(tmp_path)
+    (tmp_path / "results" / questions.NAME).write_text(content)
+    assert run("build") == 2
+    said = capsys.readouterr().err
+    assert questions.NAME in said and message in said
