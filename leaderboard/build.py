@@ -53,12 +53,14 @@ class Places:
         out: the Markdown; the other files go next to it.
         readme: a page that holds a block of the board, if any.
         changelog: names the results that were removed on purpose; need not exist.
+        again: results of repeated trainings, which `check` compares with the board's.
     """
 
     results: Path
     out: Path
     readme: Path | None
     changelog: Path
+    again: Path | None = None
 
 
 def files(board: Board, out: Path, readme: Path | None = None, asked: Sequence[Question] = ()) -> dict[Path, bytes]:
@@ -124,7 +126,8 @@ def check(places: Places) -> int:
     Files are compared with the results only once the results themselves are sound.
 
     Raises:
-        UserError: there are no results; or a README, manifest, changelog or list of questions cannot be read.
+        UserError: there are no results, or no repeated ones where these are asked for; or a README, manifest,
+            changelog or list of questions cannot be read.
     """
     entries, problems = verify(places.results)
     if problems:
@@ -138,7 +141,17 @@ def check(places: Places) -> int:
     if problems:
         return _report(problems)
     print(f"{count(len(entries), 'results')} and {count(len(contents), 'files')} of the board agree")
-    return 0
+    return 0 if places.again is None else _check_again(built, places.again)
+
+
+def _check_again(built: Board, again: Path) -> int:
+    """Print how repeated trainings stand to the board's; return 0 if all fit."""
+    from leaderboard.repeats import repeated
+
+    judged = list(repeated(built, again))
+    for line, _ in judged:
+        print(one_line(line))
+    return 0 if all(fits for _, fits in judged) else WRONG
 
 
 def _with_block(page: str, block: str, path: Path) -> str:

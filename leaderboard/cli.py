@@ -36,6 +36,13 @@ def parser() -> argparse.ArgumentParser:
         )
         if name in ("build", "check"):
             _add_places(command)
+        if name == "check":
+            command.add_argument(
+                "--again",
+                type=Path,
+                metavar="DIR",
+                help="results of repeated trainings: fail if one is not where a further training seed would be",
+            )
     return parser
 
 
@@ -84,7 +91,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _places(arguments: argparse.Namespace) -> Places:
-    return Places(results=arguments.results, out=arguments.out, readme=arguments.readme, changelog=arguments.changelog)
+    return Places(
+        results=arguments.results,
+        out=arguments.out,
+        readme=arguments.readme,
+        changelog=arguments.changelog,
+        again=getattr(arguments, "again", None),
+    )
 
 
 if __name__ == "__main__":

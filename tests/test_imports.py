@@ -72,9 +72,9 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
     "leaderboard": (
         ("cli",),
         ("build", "compare"),
-        ("render", "csv_export"),
+        ("render", "csv_export", "repeats"),
         ("content",),
-        ("ranking",),
+        ("ranking", "questions"),
         ("board",),
         ("labels", "verify", "manifest"),
         ("entries",),
