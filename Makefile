@@ -138,12 +138,13 @@ $(MINI_RUNS): $(INSTALLED)
 # Train a row of that board anew, and see if its perplexity lies where a further training seed's would.
 mini-repeat: export LTM_HOME = $(DEMO)/repeat/home
 mini-repeat: export LTM_DATA_DIR = $(DATA)
+mini-repeat: model = $(DEMO)/repeat/models/$(REPEAT)
+mini-repeat: board = --results $(MINI_BOARD)/results --out $(MINI_BOARD)/LEADERBOARD.md
+mini-repeat: again = $(DEMO)/repeat/results
 mini-repeat: $(INSTALLED)
-	$(BIN)/ltm-train $(mini.$(REPEAT)) --corpus novels --seed 3 --output $(DEMO)/repeat/models/$(REPEAT)
-	$(BIN)/ltm-eval --model $(firstword $(mini.$(REPEAT))) --checkpoint $(DEMO)/repeat/models/$(REPEAT) --draws 4 \
-		--tasks novels --excerpt 131072 --output $(DEMO)/repeat/results
-	$(BIN)/ltm-leaderboard check --results $(MINI_BOARD)/results --out $(MINI_BOARD)/LEADERBOARD.md \
-		--again $(DEMO)/repeat/results
+	@$(BIN)/ltm-train $(mini.$(REPEAT)) --corpus novels --seed 3 --output $(model)
+	@$(BIN)/ltm-eval --model $(firstword $(mini.$(REPEAT))) --checkpoint $(model) --draws 4 --tasks novels --excerpt 131072 --output $(again)
+	@$(BIN)/ltm-leaderboard check $(board) --again $(again)
 
 # Add what this machine has measured to the results in the repository, and build their board.
 mini-board: $(INSTALLED)
