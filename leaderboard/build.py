@@ -14,7 +14,7 @@ from leaderboard.board import Board, board
 from leaderboard.entries import Entry, load
 from leaderboard.questions import Question
 from leaderboard.render.html_page import html_page
-from leaderboard.render.markdown import escape, markdown, markdown_table
+from leaderboard.render.markdown import answer_lines, escape, image, markdown, markdown_table
 from leaderboard.render.svg import MADE_BY, svg
 from leaderboard.verify import verify
 from ltm.errors import UserError
@@ -81,17 +81,26 @@ def files(board: Board, out: Path, readme: Path | None = None, asked: Sequence[Q
         **{plots / f"{figure.name}.svg": svg(figure) for part in whole.parts for figure in part.figures},
     }
     if readme is not None:
-        texts[readme] = _with_block(_read(readme), markdown_block(board), readme)
+        seen_from = Path(os.path.relpath(plots, readme.parent)).as_posix()
+        texts[readme] = _with_block(_read(readme), markdown_block(board, asked, plots=seen_from), readme)
     return {path: text.encode() for path, text in texts.items()}
 
 
-def markdown_block(board: Board) -> str:
-    """Return the overview of each section as Markdown, to be inserted in another page."""
-    from leaderboard.content.sections import overview, title
+def markdown_block(board: Board, asked: Sequence[Question] = (), *, plots: str) -> str:
+    """Return the answers, and the overview of each section, as Markdown to be inserted in another page.
+
+    Args:
+        plots: the folder of the board's plots, as seen from that page.
+    """
+    from leaderboard.content import answers, page
 
     lines = []
-    for section in board.sections:
-        lines += [f"**{escape(title(section))}**", "", *markdown_table(overview(section)), ""]
+    for part in answers.parts(board.sections, asked):
+        lines += [escape(text) for text in part.text] + [*answer_lines(part.answers), ""]
+    for part in page.overviews(board):
+        lines += [f"**{escape(part.title)}**", ""]
+        lines += [line for figure in part.figures for line in (image(figure, plots), "")]
+        lines += [*(markdown_table(part.table) if part.table else ()), ""]
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from leaderboard import labels
-from leaderboard.board import Board
+from leaderboard.board import Board, Section
 from leaderboard.content import answers, audits, cost_views, document, notation, reported, sections, task_results
 from leaderboard.content.document import NOTHING, Page, Part, Table
 from leaderboard.content.sections import SEVERAL, caption, overview, task_table, title
@@ -32,23 +32,34 @@ def parts(board: Board) -> list[Part]:
     Raises:
         UserError: the records of a result do not give its perplexity.
     """
-    listed = []
-    for n, section in enumerate(board.sections):
-        # Numbered, since sections of one track and tokenizer differ in too many fields for a name.
-        name = document.slug(f"{section.track} {section.tokenizer} {n + 1}")
-        figure = cost_views.seeds(section, name)
-        listed.append(Part(title=title(section), figures=(figure,) if figure else (), table=overview(section)))
+    listed = list[Part]()
+    for n, (section, beginning) in enumerate(zip(board.sections, overviews(board), strict=True)):
+        listed.append(beginning)
         folded = len(section.columns) >= SEVERAL
         for column in section.columns:
             text, table = (f"{caption(section, column)}.",), task_table(section, column)
             listed.append(Part(title=column.title, level=3, text=text, table=table, folded=folded))
-        listed += cost_views.parts(section, name)
+        listed += cost_views.parts(section, _name(section, n))
     for entries, name in zip(board.others, labels.titles(board.others), strict=True):
         listed += task_results.parts(entries, name)
     for entries, name in zip(board.audits, labels.titles(board.audits), strict=True):
         listed += audits.parts(entries, f"{name[:1].upper()}{name[1:]}")
     listed += reported.parts([entry.result.task["name"] for entry in board.entries])
     return [*listed, provenance(board)]
+
+
+def overviews(board: Board) -> list[Part]:
+    """Return how each section begins: the table of its models, and, if they have several seeds, a plot of these."""
+    figures = [cost_views.seeds(section, _name(section, n)) for n, section in enumerate(board.sections)]
+    return [
+        Part(title=title(section), figures=(figure,) if figure else (), table=overview(section))
+        for section, figure in zip(board.sections, figures, strict=True)
+    ]
+
+
+def _name(section: Section, n: int) -> str:
+    # Numbered, since sections of one track and tokenizer differ in too many fields for a name.
+    return document.slug(f"{section.track} {section.tokenizer} {n + 1}")
 
 
 def brief(board: Board, asked: Sequence[Question] = ()) -> list[Part]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from leaderboard.content.document import NOTHING, Figure, Page, Table, Value
+from leaderboard.content.document import NOTHING, Answer, Figure, Page, Table, Value
 from ltm.untrusted.display import one_line
 
 
@@ -17,19 +17,23 @@ def markdown(page: Page, *, plots: str) -> str:
     for part in page.parts:
         lines += ["", f"{'#' * part.level} {escape(part.title)}"]
         lines += [line for text in part.text for line in ("", escape(text))]
-        # In tags, since a name may have a backtick.
-        lines += [""] if part.answers else []
-        lines += [
-            f"- **{escape(each.question)}** {escape(each.answer)} <code>{escape(each.command)}</code>"
-            for each in part.answers
-        ]
-        lines += [line for figure in part.figures for line in ("", _image(figure, plots))]
+        lines += answer_lines(part.answers)
+        lines += [line for figure in part.figures for line in ("", image(figure, plots))]
         if part.table is not None:
             table = markdown_table(part.table)
             if part.folded:
                 table = ["<details><summary>Show</summary>", "", *table, "", "</details>"]
             lines += ["", *table]
     return "\n".join([*lines, "", escape(page.end), ""])
+
+
+def answer_lines(answers: Sequence[Answer]) -> list[str]:
+    """Return an item for each answer, after a blank line; nothing if there are none."""
+    # In tags, since a name may have a backtick.
+    items = [
+        f"- **{escape(each.question)}** {escape(each.answer)} <code>{escape(each.command)}</code>" for each in answers
+    ]
+    return ["", *items] if items else []
 
 
 def markdown_table(table: Table) -> list[str]:
@@ -45,7 +49,8 @@ def _escaped(row: Iterable[str | Value]) -> tuple[str, ...]:
     return tuple(escape(str(value)) for value in row)
 
 
-def _image(figure: Figure, plots: str) -> str:
+def image(figure: Figure, plots: str) -> str:
+    """Return the line that shows a figure, described in words, from its file in the folder `plots`."""
     words = re.sub(r"[\[\]]", "", f"{figure.title}. {figure.words}")
     return f"![{escape(words)}]({plots}/{figure.name}.svg)"
 

@@ -13,6 +13,7 @@ import pytest
 
 from leaderboard import questions
 from leaderboard.board import Board, board
+from leaderboard.build import BEGIN, END
 from leaderboard.content import answers, cost_views
 from leaderboard.entries import load
 from ltm.errors import UserError
@@ -57,6 +58,17 @@ def test_an_answer_says_how_far_apart_two_rows_are_and_how_surely(run: Run, tmp_
     assert run("check") == 0
     ask(tmp_path, question("ar-a", "ar-b"))
     assert run("check") == 1
+
+
+def test_a_readme_gets_the_answers_the_plot_and_the_overview(run: Run, tmp_path: Path) -> None:
+    three_models(tmp_path, seeds=(0.0, 0.02))
+    ask(tmp_path, question("ar-b", "ar-a"))
+    (tmp_path / "README.md").write_text(f"# Title\n\n{BEGIN}\n{END}\n")
+    assert run("build", "--out", "docs/BOARD.md", "--readme", "README.md") == 0
+    readme = (tmp_path / "README.md").read_text()
+    (plot,) = re.findall(r"\]\((.*-seeds\.svg)\)", readme)
+    assert (tmp_path / plot).is_file() and plot.startswith("docs/")
+    assert readme.index("Which is better?") < readme.index(plot) < readme.index("| ar-a |")
 
 
 def test_seeds_widen_the_interval_and_a_figure_shows_them(tmp_path: Path) -> None:
