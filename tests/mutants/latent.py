@@ -314,6 +314,26 @@ def best_weight_twice() -> Patch:
     return instead(bounds, "importance_bound", make)
 
 
+@mutant(
+    "vae",
+    "the largest importance weight in place of the mean of all, with no q handed over",
+    caught_by="recomputed_importance",
+)
+def largest_weight() -> Patch:
+    def make(sound):
+        def bad(*given, **options):
+            def largest(log_w_KB, tokens_B):
+                return log_mean_exp(log_w_KB.max(0, keepdim=True).values, tokens_B)
+
+            log_mean_exp = bounds.log_mean_exp
+            with mock.patch.object(bounds, "log_mean_exp", largest):
+                return dataclasses.replace(sound(*given, **options), q=None)
+
+        return bad
+
+    return instead(bounds, "importance_bound", make)
+
+
 def of_the_tangent(change: Callable[..., Any]) -> Patch:
     """An upper bound from other weights and another psi; `change` maps (log weights, log psi) to such."""
     return instead(

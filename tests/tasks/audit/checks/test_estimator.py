@@ -175,3 +175,36 @@ def test_models_without_a_gaussian_q_are_not_asked():
     chains = reading("ltm", inference="langevin")
     assert isinstance(chains.loaded.model, LatentThoughtModel)
     assert [estimator.recomputed_bounds(model, TOKENS) for model in (vq, chains, reading("ar"))] == [[], [], []]
+
+
+def own_proposals(monkeypatch, *, more: float):
+    """An importance bound from the prior, with nothing handed over, and `infer` with a far narrower q."""
+    model = reading("vae")
+    reader = model.loaded.model
+    sound = type(reader).infer
+
+    def infer(self, *given, **options):
+        q = sound(self, *given, **options)
+        return dataclasses.replace(q, mean=q.mean + 2, log_variance=torch.full_like(q.log_variance, -4.0))
+
+    def from_the_prior(log_likelihood, q, tokens_B, *, draws, rng):
+        prior = Posterior.prior(len(tokens_B), tuple(q.mean.shape[1:]), like=q.mean)
+        noises = bounds.fresh_noises(prior, draws, rng, "importance_bound")
+        found = bounds.log_mean_exp(
+            bounds.log_weights(log_likelihood, ((noise, torch.zeros(len(tokens_B))) for noise in noises)), tokens_B
+        )
+        return dataclasses.replace(found, nats_B=found.nats_B + more)
+
+    monkeypatch.setattr(type(reader), "infer", infer)
+    monkeypatch.setattr(bounds, "importance_bound", from_the_prior)
+    return estimator.recomputed_bounds(model, TOKENS)[1]
+
+
+def test_better_proposals_than_infer_has_are_no_fault(monkeypatch):
+    importance = own_proposals(monkeypatch, more=0.0)
+    assert importance.passed and "beyond log p(x) by" in importance.detail
+
+
+def test_but_more_than_log_p_is(monkeypatch):
+    importance = own_proposals(monkeypatch, more=1.0)
+    assert not importance.passed and importance.value == pytest.approx(1.0, abs=0.5)

@@ -40,3 +40,16 @@ def test_stated_and_found(factor, passed):
 
 def test_what_states_no_error_is_not_looked_at():
     assert check(Bigram) == []
+
+
+@pytest.mark.parametrize(("outliers", "passed"), [(1, True), (6, False)])
+def test_one_draw_of_a_long_tail_does_not_refute_and_several_do(outliers, passed):
+    class LongTailed(Stating):
+        def log_likelihoods(self, tokens_BL, **options):
+            elbo = super().log_likelihoods(tokens_BL, **options)["elbo"]
+            nats_B = elbo.nats_B.clone()
+            nats_B[:outliers] -= 30 * elbo.mc_var_B.mean().sqrt()
+            return {"elbo": dataclasses.replace(elbo, nats_B=nats_B)}
+
+    (found,) = check(LongTailed)
+    assert found.passed == passed
