@@ -22,30 +22,29 @@ LEVEL = "not told apart"
 
 
 def parts(sections: Sequence[Section], asked: Sequence[Question]) -> list[Part]:
-    """Return a part with an answer to each question whose rows the board has, and with what it cannot answer yet.
+    """Return a part with an answer to each question, which is that it is not measured yet where rows are missing.
 
     Raises:
         UserError: a question fits several rows, or the records of a result do not give its perplexity.
     """
-    answered, open_ones = list[Answer](), list[str]()
+    answered = list[Answer]()
     for question in asked:
         found = questions.rows(question, sections)
         shared = found and [column for column in found[0].columns if all(column in row.entries for row in found[1:])]
         if not found or not shared:
-            open_ones.append(question.text)
+            answered.append(Answer(question=question.text, answer="Not measured yet.", command=""))
             continue
         _, first, second = found
         command = shlex.join(["ltm-leaderboard", "compare", first.label, second.label])
         answered.append(Answer(question=question.text, answer=_answer(first, second, shared), command=command))
-    left = f"Not measured yet: {' '.join(open_ones)}" if open_ones else ""
     if not answered:
-        return [Part(title="In short", text=(left,))] if left else []
+        return []
     how = (
         "Differences are in nats per token, with a 95% interval over the text and over training seeds. Beyond doubt: "
         "whatever is behind the bounds; by the bounds alone: what is behind them may be the other way round. The "
         "commands need --results and the directory of these results."
     )
-    return [Part(title="In short", text=(how, *([left] if left else [])), answers=tuple(answered))]
+    return [Part(title="In short", text=(how,), answers=tuple(answered))]
 
 
 def _answer(first: Row, second: Row, shared: Sequence[Column]) -> str:

@@ -88,7 +88,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A question, what the results say to it in a sentence or two, and the command that shows the same."""
+    """A question, what the results say to it in a sentence or two, and the command that shows the same, if any."""
 
     question: str
     answer: str

@@ -63,7 +63,8 @@ def _part(part: Part, anchor: str, whole_title: str) -> list[str]:
     lines += [f"<p>{_text(text)}</p>" for text in part.text]
     if part.answers:
         answers = (
-            f"<li><strong>{_text(each.question)}</strong> {_text(each.answer)} <code>{_text(each.command)}</code></li>"
+            f"<li><strong>{_text(each.question)}</strong> {_text(each.answer)}"
+            + (f" <code>{_text(each.command)}</code></li>" if each.command else "</li>")
             for each in part.answers
         )
         lines.append(f'<ul class="answers">{"".join(answers)}</ul>')
