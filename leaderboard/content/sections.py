@@ -50,8 +50,8 @@ def overview(section: Section) -> Table:
     rows = [
         (
             row.label + ("" if row.first.training["complete"] is not False else " (training unfinished)"),
-            *(perplexity(row.entries.get(column, ())) for column in section.columns),
             *([_mean_rank(*places[row.label]) if row.label in places else NOTHING] if several else []),
+            *(perplexity(row.entries.get(column, ())) for column in section.columns),
             *([_audit(row)] if audited else []),
             notation.short(row.first.cost["parameters"]),
             row.first.training["corpus"] or ELSEWHERE,
@@ -63,17 +63,17 @@ def overview(section: Section) -> Table:
     ]
     papers = [
         (
-            paper.label,
+            *(paper.label, *[NOTHING] * several),
             *(paper.values.get(column.task) or NOTHING for column in section.columns),
-            *([NOTHING] * (several + audited)),
+            *([NOTHING] * audited),
             *(paper.size, NOTHING, paper.tokens or NOTHING, paper.flops_per_token, NOTHING),
         )
         for paper in reported.perplexities()
         if reported.comparable(section) and any(paper.values.get(column.task) for column in section.columns)
     ]
     header = (
-        *("Model", *(column.title for column in section.columns)),
-        *(["Mean rank"] if several else []),
+        *("Model", *(["Mean rank"] if several else [])),
+        *(column.title for column in section.columns),
         *(["Audit"] if audited else []),
         *("Parameters", "Trained on", "Tokens", "FLOPs/token, paper", "FLOPs/token, counted"),
     )
