@@ -16,10 +16,10 @@ from pathlib import Path
 
 from ltm.files import write_atomically
 from tasks.audit.checks.check import CheckResult
-from tests.mutants import MUTANTS, Mutant, audited, diffusion, latent, networks, pipeline, specimens
+from tests.mutants import MUTANTS, Mutant, audited, diffusion, importance, latent, networks, pipeline, specimens
 from tests.mutants.audited import Row, refutations
 
-assert diffusion and latent and networks and pipeline  # each adds its mutants
+assert diffusion and importance and latent and networks and pipeline  # each adds its mutants
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "validity.md"
 BEGIN, END = "<!-- mutants:begin -->", "<!-- mutants:end -->"
