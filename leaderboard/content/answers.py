@@ -55,8 +55,8 @@ def _answer(first: Row, second: Row, shared: Sequence[Column]) -> str:
     verdicts = {column: verdict(first, second, column) for column in shared}
     seeds = " and ".join(dict.fromkeys(str(len(row.entries[main])) for row in (first, second)))
     words = (
-        f"On {main.title}, {first.label} has {perplexity(first.entries[main])} and {second.label} has "
-        f"{perplexity(second.entries[main])}: {_difference(first, second, main)}, {verdicts[main]} "
+        f"{verdicts[main].capitalize()}: on {main.title}, {first.label} has {perplexity(first.entries[main])} and "
+        f"{second.label} has {perplexity(second.entries[main])}, {_difference(first, second, main)} "
         f"({seeds} {'seed' if seeds == '1' else 'seeds'})."
     )
     if len(shared) == 1:
@@ -86,9 +86,9 @@ def _difference(first: Row, second: Row, column: Column) -> str:
     """How many more nats per token the first row costs, with its interval where the blocks of both are at hand."""
     own, other = claim(first.entries[column]), claim(second.entries[column])
     if own is None or other is None:
-        return "an estimate cannot be compared"
+        return "and an estimate cannot be compared"
     if not (own.seeds and other.seeds):
-        return f"{math.log(own.value / other.value):+.3f}"
+        return f"{math.log(own.value / other.value):+.3f} nats per token"
     found = difference_over_seeds(own.seeds, other.seeds)
     interval = "" if found.ci95 is None else f" [{found.ci95[0]:+.3f}, {found.ci95[1]:+.3f}]"
-    return f"{found.value:+.3f}{interval}"
+    return f"{found.value:+.3f}{interval} nats per token"

@@ -49,10 +49,14 @@ def test_an_answer_says_how_far_apart_two_rows_are_and_how_surely(run: Run, tmp_
     first, second, third = re.findall(r"^- \*\*.*$", (tmp_path / "LEADERBOARD.md").read_text(), re.M)
     value, low, high = (float(x) for x in re.findall(r"[+-]\d\.\d+", first))
     assert low < value < high and value == pytest.approx(0.06, abs=0.005)
-    assert "worse beyond doubt (1 seed)" in first and "<code>ltm-leaderboard compare ar-b ar-a</code>" in first
-    assert "better beyond doubt" in second
+    assert (
+        "Worse beyond doubt: on pydocs" in first
+        and "nats per token (1 seed)" in first
+        and "<code>ltm-leaderboard compare ar-b ar-a</code>" in first
+    )
+    assert "Better beyond doubt" in second
     # The bound loses, and what is behind it may not.
-    assert "behind by the bounds alone" in third
+    assert "Behind by the bounds alone" in third
     page = (tmp_path / "leaderboard.html").read_text()
     assert page.count("<strong>Which is better?</strong>") == 3 and page.index("In short") < page.index("<table>")
     assert run("check") == 0
