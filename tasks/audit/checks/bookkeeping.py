@@ -142,6 +142,10 @@ def _check_rows(model: HarnessModel, rows: Sequence[Any], faults: Mapping[str, l
                 errors.append("the named parts do not add up to the whole")
         apart_N = torch.cat([one[name].nats_B.double() for one in alone])
         scale_N = nats_N.abs().clamp(min=1)
+        if "log_psi" in estimate.terms:
+            # The tangent adds w / psi: what is off in log w is multiplied by it.
+            log_psi_N = estimate.terms["log_psi"].double()
+            scale_N = scale_N.maximum((nats_N - log_psi_N + 1) * log_psi_N.abs())
         off = torch.stack([(reverse[name].nats_B.double().flip(0) - nats_N) / scale_N, (apart_N - nats_N) / scale_N])
         worst[name] = float(off.abs().max())
         if not worst[name] <= limit:

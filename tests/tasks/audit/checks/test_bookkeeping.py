@@ -74,6 +74,23 @@ def test_estimates_that_do_not_keep_their_books_are_named(monkeypatch, change, m
     assert re.search(message, faults(bookkeeping.accounting(harness(Tampered), TEXT)))
 
 
+@pytest.mark.parametrize(("rounding", "passed"), [(0.5, True), (3.0, False)])
+def test_an_upper_bound_may_be_off_by_what_its_weights_are_off_by(monkeypatch, rounding, passed):
+    """Weights 55 times psi, and log weights off by a part of what rounding may do, or by more, outside a batch."""
+    model = harness(Tampered)
+    off = rounding * bookkeeping.rounding(model)
+
+    def tangent(found, tokens, lengths):
+        log_psi_B = found.nats_B - 4
+        log_w_B = found.nats_B + off * log_psi_B.abs() * (len(tokens) == 1)
+        nats_B = log_psi_B + (log_w_B - log_psi_B).exp() - 1
+        terms = {"log_psi": log_psi_B, "above": nats_B - log_psi_B}
+        return dataclasses.replace(found, nats_B=nats_B, kind="upper_bound", terms=terms)
+
+    monkeypatch.setattr(Tampered, "change", staticmethod(tangent))
+    assert ("depends on its batch" not in faults(bookkeeping.accounting(model, TEXT))) == passed
+
+
 def test_a_perplexity_that_is_no_exponential_of_totals_is_named(monkeypatch):
     sound = statistics.NatsTotal.perplexity
     monkeypatch.setattr(
