@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from baselines.vae import VAE
 from ltm.harness import HarnessModel
 from ltm.latent import bounds, mixture
 from ltm.latent.mixture import Mixture
@@ -179,9 +180,7 @@ def test_models_without_a_gaussian_q_are_not_asked():
 
 def own_proposals(monkeypatch, *, more: float):
     """An importance bound from the prior, with nothing handed over, and `infer` with a far narrower q."""
-    model = reading("vae")
-    reader = model.loaded.model
-    sound = type(reader).infer
+    model, sound = reading("vae"), VAE.infer
 
     def infer(self, *given, **options):
         q = sound(self, *given, **options)
@@ -195,7 +194,7 @@ def own_proposals(monkeypatch, *, more: float):
         )
         return dataclasses.replace(found, nats_B=found.nats_B + more)
 
-    monkeypatch.setattr(type(reader), "infer", infer)
+    monkeypatch.setattr(VAE, "infer", infer)
     monkeypatch.setattr(bounds, "importance_bound", from_the_prior)
     return estimator.recomputed_bounds(model, TOKENS)[1]
 
