@@ -104,7 +104,7 @@ check: $(INSTALLED)
 	$(BIN)/ltm-leaderboard check --results $(DEMO)/results --out $(DEMO)/LEADERBOARD.md
 
 # Copy results and their records, and nothing else that lies beside them.
-add_results = cd $(1)/results && find . -name '*.json' -o -name '*.jsonl.gz' | tar -cf - -T - | tar -xf - -C $(CURDIR)/$(2)/results
+add_results = cd $(1)/results && find . -mindepth 2 -name '*.json' -o -name '*.jsonl.gz' | tar -cf - -T - | tar -xf - -C $(CURDIR)/$(2)/results
 
 # The board in the repository, with its results. CHANGELOG.md must name the results that are replaced.
 board: leaderboard
