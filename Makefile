@@ -46,6 +46,7 @@ mini.ngram := ngram-mini
 MINI_RUNS := $(foreach seed,$(SEEDS),$(foreach row,$(ROWS),mini-$(row)-$(seed)))
 # The row that is trained anew to see if its number stands; in CI another one each week.
 REPEAT ?= $(word $(shell expr $$(date +%V) % 8 + 1),ar ltm mdlm vae bd3lm md4 sedd vae-vq)
+HELD_OUT := --tasks novels --excerpt 131072
 ZERO_SHOT := ptb,wikitext,lm1b,lambada,ag_news,pubmed,arxiv,openwebtext,lambada_last_word
 
 AXE := 4.14.1
@@ -130,7 +131,7 @@ $(MINI_RUNS): scored = $(BIN)/ltm-eval --model $(firstword $(given)) --checkpoin
 $(MINI_RUNS): $(INSTALLED)
 	@echo "$@: training, scoring$(if $(filter 0,$(seed)),$(comma) auditing); see $(MINI)/logs/$@.log"
 	@{ $(BIN)/ltm-train $(given) --corpus novels --seed $(seed) --output $(run) \
-		&& $(scored) --tasks novels --excerpt 131072 && $(scored) --tasks $(ZERO_SHOT) --excerpt 32768 \
+		&& $(scored) $(HELD_OUT) && $(scored) --tasks $(ZERO_SHOT) --excerpt 32768 \
 		$(if $(filter 0,$(seed)),&& $(scored) --tasks audit); } >>$(MINI)/logs/$@.log 2>&1 \
 		|| { tail -n 20 $(MINI)/logs/$@.log; echo "$@: failed"; exit 1; }
 	@echo "$@: done"
@@ -143,7 +144,7 @@ mini-repeat: board = --results $(MINI_BOARD)/results --out $(MINI_BOARD)/LEADERB
 mini-repeat: again = $(DEMO)/repeat/results
 mini-repeat: $(INSTALLED)
 	@$(BIN)/ltm-train $(mini.$(REPEAT)) --corpus novels --seed 3 --output $(model)
-	@$(BIN)/ltm-eval --model $(firstword $(mini.$(REPEAT))) --checkpoint $(model) --draws 4 --tasks novels --excerpt 131072 --output $(again)
+	@$(BIN)/ltm-eval --model $(firstword $(mini.$(REPEAT))) --checkpoint $(model) --draws 4 $(HELD_OUT) --output $(again)
 	@$(BIN)/ltm-leaderboard check $(board) --again $(again)
 
 # Add what this machine has measured to the results in the repository, and build their board.

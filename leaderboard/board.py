@@ -97,7 +97,7 @@ def board(entries: Iterable[Entry]) -> Board:
             key = (order.index(track_of[entry]), *_protocol(entry.result))
             groups[key].append(entry)
         else:
-            key = _column_key(entry.result)
+            key = column_key(entry.result)
             (audits[key[:3]] if is_audit(entry.result) else others[key]).append(entry)
     return Board(
         sections=tuple(_section(key, groups[key], not_shown) for key in sorted(groups)),
@@ -152,7 +152,7 @@ def _section(key: tuple[Any, ...], entries: list[Entry], not_shown: Counter[str]
     for label, (members, _) in zip(labels, trainings, strict=True):
         scorings: dict[Column, list[Entry]] = defaultdict(list)
         for entry in members:
-            scorings[columns[_column_key(entry.result)]].append(entry)
+            scorings[columns[column_key(entry.result)]].append(entry)
         shown = {c: _one_scoring_per_training(scorings[c], not_shown) for c in columns.values() if c in scorings}
         rows.append(Row(label=label, entries=shown))
     return Section(
@@ -166,12 +166,13 @@ def _section(key: tuple[Any, ...], entries: list[Entry], not_shown: Counter[str]
     )
 
 
-def _column_key(result: Result) -> tuple[Any, ...]:
+def column_key(result: Result) -> tuple[Any, ...]:
+    """Return the task on one text that a result belongs to."""
     return result.task["name"], str(result.task["version"]), result.task["split"], result.data["fingerprint"]
 
 
 def _columns(entries: list[Entry]) -> dict[tuple[Any, ...], Column]:
-    results = {_column_key(entry.result): entry.result for entry in entries}
+    results = {column_key(entry.result): entry.result for entry in entries}
     order = [*CORPORA]
     keys = sorted(results, key=lambda key: (order.index(key[0]) if key[0] in CORPORA else len(order), key))
     titles = tell_apart(

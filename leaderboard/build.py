@@ -157,7 +157,7 @@ def _check_again(built: Board, again: Path) -> int:
     """Print how repeated trainings stand to the board's; return 0 if all fit."""
     from leaderboard.repeats import repeated
 
-    judged = list(repeated(built, again))
+    judged = repeated(built, again)
     for line, _ in judged:
         print(one_line(line))
     return 0 if all(fits for _, fits in judged) else WRONG

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from leaderboard.board import Board, Column, Row
+from leaderboard.board import Board, Column, Row, column_key
 from leaderboard.entries import Entry, load
 from leaderboard.labels import row_identity
 from leaderboard.ranking import headline
+from ltm.config import canonical_json
 from ltm.errors import UserError
+from ltm.result import Metric
 
 LEVEL = 0.99
 """Share of further training seeds that the tolerance takes in, where a row has several."""
@@ -21,43 +23,36 @@ ALONE = 0.05
 """The tolerance in nats per token where a row has one training seed, whose spread nobody knows."""
 
 
-def repeated(board: Board, directory: Path) -> Iterator[tuple[str, bool]]:
-    """Yield for each perplexity in a results directory a line on how it stands to the board's row, and whether it fits.
+def repeated(board: Board, directory: Path) -> list[tuple[str, bool]]:
+    """Return for each perplexity in a results directory a line on how it stands to the board's row, and if it fits.
 
     Raises:
         UserError: there are no results, or none of a training and a text that the board has.
     """
     known = {
-        (_training(entries[0]), _text(column)): (row, column)
+        _key(entries[0]): (row, column)
         for section in board.sections
         for row in section.rows
         for column, entries in row.entries.items()
     }
-    found = False
-    for entry in load(directory):
-        task, data = entry.result.task, entry.result.data
-        key = _training(entry), (task["name"], str(task["version"]), task["split"], data["fingerprint"])
-        if headline(entry) is not None and key in known:
-            found = True
-            yield _judged(entry, *known[key])
-    if not found:
+    judged = [
+        _judged(entry, metric, *known[_key(entry)])
+        for entry in load(directory)
+        if (metric := headline(entry)) is not None and _key(entry) in known
+    ]
+    if not judged:
         raise UserError(
-            f"{directory} has no perplexity of a training and a text that the board has too; "
-            "repeat a row of it with the command that the board names"
+            f"{directory} has no perplexity of a training and a text that the board has too; train and score a row of "
+            "it again, with the settings that its results record"
         )
+    return judged
 
 
-def _training(entry: Entry) -> str:
-    return repr(sorted(row_identity(entry.result).items(), key=lambda item: item[0]))
+def _key(entry: Entry) -> tuple[Any, ...]:
+    return canonical_json(row_identity(entry.result)), *column_key(entry.result)
 
 
-def _text(column: Column) -> tuple[str, str, str, str]:
-    return column.task, str(column.version), column.split, column.fingerprint
-
-
-def _judged(entry: Entry, row: Row, column: Column) -> tuple[str, bool]:
-    metric = headline(entry)
-    assert metric is not None  # `repeated` asks for nothing else.
+def _judged(entry: Entry, metric: Metric, row: Row, column: Column) -> tuple[str, bool]:
     committed = [math.log(m.value) for each in row.entries[column] if (m := headline(each)) is not None]
     difference, allowed = math.log(metric.value) - statistics.fmean(committed), tolerance(committed)
     seeds = f"{len(committed)} training seeds" if len(committed) > 1 else "one training seed"

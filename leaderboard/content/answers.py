@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from leaderboard import questions
 from leaderboard.board import Column, Row, Section
 from leaderboard.content.document import Answer, Part
-from leaderboard.content.sections import perplexity
+from leaderboard.content.sections import perplexity, trained_on
 from leaderboard.questions import Question
 from leaderboard.ranking import beyond_doubt, claim, separated
 from ltm.progress import count
@@ -49,9 +49,7 @@ def parts(sections: Sequence[Section], asked: Sequence[Question]) -> list[Part]:
 
 def _answer(first: Row, second: Row, shared: Sequence[Column]) -> str:
     """Say it of the text that is most like the training text, and count the verdicts on all texts."""
-    corpus = first.first.training["corpus"]
-    own = [column for column in shared if column.task.removeprefix("ltm_") == corpus]
-    main = (own or shared)[0]
+    main = next((column for column in shared if trained_on(first, column)), shared[0])
     verdicts = {column: verdict(first, second, column) for column in shared}
     seeds = " and ".join(dict.fromkeys(str(len(row.entries[main])) for row in (first, second)))
     words = (

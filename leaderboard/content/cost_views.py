@@ -9,7 +9,7 @@ from typing import Any
 from leaderboard.board import COUNTED, Column, Row, Section
 from leaderboard.content import notation
 from leaderboard.content.document import NOTHING, Axis, Figure, Part, Point, Series, Table, Value, slug
-from leaderboard.content.sections import by_perplexity, perplexity, rank
+from leaderboard.content.sections import by_perplexity, perplexity, rank, trained_on
 from leaderboard.ranking import claim, headline, ranked
 from ltm.progress import count
 
@@ -71,15 +71,14 @@ def seeds(section: Section, name: str) -> Figure | None:
     None unless a row has several seeds.
     """
     rows = by_perplexity(section.rows, section.columns)
-    columns = [column for column in section.columns if any(_trained_on(row, column) for row in rows)]
+    columns = [column for column in section.columns if any(trained_on(row, column) for row in rows)]
     for column in columns or section.columns:
         points, spreads = list[Point](), list[Series]()
         for row in rows:
-            made, flops = claim(row.entries.get(column, ())), row.first.training["flops"]
-            if made is None or not flops or flops < COUNTED:
+            flops = row.first.training["flops"]
+            if claim(row.entries.get(column, ())) is None or not flops or flops < COUNTED:
                 continue
-            tip = f"{row.label}: {perplexity(row.entries[column])}, {notation.short(flops)} FLOPs"
-            points.append(Point(x=flops, y=made.value, label=row.label, tip=tip))
+            points.append(_point(row, column, flops))
             values = [metric.value for entry in row.entries[column] if (metric := headline(entry)) is not None]
             if len(values) > 1:
                 of_seeds = tuple(Point(x=flops, y=value, faint=True) for value in values)
@@ -96,8 +95,9 @@ def seeds(section: Section, name: str) -> Figure | None:
     return None
 
 
-def _trained_on(row: Row, column: Column) -> bool:
-    return bool(row.first.training["corpus"] == column.task.removeprefix("ltm_"))
+def _point(row: Row, column: Column, flops: float, *, faint: bool = False) -> Point:
+    tip = f"{row.label}: {perplexity(row.entries[column])}, {notation.short(flops)} FLOPs"
+    return Point(x=flops, y=_claimed(row, column), label=row.label, tip=tip, faint=faint)
 
 
 def _perplexity_and_rank(row: Row, column: Column, ranks: dict[str, tuple[int, bool]]) -> str | Value:
@@ -178,7 +178,7 @@ def _dominators(rows: Sequence[Row], column: Column, cost: Cost) -> dict[Row, Ro
 
 def _claimed(row: Row, column: Column) -> float:
     row_claim = claim(row.entries[column])
-    assert row_claim is not None  # `_pareto` leaves out rows without a claim.
+    assert row_claim is not None  # Rows without a claim are left out before.
     return row_claim.value
 
 
@@ -191,14 +191,7 @@ def _verdict(dominators: Mapping[Row, Row | None], row: Row) -> str:
 
 def _pareto_figure(dominators: Mapping[Row, Row | None], column: Column, cost: Cost, name: str) -> Figure:
     points = tuple(
-        Point(
-            x=cost.of(row),
-            y=_claimed(row, column),
-            label=row.label,
-            tip=f"{row.label}: {perplexity(row.entries[column])}, {notation.short(cost.of(row))} FLOPs",
-            faint=dominator is not None,
-        )
-        for row, dominator in dominators.items()
+        _point(row, column, cost.of(row), faint=dominator is not None) for row, dominator in dominators.items()
     )
     front = ", ".join(row.label for row, dominator in dominators.items() if dominator is None)
     return Figure(

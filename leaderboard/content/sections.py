@@ -168,6 +168,11 @@ def rank(ranks: dict[str, tuple[int, bool]], row: Row) -> str:
     return f"{number}=" if shared else str(number)
 
 
+def trained_on(row: Row, column: Column) -> bool:
+    """Return True if a column's text is of the corpus that a row was trained on."""
+    return bool(row.first.training["corpus"] == column.task.removeprefix("ltm_"))
+
+
 def perplexity(entries: Sequence[Entry]) -> str | Value:
     """Format the headline perplexity of a row in a column, with its other side, sign, error, and a tooltip."""
     metrics, least = [headline(entry) for entry in entries], [other_side(entry) for entry in entries]

@@ -64,16 +64,20 @@ def test_all_golden_files_are_known_and_sound() -> None:
     assert len(entries) == len(SCHEMA_1) and problems == []
 
 
-@pytest.mark.parametrize(("board", "options"), [("board", ("--readme", "README.md")), ("mini", ())])
+@pytest.mark.parametrize(("board", "options", "results"), [("board", ("--readme", "README.md"), 26), ("mini", (), 95)])
 def test_the_boards_of_the_repository_are_what_their_results_give(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], board: str, options: tuple[str, ...]
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    board: str,
+    options: tuple[str, ...],
+    results: int,
 ) -> None:
     monkeypatch.chdir(ROOT)
     files = ("--results", f"docs/{board}/results", "--out", f"docs/{board}/LEADERBOARD.md", *options)
     monkeypatch.setattr(sys, "argv", ["ltm-leaderboard", "check", *files])
     assert cli.main() == 0, capsys.readouterr()
-    results = len(find_results(ROOT / "docs" / board / "results"))
-    assert f"{results} results" in capsys.readouterr().out and results >= 26
+    # A model's numbers stand beside what its audit found.
+    assert capsys.readouterr().out.startswith(f"{results} results")
 
 
 def test_an_unknown_schema_is_a_problem(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
