@@ -62,20 +62,25 @@ def weights_of_a_wider_q() -> Patch:
     return mock.patch.object(Posterior, "log_ratio", bad)
 
 
-@mutant("ltm", "the best importance weight is counted twice", caught_by="recomputed_importance")
-def best_weight_twice() -> Patch:
+def of_the_weights(change: Callable[[torch.Tensor], torch.Tensor], **replaced: Any) -> Patch:
+    """An importance bound of other log weights, and with fields replaced."""
+
     def make(sound):
         def bad(*given, **options):
-            def twice(log_w_KB, tokens_B):
-                return log_mean_exp(torch.cat([log_w_KB, log_w_KB.max(0, keepdim=True).values]), tokens_B)
-
-            log_mean_exp = bounds.log_mean_exp
-            with mock.patch.object(bounds, "log_mean_exp", twice):
-                return sound(*given, **options)
+            changed_weights = instead(
+                bounds, "log_mean_exp", lambda mean: lambda log_w_KB, *by: mean(change(log_w_KB), *by)
+            )
+            with changed_weights:
+                return dataclasses.replace(sound(*given, **options), **replaced)
 
         return bad
 
     return instead(bounds, "importance_bound", make)
+
+
+@mutant("ltm", "the best importance weight is counted twice", caught_by="recomputed_importance")
+def best_weight_twice() -> Patch:
+    return of_the_weights(lambda log_w_KB: torch.cat([log_w_KB, log_w_KB.max(0, keepdim=True).values]))
 
 
 @mutant(
@@ -84,18 +89,7 @@ def best_weight_twice() -> Patch:
     caught_by="recomputed_importance",
 )
 def largest_weight() -> Patch:
-    def make(sound):
-        def bad(*given, **options):
-            def largest(log_w_KB, tokens_B):
-                return log_mean_exp(log_w_KB.max(0, keepdim=True).values, tokens_B)
-
-            log_mean_exp = bounds.log_mean_exp
-            with mock.patch.object(bounds, "log_mean_exp", largest):
-                return dataclasses.replace(sound(*given, **options), q=None)
-
-        return bad
-
-    return instead(bounds, "importance_bound", make)
+    return of_the_weights(lambda log_w_KB: log_w_KB.max(0, keepdim=True).values, q=None)
 
 
 def of_the_tangent(change: Callable[..., Any]) -> Patch:

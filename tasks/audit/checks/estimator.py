@@ -5,6 +5,7 @@ Shapes: N texts or copies, L tokens, K draws, (Y, G, D) latents per text.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -74,6 +75,13 @@ class _Proposals:
         self.laws = [Normal(part.mean.double(), (0.5 * part.log_variance.double()).exp()) for part in parts]
         if sum(self.counts) != draws:
             raise _NoBound(f"{draws} draws are claimed and the proposals have {sum(self.counts)}")
+
+    def and_as_many_from(self, law: Normal) -> _Proposals:
+        """The same draws, and as many from another law, that of all texts."""
+        both = copy.copy(self)
+        both.laws = [*self.laws, law.expand(self.laws[0].mean.shape)]
+        both.counts = (*self.counts, sum(self.counts))
+        return both
 
     def sample(self, noises: Stream) -> Iterator[Tensor]:
         """The draws, (N, Y, G, D), float64, in the order in which `ltm.latent.bounds` makes them."""
@@ -164,12 +172,10 @@ def _differences(
     kl_N = kl_divergence(proposals.laws[0], prior).flatten(1).sum(1) if len(proposals.laws) == 1 else None
     differences = []
     for noises in (SequenceRng(seed_of(rng.seed, "other draws", name), rng.indices).stream("z"), rng.stream(name)):
-        values = []
-        for z in proposals.sample(noises):
-            value_N = batch.log_likelihood(z.to(proposals.dtype))
-            if name != "elbo" or kl_N is None:
-                value_N = value_N + prior.log_prob(z).flatten(1).sum(1) - proposals.log_density(z)
-            values.append(value_N)
+        if name == "elbo" and kl_N is not None:
+            values = [batch.log_likelihood(z.to(proposals.dtype)) for z in proposals.sample(noises)]
+        else:
+            values = _log_weights(batch, proposals, prior, noises)
         values_KN = torch.stack(values)
         if name == "importance_bound":
             differences.append(claim.nats_B - (values_KN.logsumexp(0) - math.log(len(values_KN))))
@@ -186,7 +192,10 @@ def _differences(
         # The mean weight must be no nearer to psi than that of other draws is, as it would be if psi knew of it.
         return _Found(torch.stack([*differences, nearer_N]))
     if name == "importance_bound" and claim.q is None:
-        known = torch.stack([claim.nats_B.double(), _log_mean_weight(batch, rng, q, prior, claim.draws)])
+        # No weight exceeds 2 p(x|z), however narrow q is (Hesterberg, Technometrics 1995).
+        noises = SequenceRng(seed_of(rng.seed, "log p(x)"), rng.indices).stream("z")
+        weights_KN = torch.stack(_log_weights(batch, proposals.and_as_many_from(prior), prior, noises)).double()
+        known = torch.stack([claim.nats_B.double(), weights_KN.logsumexp(0) - math.log(len(weights_KN))])
         return _Found(torch.stack(differences), known=known)
     stated = claim.terms.get("-kl")
     if stated is None or kl_N is None:
@@ -194,20 +203,12 @@ def _differences(
     return _Found(torch.stack(differences), max(0.0, float((kl_N + stated).sum()) - SLIP * (1 + float(kl_N.sum()))))
 
 
-def _log_mean_weight(batch: ScoringBatch, rng: SequenceRng, q: Any, prior: Normal, draws: int) -> Tensor:
-    """Log of an unbiased estimate of p(x), (N,): half of the draws from q and half from the prior, balanced weights.
-
-    No weight exceeds 2 p(x|z), however narrow q is (Hesterberg, Technometrics 1995).
-    """
-    laws = [_Proposals(q, max(1, draws)).laws[0], prior]
-    noises, weights = SequenceRng(seed_of(rng.seed, "log p(x)"), rng.indices).stream("z"), []
-    for i in range(2 * draws):
-        noise = noises.normal(*laws[0].mean.shape[1:], dtype=torch.float64, device=laws[0].mean.device)
-        z = laws[i % 2].mean + laws[i % 2].stddev * noise
-        each = [law.log_prob(z).flatten(1).sum(1) for law in laws]
-        mixed_N = torch.logaddexp(*each) - math.log(2)
-        weights.append(batch.log_likelihood(z.to(q.mean.dtype)) + each[1] - mixed_N)
-    return torch.stack(weights).double().logsumexp(0) - math.log(2 * draws)
+def _log_weights(batch: ScoringBatch, proposals: _Proposals, prior: Normal, noises: Stream) -> list[Tensor]:
+    """log p(x, z) less the log density of z, (N,), for each draw: the mean weight is an unbiased estimate of p(x)."""
+    return [
+        batch.log_likelihood(z.to(proposals.dtype)) + prior.log_prob(z).flatten(1).sum(1) - proposals.log_density(z)
+        for z in proposals.sample(noises)
+    ]
 
 
 def _beyond_log_p(known: Sequence[Tensor], count: int) -> tuple[float, float]:
