@@ -32,7 +32,10 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("name", help="a preset, such as ltm-tiny or ar-small")
     p.add_argument(
-        "--corpus", required=True, help="embedded (pydocs, topics:length=64), in --data-dir, or hub:OWNER/NAME"
+        "--corpus",
+        required=True,
+        help="embedded (pydocs, topics:length=64), in --data-dir, or "
+        "hub:OWNER/NAME; or a mixture: novels+4*gsm8k/train_rest",
     )
     p.add_argument("--split", default="train", help="default: train")
     p.add_argument(

@@ -36,6 +36,8 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("published",),
         ("training", "evaluation"),
         ("data", "latent"),
+        ("data.derived",),
+        ("data.split", "data.documents", "data.tally", "data.detokenize"),
         ("known_sources", "nn"),
         ("api", "registry", "result", "result_schema"),
         ("tokenizer", "config", "devices", "statistics", "published_protocol"),

@@ -17,6 +17,7 @@ from ltm import files, hub, registry
 from ltm.data import local_files, rows
 from ltm.data import tally as tallies
 from ltm.data.corpus_table import KNOWN, HubSource, KnownCorpus
+from ltm.data.derived import held_out, mixture
 from ltm.data.documents import Documents
 from ltm.data.reading import AS_IT_IS, Reading
 from ltm.data.split import Split
@@ -32,11 +33,19 @@ def load(corpus: str, split: str, *, data_dir: Path | None = None, reading: Read
 
     `reading` is for local files; its column, for corpora that are not in the table. A known source takes settings after
     its name: `topics:length=64,words=32` (`ltm.known_sources.base`). `hub:OWNER/NAME:CONFIG@REVISION` is a data set of
-    the hub, read as a stream; the last two may be left out.
+    the hub, read as a stream; the last two may be left out. `novels+4*gsm8k/train_rest` is a mixture of corpora
+    (`ltm.data.derived.mixture`); any corpus with a train split has `train_holdout` and `train_rest` too
+    (`ltm.data.derived.held_out`).
 
     Raises:
         UserError: unknown corpus or split, or text that cannot be found or read; the message says how to fix it.
     """
+    if mixture.is_mixture(corpus):
+        parts = mixture.parse(corpus)
+        texts = [load(part.corpus, part.split or split, data_dir=data_dir, reading=reading) for part in parts]
+        return mixture.mixed(corpus, split, [*zip(parts, texts, strict=True)])
+    if split in (held_out.HOLDOUT, held_out.REST):
+        return held_out.part(load(corpus, "train", data_dir=data_dir, reading=reading), split)
     given, (corpus, colon, settings) = corpus, corpus.partition(":")
     for kind, name in (("corpus", corpus), ("split", split)):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
@@ -105,6 +114,10 @@ def available(data_dir: Path | None = None) -> dict[str, list[str]]:
 
 def at_hand(corpus: str, split: str, *, data_dir: Path | None = None) -> bool:
     """True if a split is embedded, in the local directory or in the hub's cache; nothing is read or downloaded."""
+    if mixture.is_mixture(corpus):
+        parts = mixture.parse(corpus)
+        return all(at_hand(part.corpus, part.split or split, data_dir=data_dir) for part in parts)
+    split = "train" if split in (held_out.HOLDOUT, held_out.REST) else split
     if corpus.partition(":")[0] in registry.names(registry.CORPORA):
         return True
     directory = files.data_directory(data_dir)

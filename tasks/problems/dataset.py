@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ltm.data import corpora
+from ltm.data.derived.held_out import HOLDOUT, REST
 from ltm.data.reading import AS_IT_IS, Reading
 from ltm.data.split import Split
 from ltm.errors import UserError, did_you_mean
 from ltm.progress import count
 
-HOLDOUT = "train_holdout"
-"""A split made of the last problems of train; exemplars and chance rows then come from the others."""
-HELD_OUT_PROBLEMS = 1000
-"""The number of problems in it."""
 EXEMPLAR_SEEDS = (0, 1, 2, 3, 4)
 """Problem i gets the exemplars of seed i mod 5, so that no single choice of exemplars decides a number."""
 STYLES = ("rationale", "calculations", "answer-only")
@@ -52,7 +49,7 @@ class Problems(NamedTuple):
 
 
 def find(corpus: str, split: str, *, data_dir: Path | None, reading: Reading = AS_IT_IS) -> Problems:
-    """Load a split of a corpus of problems, and its train split.
+    """Load a split of a corpus of problems, and its train split, less the problems that are held out of it.
 
     Raises:
         UserError: one of them is missing, or train is too small to hold problems out.
@@ -64,24 +61,14 @@ def find(corpus: str, split: str, *, data_dir: Path | None, reading: Reading = A
         except UserError as error:
             raise UserError(f"{purpose}: {error}") from error
 
-    train = loaded("train", f"{corpus} needs its train split, for exemplars and for the chance rows")
+    rest = REST if split == HOLDOUT else "train"
+    train = loaded(rest, f"{corpus} needs its train split, for exemplars and for the chance rows")
     if split == "train":
         raise UserError(f"{corpus}: exemplars and chance rows come from train, so train cannot be asked; use {HOLDOUT}")
-    if split != HOLDOUT:
-        try:
-            return Problems(loaded(split, f"the problems of {corpus}"), train)
-        except UserError as error:
-            raise UserError(f"{error}. Train is here: {corpus}_{HOLDOUT} asks its last problems") from error
-    if len(train.documents) < 2 * HELD_OUT_PROBLEMS:
-        raise UserError(
-            f"{corpus}/{HOLDOUT} is the last {HELD_OUT_PROBLEMS} problems of train, which has {len(train.documents)}; "
-            f"expected at least {2 * HELD_OUT_PROBLEMS}"
-        )
-    parts = {HOLDOUT: train.documents[-HELD_OUT_PROBLEMS:], "train": train.documents[:-HELD_OUT_PROBLEMS]}
-    asked, rest = (
-        Split.of(corpus, name, documents, unit=train.unit, source=train.source) for name, documents in parts.items()
-    )
-    return Problems(asked, rest)
+    try:
+        return Problems(loaded(split, f"the problems of {corpus}"), train)
+    except UserError as error:
+        raise UserError(f"{error}. Train is here: {corpus}_{HOLDOUT} asks its last problems") from error
 
 
 _ENDING = re.compile(r"(?P<steps>.*?)\n?[^\S\n]*####(?P<answer>[^\n]*)", re.DOTALL)

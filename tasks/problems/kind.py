@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+from ltm.data.derived.held_out import HOLDOUT, REST
 from ltm.errors import UserError
 from ltm.progress import count
 from tasks import results
@@ -15,6 +16,7 @@ from tasks.problems.dataset import find
 from tasks.problems.pass_at_k import K
 
 if TYPE_CHECKING:
+    from ltm.data.split import Split
     from ltm.harness import HarnessModel
     from ltm.result import Identity, Metric, Result
     from tasks.catalog import TaskEntry
@@ -62,7 +64,17 @@ class Problems(Task):
         )
 
     def measure(self, model: HarnessModel, identity: Identity) -> Measurement:
-        """Ask the model every problem; chance rows are the same for all models under a seed and are made once."""
+        """Ask the model every problem; chance rows are the same for all models under a seed and are made once.
+
+        Raises:
+            UserError: the model was trained on the problems.
+        """
+        if trained_on(self.splits.asked, model.loaded.info["training"]):
+            corpus, split = self.entry.corpus, self.entry.split
+            raise UserError(
+                f"{model.loaded.name} was trained on {corpus}/{split}: its answers would show what it remembers. Train "
+                + (f"on {corpus}/{REST}, which leaves them out" if split == HOLDOUT else "on another split")
+            )
         seed = model.runner.seed
         if seed not in self._chance:
             self._chance[seed] = chance.chance_rows(self.problems, self.train, seed=seed)
@@ -84,6 +96,16 @@ class Problems(Task):
         """Return the chance rows."""
         rows = problem_metrics.chance_metrics({metric.name: metric for metric in result.metrics})
         return [ReferenceRow(f"chance: {name}", {f"pass@{K}": metric}) for name, metric in rows.items()]
+
+
+def trained_on(asked: Split, training: Mapping[str, Any] | None) -> bool:
+    """Return whether a checkpoint's record of its training names the split, or train where that has the problems."""
+    if not training:
+        return False
+    whole = {"corpus": training.get("corpus"), "split": training.get("split")}
+    parts = (training.get("data_source") or {}).get("parts") or [whole]
+    having = {asked.split, "train"} if asked.split == HOLDOUT else {asked.split}
+    return any(part["corpus"] == asked.corpus and part["split"] in having for part in parts)
 
 
 def notes(metrics: Sequence[Metric], answered: solver.Answered, how: Settings) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from lm_eval.tasks import TaskManager
 from leaderboard import cli as board_cli
 from ltm import registry, tokenizer
 from ltm.api import Generations
+from ltm.data.derived import held_out
 from ltm.data.split import Split
 from ltm.errors import UserError
 from ltm.harness import HarnessModel
@@ -26,7 +27,7 @@ from tasks.problems import chance, dataset
 from tasks.problems import prompts as asking
 from tasks.problems.dataset import EXEMPLAR_SEEDS, STYLES, Problem, asked, exemplar, exemplars, find, problems
 from tasks.problems.extraction import gold_answer
-from tasks.problems.kind import Problems
+from tasks.problems.kind import Problems, trained_on
 from tasks.problems.metrics import ABOVE_CHANCE
 from tasks.problems.pass_at_k import K
 from tests.support.harness_models import Bigram, BigramConfig, loaded, save_small
@@ -104,9 +105,9 @@ def test_no_question_is_among_its_exemplars(place):
 
 
 def test_problems_held_out_of_train(place, monkeypatch):
-    with pytest.raises(UserError, match=r"the last 1000 problems of train, which has 40; expected at least 2000"):
+    with pytest.raises(UserError, match=r"the last 1000 documents of train, which has 40; expected at least 2000"):
         find("gsm8k", "train_holdout", data_dir=None)
-    monkeypatch.setattr(dataset, "HELD_OUT_PROBLEMS", 10)
+    monkeypatch.setattr(held_out, "DOCUMENTS", 10)
     found = find("gsm8k", "train_holdout", data_dir=None)
     assert [problem.question[:8] for problem in problems(found.asked)] == [f"train {i}" for i in range(30, 40)]
     assert len(found.train.documents) == 30 and found.asked.fingerprint != found.train.fingerprint
@@ -356,3 +357,33 @@ def test_chance_on_real_problems_held_out_of_train():
         for rule, rate in zip(("flexible", "substring"), expected, strict=True):
             if rate is not None:
                 assert 100 * sum(rows[name][rule]) / len(found) == pytest.approx(rate, abs=4.5), (name, rule)
+
+
+@pytest.mark.parametrize(
+    ("corpus", "split", "parts", "seen"),
+    [
+        ("gsm8k", "train", None, True),
+        ("gsm8k", "train_rest", None, False),
+        ("gsm8k", "train_holdout", None, True),
+        ("novels", "train", None, False),
+        ("mixed", "train", [("novels", "train"), ("gsm8k", "train")], True),
+        ("mixed", "train", [("novels", "train"), ("gsm8k", "train_rest")], False),
+    ],
+)
+def test_problems_that_were_trained_on_are_recognised(place, monkeypatch, corpus, split, parts, seen):
+    monkeypatch.setattr(held_out, "DOCUMENTS", 10)
+    found = find("gsm8k", "train_holdout", data_dir=None).asked
+    source = {"parts": [{"corpus": name, "split": part} for name, part in parts]} if parts else {"kind": "local"}
+    training = {"corpus": corpus, "split": split, "data_source": source}
+    assert trained_on(found, training) is seen
+    assert not trained_on(found, None)
+    assert not trained_on(find("gsm8k", "test", data_dir=None).asked, training)
+
+
+def test_a_model_that_was_trained_on_them_is_not_asked(place, monkeypatch):
+    monkeypatch.setattr(held_out, "DOCUMENTS", 10)
+    problem_task = Problems(catalog.read("ltm_gsm8k_train_holdout"), EvalOptions(data_dir=None))
+    model = HarnessModel(loaded(Bigram(BigramConfig(block=64))))
+    model.loaded.info["training"] = {"corpus": "gsm8k", "split": "train", "data_source": {}}
+    with pytest.raises(UserError, match=r"trained on gsm8k/train_holdout.*gsm8k/train_rest, which leaves them out"):
+        problem_task.measure(model, problem_task.identity(model))
