@@ -55,6 +55,7 @@ GROUPS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "free bits 0.5": (*QUIET, "free_bits=0.5"),
         "free bits 2": (*QUIET, "free_bits=2"),
         "window 4": (*QUIET, "decoder.window=4"),
+        "window 4, random start, rate 1": ("decoder.window=4",),
         "window 64": (*QUIET, "decoder.window=64"),
         "3 latents": (*QUIET, "latents=3"),
         "24 latents": (*QUIET, "latents=24"),
@@ -65,7 +66,8 @@ GROUPS: Mapping[str, Mapping[str, Sequence[str]]] = {
 
 def control_of(variant: str) -> str:
     """The AR with the decoder of a variant."""
-    return f"AR, {variant}" if f"AR, {variant}" in CONTROLS else "AR"
+    control = f"AR, {variant.partition(',')[0]}"
+    return control if control in CONTROLS else "AR"
 
 
 class Gated(LatentThoughtModel):
