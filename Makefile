@@ -48,10 +48,25 @@ MINI_RUNS := $(foreach seed,$(SEEDS),$(foreach row,$(ROWS),mini-$(row)-$(seed)))
 REPEAT ?= $(word $(shell expr $$(date +%V) % 8 + 1),ar ltm mdlm vae bd3lm md4 sedd vae-vq)
 HELD_OUT := --tasks novels --excerpt 131072
 ZERO_SHOT := ptb,wikitext,lm1b,lambada,ag_news,pubmed,arxiv,openwebtext,lambada_last_word
+# How much the latents of these rows say, over fast steps and latents, and how much of the loss is inference.
+DIAGNOSED := ltm ltm-random vae
+# Diffusion that shows words from left to right has an exact likelihood, and a row of its own.
+IN_ORDER := --set unmasking=left_to_right
+# An AR model of other text scores what the models write, and lends MAUVE its features.
+SCORER := $(MINI)/models/scorer
+WRITERS ?= ar ar-full ltm ltm-unfitted vae vae-vq bd3lm mdlm md4 sedd ngram
+sampler.mdlm := --set sampler=cached --set sampling_steps=64
+sampler.md4 := $(sampler.mdlm)
+sampler.sedd := --set sampling_steps=64
+# Problems are put to the first seed of these rows, and to the same models with problems in their training text.
+SOLVERS ?= ar ltm
+MIXED := novels+4*gsm8k/train_rest+4*arithmetic
+SHOTS := 0 5 10
 
 AXE := 4.14.1
 
 .PHONY: help setup demo leaderboard $(SCORED) check mini $(MINI_RUNS) mini-repeat mini-board board readme
+.PHONY: mini-generation $(WRITERS:%=write-%) mini-problems $(SOLVERS:%=solve-%)
 .PHONY: test test-emulated mutants torture axe lint clean
 .DEFAULT_GOAL := help
 
@@ -60,9 +75,12 @@ help:
 	@echo "make leaderboard  train, evaluate, audit and rank every tiny model, JOBS at a time (default: one per core)"
 	@echo "make check   fail if that leaderboard does not match its results"
 	@echo "make mini    train, evaluate, audit and rank models of 3.35M parameters on real text (ROWS, SEEDS, DATA; a day)"
+	@echo "make mini-generation  have those models write, and measure what they wrote (WRITERS, DATA; needs mauve-text)"
+	@echo "make mini-problems  put problems to them, with and without problems in their training text (SOLVERS, DATA)"
 	@echo "make mini-repeat  train a row of that board anew (REPEAT, DATA), and compare its perplexity with the board's"
-	@echo "make board   make leaderboard, and store it with its results in $(BOARD) and README.md"
-	@echo "make readme  rebuild that from the stored results"
+	@echo "make mini-board  add what this machine has measured of it to $(MINI_BOARD) and README.md"
+	@echo "make board   make leaderboard, and store it with its results in $(BOARD)"
+	@echo "make readme  rebuild both boards, and README.md, from the stored results"
 	@echo "make test    run all tests; those of the HTML page need Chromium, and make axe for accessibility"
 	@echo "make test-emulated  the same, as on a processor with only AVX2"
 	@echo "make mutants show every broken estimator to the audit, and every sound family (an hour or two; docs/validity.md)"
@@ -114,9 +132,9 @@ board: leaderboard
 	$(call add_results,$(DEMO),$(BOARD))
 	$(MAKE) --no-print-directory readme
 
-mini: export LTM_HOME = $(MINI)/home
-mini: export LTM_DATA_DIR = $(DATA)
-mini: export OMP_NUM_THREADS = 1
+mini mini-generation mini-problems: export LTM_HOME = $(MINI)/home
+mini mini-generation mini-problems: export LTM_DATA_DIR = $(DATA)
+mini mini-generation mini-problems: export OMP_NUM_THREADS = 1
 mini: $(INSTALLED)
 	@mkdir -p $(MINI)/logs $(MINI)/results
 	@cp $(MINI_BOARD)/results/questions.json $(MINI)/results
@@ -132,9 +150,37 @@ $(MINI_RUNS): $(INSTALLED)
 	@echo "$@: training, scoring$(if $(filter 0,$(seed)),$(comma) auditing); see $(MINI)/logs/$@.log"
 	@{ $(BIN)/ltm-train $(given) --corpus novels --seed $(seed) --output $(run) \
 		&& $(scored) $(HELD_OUT) && $(scored) --tasks $(ZERO_SHOT) --excerpt 32768 \
-		$(if $(filter 0,$(seed)),&& $(scored) --tasks audit); } >>$(MINI)/logs/$@.log 2>&1 \
+		$(if $(filter 0,$(seed)),&& $(scored) --tasks audit) \
+		$(if $(filter $(DIAGNOSED:%=mini-%-0),$@),&& $(scored) --tasks diagnostics_novels) \
+		$(if $(filter mini-mdlm-0 mini-bd3lm-0,$@),&& $(scored) $(HELD_OUT) $(IN_ORDER) \
+			&& $(scored) --tasks audit $(IN_ORDER)); } >>$(MINI)/logs/$@.log 2>&1 \
 		|| { tail -n 20 $(MINI)/logs/$@.log; echo "$@: failed"; exit 1; }
 	@echo "$@: done"
+
+# Whatever is finished is not repeated, training of the scorer included.
+mini-generation: $(INSTALLED)
+	@mkdir -p $(MINI)/logs
+	$(BIN)/ltm-train ar-mini --corpus openwebtext --output $(SCORER)
+	@$(MAKE) --no-print-directory -j$(JOBS) $(WRITERS:%=write-%)
+
+$(WRITERS:%=write-%): write-%: $(INSTALLED)
+	@echo "$*: generating; see $(MINI)/logs/$@.log"
+	@$(BIN)/ltm-eval --model $(firstword $(mini.$*)) --checkpoint $(MINI)/models/mini-$*-0 $(sampler.$*) \
+		--tasks generation_novels,continuation_novels --scorer $(SCORER) --mauve $(SCORER) \
+		--output $(MINI)/results >>$(MINI)/logs/$@.log 2>&1 \
+		|| { tail -n 20 $(MINI)/logs/$@.log; echo "$@: failed"; exit 1; }
+
+mini-problems: $(INSTALLED)
+	@mkdir -p $(MINI)/logs
+	@$(MAKE) --no-print-directory -j$(JOBS) $(SOLVERS:%=solve-%)
+
+$(SOLVERS:%=solve-%): solve-%: $(INSTALLED)
+	@echo "$*: training on problems, solving; see $(MINI)/logs/$@.log"
+	@{ $(BIN)/ltm-train $(mini.$*) --corpus '$(MIXED)' --output $(MINI)/models/mixed-$*-0 \
+		$(foreach shots,$(SHOTS),$(foreach model,mini mixed,&& $(BIN)/ltm-eval --model $(firstword $(mini.$*)) \
+			--checkpoint $(MINI)/models/$(model)-$*-0 --shots $(shots) --output $(MINI)/results \
+			--tasks gsm8k_train_holdout$(comma)arithmetic$(comma)arithmetic_validation)); } \
+		>>$(MINI)/logs/$@.log 2>&1 || { tail -n 20 $(MINI)/logs/$@.log; echo "$@: failed"; exit 1; }
 
 # Train a row of that board anew, and see if its perplexity lies where a further training seed's would.
 mini-repeat: export LTM_HOME = $(DEMO)/repeat/home
@@ -151,10 +197,11 @@ mini-repeat: $(INSTALLED)
 mini-board: $(INSTALLED)
 	mkdir -p $(MINI_BOARD)/results
 	$(call add_results,$(MINI),$(MINI_BOARD))
-	$(BIN)/ltm-leaderboard build --results $(MINI_BOARD)/results --out $(MINI_BOARD)/LEADERBOARD.md
+	$(MAKE) --no-print-directory readme
 
 readme: $(INSTALLED)
-	$(BIN)/ltm-leaderboard build --results $(BOARD)/results --out $(BOARD)/LEADERBOARD.md --readme README.md
+	$(BIN)/ltm-leaderboard build --results $(BOARD)/results --out $(BOARD)/LEADERBOARD.md
+	$(BIN)/ltm-leaderboard build --results $(MINI_BOARD)/results --out $(MINI_BOARD)/LEADERBOARD.md --readme README.md
 
 # One worker per core, one thread each: tests are small, and many threads on little work only wait for each other.
 test: export OMP_NUM_THREADS = 1

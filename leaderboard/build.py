@@ -43,6 +43,9 @@ LARGEST_FILE = 1 << 28
 SHOWN_CHARACTERS = 500
 """Characters of a line of a diff that are printed."""
 
+ANSWERS_IN_BLOCK = 5
+"""How many answers of a board are shown on another page."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
@@ -87,7 +90,10 @@ def files(board: Board, out: Path, readme: Path | None = None, asked: Sequence[Q
 
 
 def markdown_block(board: Board, asked: Sequence[Question] = (), *, plots: str) -> str:
-    """Return the answers, and the overview of each section, as Markdown to be inserted in another page.
+    """Return the first answers, and the overview of each section, as Markdown to be inserted in another page.
+
+    Questions that are not answered yet are left out, and so are texts that no model was trained on, where there are
+    several: the whole board has them.
 
     Args:
         plots: the folder of the board's plots, as seen from that page.
@@ -96,8 +102,9 @@ def markdown_block(board: Board, asked: Sequence[Question] = (), *, plots: str) 
 
     lines = []
     for part in answers.parts(board.sections, asked):
-        lines += [escape(text) for text in part.text] + [*answer_lines(part.answers), ""]
-    for part in page.overviews(board):
+        answered = [answer for answer in part.answers if answer.command]
+        lines += [escape(text) for text in part.text] + [*answer_lines(answered[:ANSWERS_IN_BLOCK]), ""]
+    for part in page.overviews(board, narrow=True):
         lines += [f"**{escape(part.title)}**", ""]
         lines += [line for figure in part.figures for line in (image(figure, plots), "")]
         lines += [*(markdown_table(part.table) if part.table else ()), ""]

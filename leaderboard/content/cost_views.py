@@ -9,7 +9,7 @@ from typing import Any
 from leaderboard.board import COUNTED, Column, Row, Section
 from leaderboard.content import notation
 from leaderboard.content.document import NOTHING, Axis, Figure, Part, Point, Series, Table, Value, slug
-from leaderboard.content.sections import by_perplexity, perplexity, rank, trained_on
+from leaderboard.content.sections import by_perplexity, main_columns, perplexity, rank, trained_on
 from leaderboard.ranking import claim, headline, ranked
 from ltm.progress import count
 
@@ -20,12 +20,15 @@ EQUAL_COMPUTE = 1.25
 
 
 def parts(section: Section, name: str) -> list[Part]:
-    """Return the views of a section that have something to show; names of figures begin with `name`."""
+    """Return the views of a section that have something to show; names of figures begin with `name`.
+
+    They are of the section's `main_columns`.
+    """
     equal = [
         _equal(section, EQUAL_TOKENS, lambda row: row.first.training["tokens"], "At equal training tokens", "tokens"),
         _equal(section, EQUAL_COMPUTE, lambda row: row.first.training["flops"], "At equal training compute", "FLOPs"),
     ]
-    return [part for part in (*equal, *(_pareto(section, column, name) for column in section.columns)) if part]
+    return [part for part in (*equal, *(_pareto(section, column, name) for column in main_columns(section))) if part]
 
 
 def groups(rows: Sequence[Row], ratio: float, amount: Callable[[Row], float | None]) -> list[list[Row]]:
@@ -44,23 +47,23 @@ def groups(rows: Sequence[Row], ratio: float, amount: Callable[[Row], float | No
 
 
 def _equal(section: Section, ratio: float, amount: Callable[[Row], float | None], title: str, unit: str) -> Part | None:
-    rows = []
+    rows, columns = [], main_columns(section)
     for group in groups(section.rows, ratio, amount):
-        ranks = {column: ranked(group, column) for column in section.columns}
+        ranks = {column: ranked(group, column) for column in columns}
         amounts = [value for row in group if (value := amount(row))]
         least, most = (notation.short(end(amounts)) for end in (min, max))
         label = f"{least} {unit}" if least == most else f"{least} to {most} {unit}"
         rows += [
             (
                 row.label,
-                *(_perplexity_and_rank(row, column, ranks[column]) for column in section.columns),
+                *(_perplexity_and_rank(row, column, ranks[column]) for column in columns),
                 notation.short(amount(row)),
                 label,
             )
-            for row in by_perplexity(group, section.columns)
+            for row in by_perplexity(group, columns)
         ]
     words = f"Groups in which all were trained on at most {ratio - 1:.0%} more than the least; ranks within a group."
-    header = ("Model", *(c.title for c in section.columns), unit.capitalize() if unit.islower() else unit, "Group")
+    header = ("Model", *(c.title for c in columns), unit.capitalize() if unit.islower() else unit, "Group")
     table = Table(header=header, rows=tuple(rows), words=(len(header) - 1,))
     return Part(title=title, level=3, text=(words,), table=table) if rows else None
 
@@ -71,8 +74,8 @@ def seeds(section: Section, name: str) -> Figure | None:
     None unless a row has several seeds.
     """
     rows = by_perplexity(section.rows, section.columns)
-    columns = [column for column in section.columns if any(trained_on(row, column) for row in rows)]
-    for column in columns or section.columns:
+    # Also of few texts the one that was trained on, if any.
+    for column in sorted(main_columns(section), key=lambda c: not any(trained_on(row, c) for row in rows)):
         points, spreads = list[Point](), list[Series]()
         for row in rows:
             flops = row.first.training["flops"]

@@ -48,11 +48,15 @@ def parts(board: Board) -> list[Part]:
     return [*listed, provenance(board)]
 
 
-def overviews(board: Board) -> list[Part]:
-    """Return how each section begins: the table of its models, and, if they have several seeds, a plot of these."""
+def overviews(board: Board, *, narrow: bool = False) -> list[Part]:
+    """Return how each section begins: the table of its models, and, if they have several seeds, a plot of these.
+
+    Args:
+        narrow: leave out texts that no model was trained on, where there are several; see `sections.overview`.
+    """
     figures = [cost_views.seeds(section, _name(section, n)) for n, section in enumerate(board.sections)]
     return [
-        Part(title=title(section), figures=(figure,) if figure else (), table=overview(section))
+        Part(title=title(section), figures=(figure,) if figure else (), table=overview(section, narrow=narrow))
         for section, figure in zip(board.sections, figures, strict=True)
     ]
 

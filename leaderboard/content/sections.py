@@ -42,16 +42,21 @@ ELSEWHERE = "elsewhere"
 """What weights were trained on that nobody here trained."""
 
 
-def overview(section: Section) -> Table:
-    """Return a row per model: its perplexity in every column of the section, its size, its training, and its cost."""
+def overview(section: Section, *, narrow: bool = False) -> Table:
+    """Return a row per model: its perplexity in every column of the section, its size, its training, and its cost.
+
+    Args:
+        narrow: show `main_columns` only; the mean rank is on all texts.
+    """
     audited = any(entry.audit for row in section.rows for entries in row.entries.values() for entry in entries)
     several = len(section.columns) >= SEVERAL
+    shown = main_columns(section) if narrow else section.columns
     places = mean_ranks(section.rows, section.columns) if several else {}
     rows = [
         (
             row.label + ("" if row.first.training["complete"] is not False else " (training unfinished)"),
             *([_mean_rank(*places[row.label]) if row.label in places else NOTHING] if several else []),
-            *(perplexity(row.entries.get(column, ())) for column in section.columns),
+            *(perplexity(row.entries.get(column, ())) for column in shown),
             *([_audit(row)] if audited else []),
             notation.short(row.first.cost["parameters"]),
             row.first.training["corpus"] or ELSEWHERE,
@@ -64,16 +69,16 @@ def overview(section: Section) -> Table:
     papers = [
         (
             *(paper.label, *[NOTHING] * several),
-            *(paper.values.get(column.task) or NOTHING for column in section.columns),
+            *(paper.values.get(column.task) or NOTHING for column in shown),
             *([NOTHING] * audited),
             *(paper.size, NOTHING, paper.tokens or NOTHING, paper.flops_per_token, NOTHING),
         )
         for paper in reported.perplexities()
-        if reported.comparable(section) and any(paper.values.get(column.task) for column in section.columns)
+        if reported.comparable(section) and any(paper.values.get(column.task) for column in shown)
     ]
     header = (
         *("Model", *(["Mean rank"] if several else [])),
-        *(column.title for column in section.columns),
+        *(column.title for column in shown),
         *(["Audit"] if audited else []),
         *("Parameters", "Trained on", "Tokens", "FLOPs/token, paper", "FLOPs/token, counted"),
     )
@@ -166,6 +171,12 @@ def rank(ranks: dict[str, tuple[int, bool]], row: Row) -> str:
         return NOTHING
     number, shared = ranks[row.label]
     return f"{number}=" if shared else str(number)
+
+
+def main_columns(section: Section) -> Sequence[Column]:
+    """Return, of several texts, those that a model was trained on; all of them if they are few, or none is such."""
+    trained = [column for column in section.columns if any(trained_on(row, column) for row in section.rows)]
+    return trained if trained and len(section.columns) >= SEVERAL else section.columns
 
 
 def trained_on(row: Row, column: Column) -> bool:

@@ -37,9 +37,22 @@ def tell_apart(names: Sequence[str], identities: Sequence[Mapping[str, Any]]) ->
         different[name] = [key for key in keys if len({repr(_value(identity, key)) for identity in namesakes}) > 1]
     labels = []
     for name, identity in zip(names, identities, strict=True):
-        difference = ", ".join(f"{key} {_value(identity, key)}" for key in different[name])
+        difference = ", ".join(f"{key} {_words(key, identity, by_name[name])}" for key in different[name])
         labels.append(f"{name} ({difference})" if difference else name)
     return labels
+
+
+def _words(key: str, identity: Mapping[str, Any], namesakes: Sequence[Mapping[str, Any]]) -> str:
+    """A value in words, a large number to three digits unless that makes different ones alike."""
+    values = [_value(one, key) for one in namesakes]
+    distinct = len({repr(value) for value in values}) == len({_rounded(value) for value in values})
+    return (_rounded if distinct else str)(_value(identity, key))
+
+
+def _rounded(value: Any) -> str:
+    if type(value) is not int or abs(value) < 100_000:
+        return str(value)
+    return f"{value / 1e6:.3g}M" if abs(value) < 1e9 else f"{value / 1e9:.3g}B"
 
 
 def _value(identity: Mapping[str, Any], key: str) -> Any:

@@ -13,12 +13,14 @@ import pytest
 
 from leaderboard import questions
 from leaderboard.board import Board, board
-from leaderboard.build import BEGIN, END
+from leaderboard.build import BEGIN, END, markdown_block
 from leaderboard.content import answers, cost_views
+from leaderboard.content.page import whole
 from leaderboard.entries import load
+from leaderboard.render.markdown import markdown
 from ltm.errors import UserError
 from ltm.result import write_result
-from tests.support.result_factory import scored, two_sided
+from tests.support.result_factory import make_result, scored, two_sided
 
 Run = Callable[..., int]
 
@@ -141,3 +143,19 @@ def test_a_damaged_list_is_a_clear_error(
     assert run("build") == 2
     said = capsys.readouterr().err
     assert questions.NAME in said and message in said
+
+
+def test_a_readme_gets_the_first_answers_and_only_the_texts_that_were_trained_on(tmp_path: Path) -> None:
+    texts = ("pydocs", "ptb", "wikitext", "lm1b")
+    for n, name in enumerate(("ar-a", "ar-b")):
+        for text in texts:
+            of = {"task_name": f"ltm_{text}", "fingerprint": text.ljust(64)}
+            write_result(make_result(name=name, family="ar", nats=3 + n, **of), tmp_path / "results")
+    measured = [question("ar-a", "ar-b", f"No. {n}?") for n in range(7)]
+    ask(tmp_path, question("ar-a", "mdlm-tiny", "And diffusion?"), *measured)
+    built = board(load(tmp_path / "results"))
+    block = markdown_block(built, questions.read(tmp_path / "results"), plots="plots")
+    assert re.findall(r"\*\*(No. \d\?|And diffusion\?)\*\*", block) == [f"No. {n}?" for n in range(5)]
+    (header,) = re.findall(r"^\| Model .*$", block, re.M)
+    assert header.startswith("| Model | Mean rank | pydocs | ") and not {"ptb", "lm1b"} & set(header.split())
+    assert all(f" {text} |" in markdown(whole(built), plots="plots") for text in texts)

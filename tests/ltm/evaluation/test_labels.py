@@ -10,6 +10,11 @@ def test_namesakes_are_told_apart_and_others_left_alone():
     assert model_labels(["x", "y"], [short, short]) == ["x", "y"]
     longer = {**short, "training": {"tokens": 20, "seed": 0}, "weights_digest": "b" * 64}
     assert model_labels(["x", "x"], [short, longer]) == ["x (training tokens 10)", "x (training tokens 20)"]
+    millions = [{**short, "training": {"tokens": tokens}} for tokens in (2_500_020, 6_485_160, None)]
+    tokens = ("2.5M", "6.49M", "None")
+    assert model_labels(["x"] * 3, millions) == [f"x (training tokens {each})" for each in tokens]
+    close = [{**short, "training": {"tokens": tokens, "seed": 0}} for tokens in (2_500_020, 2_500_021)]
+    assert model_labels(["x", "x"], close)[1] == "x (training tokens 2500021)"
     other = {**short, "weights_digest": "c" * 64, "place": "runs/c"}
     assert model_labels(["x", "x"], [short, other]) == ["x (weights aaaaaaaa)", "x (weights cccccccc)"]
     again = {**short, "config": {"posterior": {"steps": 4, "matmul": "bfloat16"}}}
