@@ -22,27 +22,30 @@ LEVEL = "not told apart"
 
 
 def parts(sections: Sequence[Section], asked: Sequence[Question]) -> list[Part]:
-    """Return a part with an answer to each question, which is that it is not measured yet where rows are missing.
+    """Return a part with an answer to each question whose rows are there, then the others as not measured yet.
 
     Raises:
         UserError: a question fits several rows, or the records of a result do not give its perplexity.
     """
-    answered = list[Answer]()
+    answered, open_ = list[Answer](), list[str]()
     for question in asked:
         found = questions.rows(question, sections)
         shared = found and [column for column in found[0].columns if all(column in row.entries for row in found[1:])]
         if not found or not shared:
-            answered.append(Answer(question=question.text, answer="Not measured yet.", command=""))
+            open_.append(question.text)
             continue
         _, first, second = found
         command = shlex.join(["ltm-leaderboard", "compare", first.label, second.label])
         answered.append(Answer(question=question.text, answer=_answer(first, second, shared), command=command))
+    if open_:
+        answered.append(Answer(question="Not measured yet:", answer=" ".join(open_), command=""))
     if not answered:
         return []
     how = (
-        "Differences are in nats per token, with a 95% interval over the text and over training seeds. Beyond doubt: "
-        "whatever is behind the bounds; by the bounds alone: what is behind them may be the other way round. The "
-        "commands need --results and the directory of these results."
+        "Each answer is about two models, which its command names: their perplexities, and their difference in nats "
+        "per token with a 95% interval over the text and over training seeds. Beyond doubt: whatever is behind the "
+        "bounds; by the bounds alone: what is behind them may be the other way round. The commands need --results and "
+        "the directory of these results."
     )
     return [Part(title="In short", text=(how,), answers=tuple(answered))]
 
@@ -53,8 +56,8 @@ def _answer(first: Row, second: Row, shared: Sequence[Column]) -> str:
     verdicts = {column: verdict(first, second, column) for column in shared}
     seeds = " and ".join(dict.fromkeys(str(len(row.entries[main])) for row in (first, second)))
     words = (
-        f"{verdicts[main].capitalize()}: on {main.title}, {first.label} has {perplexity(first.entries[main])} and "
-        f"{second.label} has {perplexity(second.entries[main])}, {_difference(first, second, main)} "
+        f"{verdicts[main].capitalize()}: on {main.title} {perplexity(first.entries[main])} against "
+        f"{perplexity(second.entries[main])}, {_difference(first, second, main)} "
         f"({seeds} {'seed' if seeds == '1' else 'seeds'})."
     )
     if len(shared) == 1:

@@ -6,7 +6,17 @@ from collections.abc import Sequence
 
 from leaderboard import labels
 from leaderboard.board import Board, Section
-from leaderboard.content import answers, audits, cost_views, document, notation, reported, sections, task_results
+from leaderboard.content import (
+    answers,
+    audits,
+    cost_views,
+    document,
+    notation,
+    reported,
+    sections,
+    task_results,
+    time_taken,
+)
 from leaderboard.content.document import NOTHING, Page, Part, Table
 from leaderboard.content.sections import SEVERAL, caption, overview, task_table, title
 from leaderboard.questions import Question
@@ -40,6 +50,7 @@ def parts(board: Board) -> list[Part]:
             text, table = (f"{caption(section, column)}.",), task_table(section, column)
             listed.append(Part(title=column.title, level=3, text=text, table=table, folded=folded))
         listed += cost_views.parts(section, _name(section, n))
+        listed += [took for took in (time_taken.part(section),) if took is not None]
     for entries, name in zip(board.others, labels.titles(board.others), strict=True):
         listed += task_results.parts(entries, name)
     for entries, name in zip(board.audits, labels.titles(board.audits), strict=True):

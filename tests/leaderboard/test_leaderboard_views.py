@@ -21,7 +21,7 @@ from rich.console import Console
 from leaderboard import compare, labels
 from leaderboard.board import Board, board
 from leaderboard.build import files
-from leaderboard.content import audits, cost_views, page, sections, task_results
+from leaderboard.content import audits, cost_views, page, sections, task_results, time_taken
 from leaderboard.content.document import Axis, Figure, Part, Point, Series, Value
 from leaderboard.csv_export import csv_table
 from leaderboard.entries import Entry, audited, load
@@ -562,3 +562,21 @@ def test_two_thousand_results_build_in_seconds(tmp_path: Path, monkeypatch: pyte
     assert time.process_time() - started < 10
     assert len(made) == 3 + 16
     shutil.rmtree(tmp_path)
+
+
+def test_the_time_taken_is_per_training_seed_and_in_all(tmp_path: Path) -> None:
+    trained = make_result().training
+    of = {"seconds": 120.0, "tokens": 240_000}
+    results = [
+        make_result(name=name, training_seed=seed, task_name=task, training={**trained, **of, "seed": seed})
+        for name, seed in (("ltm-a", 0), ("ltm-a", 1), ("ltm-b", 0))
+        for task in ("ltm_pydocs", "ltm_ptb")
+    ]
+    took = time_taken.part(build(tmp_path, *results).sections[0])
+    assert took is not None and took.table is not None
+    seconds = results[0].provenance["wall_seconds"]
+    assert [row[1:5] for row in took.table.rows] == [
+        ("2", "2.0", "2.00k", f"{2 * seconds / 60:.1f}"),
+        ("1", "2.0", "2.00k", f"{2 * seconds / 60:.1f}"),
+    ]
+    assert took.text[0].startswith(f"0.1 hours of training and {6 * seconds / 3600:.1f} hours of scoring")
