@@ -58,6 +58,9 @@ WRITERS ?= ar ar-full ltm ltm-unfitted vae vae-vq bd3lm mdlm md4 sedd ngram
 sampler.mdlm := --set sampler=cached --set sampling_steps=64
 sampler.md4 := $(sampler.mdlm)
 sampler.sedd := --set sampling_steps=64
+# Further numbers of steps, for 128 samples each.
+steps.mdlm := 4 16 256 1024
+steps.sedd := 4 16 256
 # Problems are put to the first seed of these rows, and to the same models with problems in their training text.
 SOLVERS ?= ar ltm
 MIXED := novels+4*gsm8k/train_rest+4*arithmetic
@@ -163,12 +166,13 @@ mini-generation: $(INSTALLED)
 	$(BIN)/ltm-train ar-mini --corpus openwebtext --output $(SCORER)
 	@$(MAKE) --no-print-directory -j$(JOBS) $(WRITERS:%=write-%)
 
+$(WRITERS:%=write-%): write = $(BIN)/ltm-eval --model $(firstword $(mini.$*)) --checkpoint $(MINI)/models/mini-$*-0 \
+	--scorer $(SCORER) --output $(MINI)/results $(sampler.$*)
 $(WRITERS:%=write-%): write-%: $(INSTALLED)
 	@echo "$*: generating; see $(MINI)/logs/$@.log"
-	@$(BIN)/ltm-eval --model $(firstword $(mini.$*)) --checkpoint $(MINI)/models/mini-$*-0 $(sampler.$*) \
-		--tasks generation_novels,continuation_novels --scorer $(SCORER) --mauve $(SCORER) \
-		--output $(MINI)/results >>$(MINI)/logs/$@.log 2>&1 \
-		|| { tail -n 20 $(MINI)/logs/$@.log; echo "$@: failed"; exit 1; }
+	@{ $(write) --tasks generation_novels,continuation_novels --mauve $(SCORER) \
+		$(foreach steps,$(steps.$*),&& $(write) --tasks generation_novels --samples 128 --set sampling_steps=$(steps)); } \
+		>>$(MINI)/logs/$@.log 2>&1 || { tail -n 20 $(MINI)/logs/$@.log; echo "$@: failed"; exit 1; }
 
 mini-problems: $(INSTALLED)
 	@mkdir -p $(MINI)/logs

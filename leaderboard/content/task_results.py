@@ -1,4 +1,4 @@
-"""Results other than perplexities: a table for each task on one text, and figures for generation and diagnostics."""
+"""Results other than perplexities: a table for each task on one text, and curves of diagnostics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from leaderboard.content import notation, reported
+from leaderboard.content import generation_views, notation, reported
 from leaderboard.content.document import NOTHING, Axis, Figure, Part, Point, Series, Table, Value, slug
 from leaderboard.entries import Entry
 from leaderboard.labels import labels
@@ -28,7 +28,7 @@ def parts(entries: Sequence[Entry], title: str) -> list[Part]:
     whole = Part(
         title=title,
         text=(f"{caption(entries)}.",),
-        figures=tuple(_generation_figures(entries)),
+        figures=tuple(generation_views.figures(entries, _figure_prefix(entries))),
         table=table(entries),
     )
     curves = (_curve(entries, "steps", "Fast steps"), _curve(entries, "latents", "Latent vectors"))
@@ -181,43 +181,6 @@ def _figure_prefix(entries: Sequence[Entry]) -> str:
     return slug(
         f"{result.task['name']} {result.task['version']} {result.task['split']} {result.data['fingerprint'][:8]}"
     )
-
-
-def _generation_figures(entries: Sequence[Entry]) -> list[Figure]:
-    """Gen PPL against entropy, one figure per scorer, with human text for comparison."""
-    scorers = sorted({m.name for e in entries for m in e.result.metrics if m.name.startswith("gen_ppl[")})
-    figures = []
-    for name in scorers:
-        models, humans = [], {}
-        for label, entry in zip(labels(entries), entries, strict=True):
-            metrics = {metric.name: metric for metric in entry.result.metrics}
-            if name in metrics and "unigram_entropy" in metrics:
-                models.append(_generation_point(label, metrics, name))
-            if f"human_{name}" in metrics and "human_unigram_entropy" in metrics:
-                human = _generation_point("human text", metrics, name, "human_")
-                humans[human.x, human.y] = human
-        models = [point for point in models if point.y > 0]
-        if models:
-            figures.append(
-                Figure(
-                    name=f"{_figure_prefix(entries)}-{slug(name)}",
-                    title=f"{name} against entropy",
-                    words="Good samples are near human text; lower perplexity alone may be repetition.",
-                    x=Axis(label="Unigram entropy, nats"),
-                    y=Axis(label="Gen PPL", log=True),
-                    series=(
-                        Series(name="samples", points=tuple(models)),
-                        *([Series(name="human text", points=tuple(humans.values()))] if humans else []),
-                    ),
-                )
-            )
-    return figures
-
-
-def _generation_point(label: str, metrics: Mapping[str, Metric], name: str, prefix: str = "") -> Point:
-    entropy, ppl = metrics[f"{prefix}unigram_entropy"], metrics[f"{prefix}{name}"]
-    tip = f"{label}: Gen PPL {notation.value([ppl])}, entropy {notation.number(entropy.value)}"
-    return Point(x=entropy.value, y=ppl.value, label="" if prefix else label, tip=tip)
 
 
 def _curve(entries: Sequence[Entry], setting: str, label: str) -> Part | None:

@@ -21,7 +21,7 @@ from rich.console import Console
 from leaderboard import compare, labels
 from leaderboard.board import Board, board
 from leaderboard.build import files
-from leaderboard.content import audits, cost_views, page, sections, task_results, time_taken
+from leaderboard.content import audits, cost_views, generation_views, page, sections, task_results, time_taken
 from leaderboard.content.document import Axis, Figure, Part, Point, Series, Value
 from leaderboard.csv_export import csv_table
 from leaderboard.entries import Entry, audited, load
@@ -580,3 +580,25 @@ def test_the_time_taken_is_per_training_seed_and_in_all(tmp_path: Path) -> None:
         ("1", "2.0", "2.00k", f"{2 * seconds / 60:.1f}"),
     ]
     assert took.text[0].startswith(f"0.1 hours of training and {6 * seconds / 3600:.1f} hours of scoring")
+
+
+def test_samples_in_more_network_evaluations_are_joined_in_their_order(tmp_path: Path) -> None:
+    def sampled(name: str, steps: int, ppl: float) -> Result:
+        values = {"gen_ppl[ar-x]": ppl, "network_evaluations": float(steps), "unigram_entropy": 4.5}
+        metrics = tuple(
+            Metric(name=each, likelihood=None, headline=each[0] == "g", unit="x", value=value, kind="exact", n=8)
+            for each, value in values.items()
+        )
+        made = make_result(name=name, task_name="ltm_generation")
+        model = {**make_result(name=name).model, "config": {"steps": steps}, "config_digest": f"{steps}" * 32}
+        return dataclasses.replace(made, metrics=metrics, model=model)
+
+    results = [sampled("mdlm-x", 64, 60.0), sampled("mdlm-x", 16, 90.0), sampled("ar-x", 99, 50.0)]
+    (entries,) = build(tmp_path, *results).others
+    by_entropy, by_evaluations = generation_views.figures(entries, "g")
+    assert len(by_entropy.series[0].points) == 3
+    lines = sorted([(p.x, p.y) for p in series.points] for series in by_evaluations.series)
+    assert lines == [[(16, 90.0), (64, 60.0)], [(99, 50.0)]]
+    # With one number of evaluations for each model there is nothing to trade.
+    (entries,) = build(tmp_path / "one", results[0], results[2]).others
+    assert len(generation_views.figures(entries, "g")) == 1
