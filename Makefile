@@ -48,7 +48,8 @@ MINI_RUNS := $(foreach seed,$(SEEDS),$(foreach row,$(ROWS),mini-$(row)-$(seed)))
 REPEAT ?= $(word $(shell expr $$(date +%V) % 8 + 1),ar ltm mdlm vae bd3lm md4 sedd vae-vq)
 HELD_OUT := --tasks novels --excerpt 131072
 ZERO_SHOT := ptb,wikitext,lm1b,lambada,ag_news,pubmed,arxiv,openwebtext,lambada_last_word
-# How much the latents of these rows say, over fast steps and latents, and how much of the loss is inference.
+# How much the latents of these rows say, over fast steps and latents, how much of the loss is inference, and whether
+# thoughts inferred from the past help to predict what follows.
 DIAGNOSED := ltm ltm-random vae
 # Diffusion that shows words from left to right has an exact likelihood, and a row of its own.
 IN_ORDER := --set unmasking=left_to_right
@@ -144,7 +145,7 @@ mini: $(INSTALLED)
 	@$(MAKE) --no-print-directory -j$(JOBS) $(MINI_RUNS)
 	$(BIN)/ltm-leaderboard build --results $(MINI)/results --out $(MINI)/LEADERBOARD.md
 
-# Of each row the first seed is audited, whose verdict holds for the others.
+# Of each row the first seed is audited, whose verdict holds for the others, and has all likelihoods on all texts.
 $(MINI_RUNS): seed = $(lastword $(subst -, ,$@))
 $(MINI_RUNS): given = $(mini.$(patsubst mini-%-$(seed),%,$@))
 $(MINI_RUNS): run = $(MINI)/models/$@
@@ -152,9 +153,10 @@ $(MINI_RUNS): scored = $(BIN)/ltm-eval --model $(firstword $(given)) --checkpoin
 $(MINI_RUNS): $(INSTALLED)
 	@echo "$@: training, scoring$(if $(filter 0,$(seed)),$(comma) auditing); see $(MINI)/logs/$@.log"
 	@{ $(BIN)/ltm-train $(given) --corpus novels --seed $(seed) --output $(run) \
-		&& $(scored) $(HELD_OUT) && $(scored) --tasks $(ZERO_SHOT) --excerpt 32768 \
+		&& $(scored) $(HELD_OUT) && $(scored) --tasks $(ZERO_SHOT) --excerpt 32768 $(if $(filter-out 0,$(seed)),--headline-only) \
 		$(if $(filter 0,$(seed)),&& $(scored) --tasks audit) \
-		$(if $(filter $(DIAGNOSED:%=mini-%-0),$@),&& $(scored) --tasks diagnostics_novels) \
+		$(if $(filter $(DIAGNOSED:%=mini-%-0),$@),&& $(scored) --tasks diagnostics_novels \
+			&& $(scored) --tasks prequential_novels --excerpt 131072) \
 		$(if $(filter mini-mdlm-0 mini-bd3lm-0,$@),&& $(scored) $(HELD_OUT) $(IN_ORDER) \
 			&& $(scored) --tasks audit $(IN_ORDER)); } >>$(MINI)/logs/$@.log 2>&1 \
 		|| { tail -n 20 $(MINI)/logs/$@.log; echo "$@: failed"; exit 1; }
