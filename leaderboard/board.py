@@ -52,13 +52,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Section:
-    """Results that may be compared: same track, tokenizer, block length and separator."""
+    """Results that may be compared: same track, tokenizer, block length and separator, in one reading or in chunks."""
 
     track: str
     tokenizer: str
     tokenizer_fingerprint: str
     block_length: int
     eos_between_documents: bool
+    in_chunks: bool
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
 
@@ -137,7 +138,8 @@ def _track(flops: float | None) -> str:
 def _protocol(result: Result) -> tuple[Any, ...]:
     """What results of one section agree in, apart from the track."""
     scoring, tokenizer = result.scoring, result.tokenizer
-    return tokenizer["name"], tokenizer["fingerprint"], scoring["block_length"], scoring["eos_between_documents"]
+    text = tokenizer["name"], tokenizer["fingerprint"], scoring["block_length"], scoring["eos_between_documents"]
+    return *text, "chunk" in scoring
 
 
 def _section(key: tuple[Any, ...], entries: list[Entry], not_shown: Counter[str]) -> Section:
@@ -161,6 +163,7 @@ def _section(key: tuple[Any, ...], entries: list[Entry], not_shown: Counter[str]
         tokenizer_fingerprint=key[2],
         block_length=key[3],
         eos_between_documents=key[4],
+        in_chunks=key[5],
         columns=tuple(columns.values()),
         rows=tuple(sorted(rows, key=lambda row: row.label)),
     )

@@ -92,8 +92,8 @@ def files(board: Board, out: Path, readme: Path | None = None, asked: Sequence[Q
 def markdown_block(board: Board, asked: Sequence[Question] = (), *, plots: str) -> str:
     """Return the first answers, and the overview of each section, as Markdown to be inserted in another page.
 
-    Questions that are not answered yet are left out, and so are texts that no model was trained on, where there are
-    several: the whole board has them.
+    Questions that are not answered yet are left out, and so are prequential bounds, and texts that no model was trained
+    on, where there are several: the whole board has them.
 
     Args:
         plots: the folder of the board's plots, as seen from that page.

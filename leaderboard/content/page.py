@@ -49,6 +49,8 @@ def parts(board: Board) -> list[Part]:
         for column in section.columns:
             text, table = (f"{caption(section, column)}.",), task_table(section, column)
             listed.append(Part(title=column.title, level=3, text=text, table=table, folded=folded))
+        if section.in_chunks:  # by models that other sections have
+            continue
         listed += cost_views.parts(section, _name(section, n))
         listed += [took for took in (time_taken.part(section),) if took is not None]
     for entries, name in zip(board.others, labels.titles(board.others), strict=True):
@@ -63,12 +65,14 @@ def overviews(board: Board, *, narrow: bool = False) -> list[Part]:
     """Return how each section begins: the table of its models, and, if they have several seeds, a plot of these.
 
     Args:
-        narrow: leave out texts that no model was trained on, where there are several; see `sections.overview`.
+        narrow: leave out prequential bounds, and texts that no model was trained on, where there are several; see
+            `sections.overview`.
     """
     figures = [cost_views.seeds(section, _name(section, n)) for n, section in enumerate(board.sections)]
     return [
         Part(title=title(section), figures=(figure,) if figure else (), table=overview(section, narrow=narrow))
         for section, figure in zip(board.sections, figures, strict=True)
+        if not (narrow and section.in_chunks)
     ]
 
 

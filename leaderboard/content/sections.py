@@ -209,7 +209,7 @@ def title(section: Section) -> str:
     separator = "EOS between documents" if section.eos_between_documents else "no separator"
     return (
         f"{section.track.capitalize()} track · {section.tokenizer} ({section.tokenizer_fingerprint[:8]}) · "
-        f"blocks of {section.block_length} · {separator}"
+        f"blocks of {section.block_length} · {separator}{' · in chunks' if section.in_chunks else ''}"
     )
 
 

@@ -602,3 +602,17 @@ def test_samples_in_more_network_evaluations_are_joined_in_their_order(tmp_path:
     # With one number of evaluations for each model there is nothing to trade.
     (entries,) = build(tmp_path / "one", results[0], results[2]).others
     assert len(generation_views.figures(entries, "g")) == 1
+
+
+def test_prequential_bounds_have_a_section_of_their_own(tmp_path: Path) -> None:
+    chunks = {"task_name": "ltm_prequential_pydocs", "scoring": {"chunk": 16}}
+    built = build(tmp_path, make_result(), make_result(name="ar-x", family="ar"), make_result(nats=3.1, **chunks))
+    whole, in_chunks = built.sections
+    assert [section.in_chunks for section in built.sections] == [False, True]
+    assert sections.title(in_chunks) == f"{sections.title(whole)} · in chunks"
+    assert [[column.title for column in section.columns] for section in built.sections] == [
+        ["pydocs"],
+        ["prequential_pydocs"],
+    ]
+    assert [row.label for row in whole.rows] == ["ar-x", "ltm-tiny"]
+    assert len(page.overviews(built)) == 2 and len(page.overviews(built, narrow=True)) == 1
