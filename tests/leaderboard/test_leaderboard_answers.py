@@ -147,8 +147,9 @@ def test_a_readme_gets_the_first_answers_and_only_the_texts_that_were_trained_on
     texts = ("pydocs", "ptb", "wikitext", "lm1b")
     for n, name in enumerate(("ar-a", "ar-b")):
         for text in texts:
-            of = {"task_name": f"ltm_{text}", "fingerprint": text.ljust(64)}
-            write_result(make_result(name=name, family="ar", nats=3 + n, **of), tmp_path / "results")
+            fingerprint = text.ljust(64)
+            result = make_result(name=name, family="ar", nats=3 + n, task_name=f"ltm_{text}", fingerprint=fingerprint)
+            write_result(result, tmp_path / "results")
     measured = [question("ar-a", "ar-b", f"No. {n}?") for n in range(7)]
     ask(tmp_path, question("ar-a", "mdlm-tiny", "And diffusion?"), *measured)
     built = board(load(tmp_path / "results"))

@@ -605,8 +605,8 @@ def test_samples_in_more_network_evaluations_are_joined_in_their_order(tmp_path:
 
 
 def test_prequential_bounds_have_a_section_of_their_own(tmp_path: Path) -> None:
-    chunks = {"task_name": "ltm_prequential_pydocs", "scoring": {"chunk": 16}}
-    built = build(tmp_path, make_result(), make_result(name="ar-x", family="ar"), make_result(nats=3.1, **chunks))
+    prequential = make_result(nats=3.1, task_name="ltm_prequential_pydocs", scoring={"chunk": 16})
+    built = build(tmp_path, make_result(), make_result(name="ar-x", family="ar"), prequential)
     whole, in_chunks = built.sections
     assert [section.in_chunks for section in built.sections] == [False, True]
     assert sections.title(in_chunks) == f"{sections.title(whole)} · in chunks"
