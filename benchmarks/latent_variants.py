@@ -56,6 +56,7 @@ GROUPS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "free bits 2": (*QUIET, "free_bits=2"),
         "window 4": (*QUIET, "decoder.window=4"),
         "window 4, random start, rate 1": ("decoder.window=4",),
+        "window 4, random start, rate 0.1": ("decoder.window=4", "cross_rate=0.1"),
         "window 64": (*QUIET, "decoder.window=64"),
         "3 latents": (*QUIET, "latents=3"),
         "24 latents": (*QUIET, "latents=24"),
