@@ -46,13 +46,15 @@ mini.ngram := ngram-mini
 MINI_RUNS := $(foreach seed,$(SEEDS),$(foreach row,$(ROWS),mini-$(row)-$(seed)))
 # The row that is trained anew to see if its number stands; in CI another one each week.
 REPEAT ?= $(word $(shell expr $$(date +%V) % 8 + 1),ar ltm mdlm vae bd3lm md4 sedd vae-vq)
-HELD_OUT := --tasks novels --excerpt 131072
+EXCERPT := --excerpt 131072
+HELD_OUT := --tasks novels $(EXCERPT)
 ZERO_SHOT := ptb,wikitext,lm1b,lambada,ag_news,pubmed,arxiv,openwebtext,lambada_last_word
 # How much the latents of these rows say, over fast steps and latents, how much of the loss is inference, and whether
 # thoughts inferred from the past help to predict what follows.
 DIAGNOSED := ltm ltm-random vae
 # Diffusion that shows words from left to right has an exact likelihood, and a row of its own.
 IN_ORDER := --set unmasking=left_to_right
+ORDERED := mdlm bd3lm
 # An AR model of other text scores what the models write, and lends MAUVE its features.
 SCORER := $(MINI)/models/scorer
 WRITERS ?= ar ar-full ltm ltm-unfitted vae vae-vq bd3lm mdlm md4 sedd ngram
@@ -136,6 +138,9 @@ board: leaderboard
 	$(call add_results,$(DEMO),$(BOARD))
 	$(MAKE) --no-print-directory readme
 
+# After a command: its output goes to a log, whose end is shown if it fails.
+logged = >>$(MINI)/logs/$@.log 2>&1 || { tail -n 20 $(MINI)/logs/$@.log; echo "$@: failed"; exit 1; }
+
 mini mini-generation mini-problems: export LTM_HOME = $(MINI)/home
 mini mini-generation mini-problems: export LTM_DATA_DIR = $(DATA)
 mini mini-generation mini-problems: export OMP_NUM_THREADS = 1
@@ -156,10 +161,9 @@ $(MINI_RUNS): $(INSTALLED)
 		&& $(scored) $(HELD_OUT) && $(scored) --tasks $(ZERO_SHOT) --excerpt 32768 $(if $(filter-out 0,$(seed)),--headline-only) \
 		$(if $(filter 0,$(seed)),&& $(scored) --tasks audit) \
 		$(if $(filter $(DIAGNOSED:%=mini-%-0),$@),&& $(scored) --tasks diagnostics_novels \
-			&& $(scored) --tasks prequential_novels --excerpt 131072) \
-		$(if $(filter mini-mdlm-0 mini-bd3lm-0,$@),&& $(scored) $(HELD_OUT) $(IN_ORDER) \
-			&& $(scored) --tasks audit $(IN_ORDER)); } >>$(MINI)/logs/$@.log 2>&1 \
-		|| { tail -n 20 $(MINI)/logs/$@.log; echo "$@: failed"; exit 1; }
+			&& $(scored) --tasks prequential_novels $(EXCERPT)) \
+		$(if $(filter $(ORDERED:%=mini-%-0),$@),&& $(scored) $(HELD_OUT) $(IN_ORDER) \
+			&& $(scored) --tasks audit $(IN_ORDER)); } $(logged)
 	@echo "$@: done"
 
 # Whatever is finished is not repeated, training of the scorer included.
@@ -174,7 +178,7 @@ $(WRITERS:%=write-%): write-%: $(INSTALLED)
 	@echo "$*: generating; see $(MINI)/logs/$@.log"
 	@{ $(write) --tasks generation_novels,continuation_novels --mauve $(SCORER) \
 		$(foreach steps,$(steps.$*),&& $(write) --tasks generation_novels --samples 128 --set sampling_steps=$(steps)); } \
-		>>$(MINI)/logs/$@.log 2>&1 || { tail -n 20 $(MINI)/logs/$@.log; echo "$@: failed"; exit 1; }
+		$(logged)
 
 mini-problems: $(INSTALLED)
 	@mkdir -p $(MINI)/logs
@@ -186,7 +190,7 @@ $(SOLVERS:%=solve-%): solve-%: $(INSTALLED)
 		$(foreach shots,$(SHOTS),$(foreach model,mini mixed,&& $(BIN)/ltm-eval --model $(firstword $(mini.$*)) \
 			--checkpoint $(MINI)/models/$(model)-$*-0 --shots $(shots) --output $(MINI)/results \
 			--tasks gsm8k_train_holdout$(comma)arithmetic$(comma)arithmetic_validation)); } \
-		>>$(MINI)/logs/$@.log 2>&1 || { tail -n 20 $(MINI)/logs/$@.log; echo "$@: failed"; exit 1; }
+		$(logged)
 
 # Train a row of that board anew, and see if its perplexity lies where a further training seed's would.
 mini-repeat: export LTM_HOME = $(DEMO)/repeat/home

@@ -9,7 +9,7 @@ from typing import Any
 from leaderboard.board import COUNTED, Column, Row, Section
 from leaderboard.content import notation
 from leaderboard.content.document import NOTHING, Axis, Figure, Part, Point, Series, Table, Value, slug
-from leaderboard.content.sections import by_perplexity, main_columns, perplexity, rank, trained_on
+from leaderboard.content.sections import by_perplexity, main_columns, perplexity, rank, trained_columns
 from leaderboard.ranking import claim, headline, ranked
 from ltm.progress import count
 
@@ -74,8 +74,7 @@ def seeds(section: Section, name: str) -> Figure | None:
     None unless a row has several seeds.
     """
     rows = by_perplexity(section.rows, section.columns)
-    # Also of few texts the one that was trained on, if any.
-    for column in sorted(main_columns(section), key=lambda c: not any(trained_on(row, c) for row in rows)):
+    for column in trained_columns(section) or section.columns:
         points, spreads = list[Point](), list[Series]()
         for row in rows:
             flops = row.first.training["flops"]

@@ -49,10 +49,8 @@ def parts(board: Board) -> list[Part]:
         for column in section.columns:
             text, table = (f"{caption(section, column)}.",), task_table(section, column)
             listed.append(Part(title=column.title, level=3, text=text, table=table, folded=folded))
-        if section.in_chunks:  # by models that other sections have
-            continue
-        listed += cost_views.parts(section, _name(section, n))
-        listed += [took for took in (time_taken.part(section),) if took is not None]
+        if not section.in_chunks:  # whose models other sections have
+            listed += [*cost_views.parts(section, _name(section, n)), *time_taken.parts(section)]
     for entries, name in zip(board.others, labels.titles(board.others), strict=True):
         listed += task_results.parts(entries, name)
     for entries, name in zip(board.audits, labels.titles(board.audits), strict=True):
@@ -68,12 +66,12 @@ def overviews(board: Board, *, narrow: bool = False) -> list[Part]:
         narrow: leave out prequential bounds, and texts that no model was trained on, where there are several; see
             `sections.overview`.
     """
-    figures = [cost_views.seeds(section, _name(section, n)) for n, section in enumerate(board.sections)]
-    return [
-        Part(title=title(section), figures=(figure,) if figure else (), table=overview(section, narrow=narrow))
-        for section, figure in zip(board.sections, figures, strict=True)
-        if not (narrow and section.in_chunks)
-    ]
+    listed = list[Part]()
+    for n, section in enumerate(board.sections):
+        if not (narrow and section.in_chunks):
+            figure, table = cost_views.seeds(section, _name(section, n)), overview(section, narrow=narrow)
+            listed.append(Part(title=title(section), figures=(figure,) if figure else (), table=table))
+    return listed
 
 
 def _name(section: Section, n: int) -> str:

@@ -175,8 +175,12 @@ def rank(ranks: dict[str, tuple[int, bool]], row: Row) -> str:
 
 def main_columns(section: Section) -> Sequence[Column]:
     """Return, of several texts, those that a model was trained on; all of them if they are few, or none is such."""
-    trained = [column for column in section.columns if any(trained_on(row, column) for row in section.rows)]
-    return trained if trained and len(section.columns) >= SEVERAL else section.columns
+    return (trained_columns(section) if len(section.columns) >= SEVERAL else ()) or section.columns
+
+
+def trained_columns(section: Section) -> Sequence[Column]:
+    """Return the texts that a model was trained on."""
+    return [column for column in section.columns if any(trained_on(row, column) for row in section.rows)]
 
 
 def trained_on(row: Row, column: Column) -> bool:

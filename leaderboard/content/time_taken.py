@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 from leaderboard.board import Row, Section
 from leaderboard.content import notation
@@ -12,11 +11,11 @@ from leaderboard.content.sections import by_perplexity
 from leaderboard.entries import Entry
 
 
-def part(section: Section) -> Part | None:
-    """Return a row per model with the minutes of one training seed; None if no training time is known."""
+def parts(section: Section) -> list[Part]:
+    """Return a table with the minutes of one training seed of each model; nothing if no training time is known."""
     rows = [row for row in by_perplexity(section.rows, section.columns) if any(map(_trained, _seeds(row)))]
     if not rows:
-        return None
+        return []
     trained = math.fsum(_trained(entry) for row in rows for entry in _seeds(row))
     scored = math.fsum(_scored(row) for row in rows)
     words = (
@@ -28,7 +27,7 @@ def part(section: Section) -> Part | None:
         rows=tuple(_row(row) for row in rows),
         words=(5,),
     )
-    return Part(title="Time taken, per training seed", level=3, text=(words,), table=table, folded=True)
+    return [Part(title="Time taken, per training seed", level=3, text=(words,), table=table, folded=True)]
 
 
 def _row(row: Row) -> tuple[str, ...]:
@@ -47,8 +46,11 @@ def _row(row: Row) -> tuple[str, ...]:
 
 def _seeds(row: Row) -> list[Entry]:
     """One result of each training seed."""
-    entries = [entry for scored in row.entries.values() for entry in scored]
-    return [*{entry.result.model["weights_digest"]: entry for entry in entries}.values()]
+    return [*{entry.result.model["weights_digest"]: entry for entry in _entries(row)}.values()]
+
+
+def _entries(row: Row) -> list[Entry]:
+    return [entry for scored in row.entries.values() for entry in scored]
 
 
 def _trained(entry: Entry) -> float:
@@ -60,8 +62,7 @@ def _tokens(entry: Entry) -> float:
 
 
 def _scored(row: Row) -> float:
-    each: Iterable[Entry] = (entry for scored in row.entries.values() for entry in scored)
-    return math.fsum(entry.result.provenance["wall_seconds"] for entry in each)
+    return math.fsum(entry.result.provenance["wall_seconds"] for entry in _entries(row))
 
 
 def _hours(seconds: float) -> str:

@@ -572,8 +572,8 @@ def test_the_time_taken_is_per_training_seed_and_in_all(tmp_path: Path) -> None:
         for name, seed in (("ltm-a", 0), ("ltm-a", 1), ("ltm-b", 0))
         for task in ("ltm_pydocs", "ltm_ptb")
     ]
-    took = time_taken.part(build(tmp_path, *results).sections[0])
-    assert took is not None and took.table is not None
+    (took,) = time_taken.parts(build(tmp_path, *results).sections[0])
+    assert took.table is not None
     seconds = results[0].provenance["wall_seconds"]
     assert [row[1:5] for row in took.table.rows] == [
         ("2", "2.0", "2.00k", f"{2 * seconds / 60:.1f}"),

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ltm.data.documents import Documents, chained
+from ltm.data.documents import Documents
 from ltm.data.split import Split
 from ltm.errors import UserError
 
@@ -56,12 +56,9 @@ def mixed(name: str, split: str, parts: Sequence[tuple[Part, Split]]) -> Split:
         if text.unit != "document":
             raise UserError(f"mixture {name}: {part.corpus} consists of {text.unit}s; expected documents")
     repeated = [text for part, text in parts for _ in range(part.times)]
-    all_texts = [text.texts() for text in repeated]
-    documents: Sequence[str]
-    if any(isinstance(texts, Documents) for texts in all_texts):
-        documents = chained(_in_files(texts) for texts in all_texts).counted(sum(map(len, all_texts)))
-    else:
-        documents = [*itertools.chain.from_iterable(all_texts)]
+    texts = [texts for part, text in parts for texts in [text.texts()] * part.times]
+    in_files = [part for part in texts if isinstance(part, Documents)]
+    documents = Documents(lambda: itertools.chain.from_iterable(texts), of=in_files).counted(sum(map(len, texts)))
     content = repr(("mixture 1", [(part.times, text.fingerprint) for part, text in parts]))
     return Split(
         corpus=name,
@@ -81,7 +78,3 @@ def mixed(name: str, split: str, parts: Sequence[tuple[Part, Split]]) -> Split:
             ],
         },
     )
-
-
-def _in_files(texts: Sequence[str]) -> Documents:
-    return texts if isinstance(texts, Documents) else Documents(lambda: iter(texts)).counted(len(texts))
