@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from leaderboard import labels
@@ -20,6 +21,9 @@ from leaderboard.content import (
 from leaderboard.content.document import NOTHING, Page, Part, Table
 from leaderboard.content.sections import SEVERAL, caption, overview, task_table, title
 from leaderboard.questions import Question
+
+_CUT = "…"
+"""What stands for the directories of an absolute path."""
 
 
 def whole(board: Board, asked: Sequence[Question] = ()) -> Page:
@@ -114,9 +118,14 @@ def provenance(board: Board) -> Part:
                 result.scoring["dtype"],
                 f"{origin['wall_seconds']:.0f}",
                 ", ".join(f"{name} {version}" for name, version in sorted(origin["versions"].items())),
-                origin["command"],
+                without_directories(origin["command"]),
             )
         )
     header = ("Result", "Weights", "Commit", "Date", "Device", "Dtype", "Seconds", "Versions", "Command")
     table = Table(header=header, rows=tuple(rows), words=(1, 2, 3, 4, 5, 7, 8))
     return Part(title="Where each result comes from", folded=True, table=table)
+
+
+def without_directories(command: str) -> str:
+    """Return a command with absolute paths cut to their names: a page need not say where a machine keeps its files."""
+    return re.sub(r"(?<![^\s'\"=:,])[/~](?:[^\s'\",/]*/)*(?=[^\s'\",/])", f"{_CUT}/", command)

@@ -616,3 +616,14 @@ def test_prequential_bounds_have_a_section_of_their_own(tmp_path: Path) -> None:
     ]
     assert [row.label for row in whole.rows] == ["ar-x", "ltm-tiny"]
     assert len(page.overviews(built)) == 2 and len(page.overviews(built, narrow=True)) == 1
+
+
+def test_commands_on_a_page_do_not_say_where_a_machine_keeps_its_files(tmp_path: Path) -> None:
+    typed = (
+        "ltm-eval --model x --checkpoint /home/me/runs/x --tasks text:/srv/a.txt,ptb --output=~/o --set a=1/2 --o 'b/c'"
+    )
+    shown = "ltm-eval --model x --checkpoint …/x --tasks text:…/a.txt,ptb --output=…/o --set a=1/2 --o 'b/c'"
+    assert page.without_directories(typed) == shown
+    made = make_result()
+    built = build(tmp_path, dataclasses.replace(made, provenance={**made.provenance, "command": typed}))
+    assert shown in str(page.provenance(built).table) and "/home/" not in str(page.provenance(built).table)
