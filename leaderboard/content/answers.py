@@ -36,9 +36,10 @@ def parts(sections: Sequence[Section], asked: Sequence[Question]) -> list[Part]:
             continue
         _, first, second = found
         command = shlex.join(["ltm-leaderboard", "compare", first.label, second.label])
-        answered.append(Answer(question=question.text, answer=_answer(first, second, shared), command=command))
+        said, evidence = _answer(first, second, shared)
+        answered.append(Answer(question=question.text, verdict=said, evidence=evidence, command=command))
     if open_:
-        answered.append(Answer(question="Not measured yet:", answer=" ".join(open_), command=""))
+        answered.append(Answer(question="", verdict="Not measured yet", evidence=" ".join(open_), command=""))
     if not answered:
         return []
     how = (
@@ -50,21 +51,21 @@ def parts(sections: Sequence[Section], asked: Sequence[Question]) -> list[Part]:
     return [Part(title="In short", text=(how,), answers=tuple(answered))]
 
 
-def _answer(first: Row, second: Row, shared: Sequence[Column]) -> str:
-    """Say it of the text that is most like the training text, and count the verdicts on all texts."""
+def _answer(first: Row, second: Row, shared: Sequence[Column]) -> tuple[str, str]:
+    """Return the verdict on the text that is most like the training text, and its numbers with all texts' verdicts."""
     main = next((column for column in shared if trained_on(first, column)), shared[0])
     verdicts = {column: verdict(first, second, column) for column in shared}
     seeds = " and ".join(dict.fromkeys(str(len(row.entries[main])) for row in (first, second)))
     words = (
-        f"{verdicts[main].capitalize()}: on {main.title} {perplexity(first.entries[main])} against "
+        f"On {main.title} {perplexity(first.entries[main])} against "
         f"{perplexity(second.entries[main])}, {_difference(first, second, main)} "
         f"({seeds} {'seed' if seeds == '1' else 'seeds'})."
     )
     if len(shared) == 1:
-        return words
+        return verdicts[main].capitalize(), words
     counts = Counter(verdicts.values())
     parts = [f"{said} on {counts[said]}" for said in (BETTER, LOWER, LEVEL, HIGHER, WORSE) if counts[said]]
-    return f"{words} Of {count(len(shared), 'texts')}: {'; '.join(parts)}."
+    return verdicts[main].capitalize(), f"{words} Of {count(len(shared), 'texts')}: {'; '.join(parts)}."
 
 
 def verdict(first: Row, second: Row, column: Column) -> str:

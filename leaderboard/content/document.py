@@ -88,10 +88,11 @@ class Figure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """A question, what the results say to it in a sentence or two, and the command that shows the same, if any."""
+    """A question, the verdict of the results, the numbers behind it, and the command that shows the same, if any."""
 
     question: str
-    answer: str
+    verdict: str
+    evidence: str
     command: str
 
 

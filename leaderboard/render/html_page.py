@@ -63,8 +63,9 @@ def _part(part: Part, anchor: str, whole_title: str) -> list[str]:
     lines += [f"<p>{_text(text)}</p>" for text in part.text]
     if part.answers:
         answers = (
-            f"<li><strong>{_text(each.question)}</strong> {_text(each.answer)}"
-            + (f" <code>{_text(each.command)}</code></li>" if each.command else "</li>")
+            f"<li>{_text(each.question)} <strong>{_text(each.verdict)}.</strong>"
+            f"<div>{_text(each.evidence)}"
+            + (f" <code>{_text(each.command)}</code></div></li>" if each.command else "</div></li>")
             for each in part.answers
         )
         lines.append(f'<ul class="answers">{"".join(answers)}</ul>')

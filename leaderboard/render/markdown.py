@@ -31,7 +31,7 @@ def answer_lines(answers: Sequence[Answer]) -> list[str]:
     """Return an item for each answer, after a blank line; nothing if there are none."""
     # In tags, since a name may have a backtick.
     items = [
-        f"- **{escape(each.question)}** {escape(each.answer)}"
+        " ".join(filter(None, ("-", escape(each.question), f"**{escape(each.verdict)}.**", escape(each.evidence))))
         + (f" <code>{escape(each.command)}</code>" if each.command else "")
         for each in answers
     ]

@@ -36,7 +36,7 @@ def print_parts(parts: Sequence[Part], console: Console) -> None:
         for text in part.text:
             console.print(_text(text, console))
         for each in part.answers:
-            console.print(_text(f"{each.question} {each.answer}", console))
+            console.print(_text(f"{each.question} {each.verdict}. {each.evidence}".lstrip(), console))
 
 
 def print_table(table: Table, title: str, console: Console) -> None:

@@ -27,31 +27,45 @@ def readable_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def tell_apart(names: Sequence[str], identities: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return each name, followed by what tells it apart from others of the same name, if there are any."""
+    """Return each name, followed by what tells it apart from others of the same name, if there are any.
+
+    Of fields that draw the same distinctions the first one is enough: a rule of unmasking has its own likelihood.
+    """
     by_name: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for name, identity in zip(names, identities, strict=True):
         by_name[name].append(identity)
-    different: dict[str, list[str]] = {}
-    for name, namesakes in by_name.items():
-        keys = dict.fromkeys(key for identity in namesakes for key in identity) if len(namesakes) > 1 else ()
-        different[name] = [key for key in keys if len({repr(_value(identity, key)) for identity in namesakes}) > 1]
+    telling = {name: _telling_fields(namesakes) for name, namesakes in by_name.items()}
     labels = []
     for name, identity in zip(names, identities, strict=True):
-        difference = ", ".join(f"{key} {_words(key, identity, by_name[name])}" for key in different[name])
+        difference = ", ".join(f"{key} {_words(key, identity, by_name[name])}" for key in telling[name])
         labels.append(f"{name} ({difference})" if difference else name)
     return labels
 
 
+def _telling_fields(identities: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the fields, in order, each of which tells identities apart that those before it do not."""
+    fields, told_apart = list[str](), 1
+    for key in dict.fromkeys(key for identity in identities for key in identity):
+        distinct = len({tuple(repr(_value(identity, each)) for each in (*fields, key)) for identity in identities})
+        if distinct > told_apart:
+            fields, told_apart = [*fields, key], distinct
+    return fields
+
+
 def _words(key: str, identity: Mapping[str, Any], namesakes: Sequence[Mapping[str, Any]]) -> str:
-    """A value in words, a large number to three digits unless that makes different ones alike."""
+    """A value as it is typed, a large number to three digits unless that makes different ones alike."""
     values = [_value(one, key) for one in namesakes]
     distinct = len({repr(value) for value in values}) == len({_rounded(value) for value in values})
-    return (_rounded if distinct else str)(_value(identity, key))
+    return (_rounded if distinct else _typed)(_value(identity, key))
+
+
+def _typed(value: Any) -> str:
+    return "none" if value is None else str(value)
 
 
 def _rounded(value: Any) -> str:
     if type(value) is not int or abs(value) < 100_000:
-        return str(value)
+        return _typed(value)
     return f"{value / 1e6:.3g}M" if abs(value) < 1e9 else f"{value / 1e9:.3g}B"
 
 

@@ -227,9 +227,9 @@ def test_other_settings_make_other_rows_and_the_label_says_which(tmp_path: Path)
     (section,) = build(tmp_path, *results, make_result(name="ar-tiny", family="ar")).sections
     assert [row.label for row in section.rows] == [
         "ar-tiny",
-        "ltm-tiny (draws 64, posterior None)",
+        "ltm-tiny (draws 64, posterior none)",
         "ltm-tiny (draws 64, posterior {'steps': 2})",
-        "ltm-tiny (draws 8, posterior None)",
+        "ltm-tiny (draws 8, posterior none)",
     ]
 
 
@@ -465,7 +465,7 @@ def test_results_without_perplexity_have_tables_of_their_own(tmp_path: Path, run
     assert header == "| Model | pass_at_5 ↑ | answered ↓ | n | Tokens/s |"
     assert [row.split(" | ")[:2] for row in rows] == [
         ["| ar-small", "0.5000"],
-        ["| ar-tiny (shots None)", "0.2500"],
+        ["| ar-tiny (shots none)", "0.2500"],
         ["| ar-tiny (shots 5)", "0.1250"],
     ]
     assert run("build") == 0 and "pass_at_5" in capsys.readouterr().out

@@ -106,9 +106,9 @@ def test_verdicts_go_by_configuration_and_one_failure_outweighs_passes(tmp_path:
     results = [one, other, again, audit(one, {"elbo": True}), audit(again, {"elbo": False})]
     (section,) = build(tmp_path, *results).sections
     kinds = {str(row.label): str(row.first.metric("token_perplexity").kind) for row in section.rows}  # type: ignore[union-attr]
-    assert kinds == {"ltm-tiny (width 64, of None)": "lower_bound", "ltm-tiny (width 128, of ltm-tiny)": "estimate"}
+    assert kinds == {"ltm-tiny (width 64)": "lower_bound", "ltm-tiny (width 128)": "estimate"}
     verdicts = {row.label: sections._audit(row) for row in section.rows}
-    assert verdicts == {"ltm-tiny (width 64, of None)": "not audited", "ltm-tiny (width 128, of ltm-tiny)": "failed"}
+    assert verdicts == {"ltm-tiny (width 64)": "not audited", "ltm-tiny (width 128)": "failed"}
 
 
 def test_a_verdict_holds_for_its_family_its_code_and_its_training_alone(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ltm.evaluation.labels import model_labels
+from ltm.evaluation.labels import model_labels, tell_apart
 
 
 def test_namesakes_are_told_apart_and_others_left_alone():
@@ -11,7 +11,7 @@ def test_namesakes_are_told_apart_and_others_left_alone():
     longer = {**short, "training": {"tokens": 20, "seed": 0}, "weights_digest": "b" * 64}
     assert model_labels(["x", "x"], [short, longer]) == ["x (training tokens 10)", "x (training tokens 20)"]
     millions = [{**short, "training": {"tokens": tokens}} for tokens in (2_500_020, 6_485_160, None)]
-    tokens = ("2.5M", "6.49M", "None")
+    tokens = ("2.5M", "6.49M", "none")
     assert model_labels(["x"] * 3, millions) == [f"x (training tokens {each})" for each in tokens]
     close = [{**short, "training": {"tokens": tokens, "seed": 0}} for tokens in (2_500_020, 2_500_021)]
     assert model_labels(["x", "x"], close)[1] == "x (training tokens 2500021)"
@@ -25,6 +25,11 @@ def test_namesakes_are_told_apart_and_others_left_alone():
     assert model_labels(["x", "x"], [again, later]) == ["x (posterior.steps 4)", "x (posterior.steps 8)"]
     slower = {**again, "config": {"posterior": {"steps": 4}, "cross_rate": 0.1}}
     assert model_labels(["x", "x"], [again, slower]) == ["x (cross_rate 1.0)", "x (cross_rate 0.1)"]
+    # A field that draws no further distinction is left out.
+    rules = [
+        {"rule": rule, "bound": bound, "seed": seed} for rule, bound, seed in (("a", 1, 0), ("b", 2, 0), ("b", 2, 1))
+    ]
+    assert tell_apart(["x"] * 3, rules) == ["x (rule a, seed 0)", "x (rule b, seed 0)", "x (rule b, seed 1)"]
     extended = {**short, "training": {**short["training"], "recipe": {"extended": "tokens=5 (1 update)"}}}
     assert model_labels(["x", "x"], [short, extended])[1] == "x (training extended from tokens=5 (1 update))"
 
