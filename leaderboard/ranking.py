@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -147,31 +146,6 @@ def headline(entry: Entry) -> Metric | None:
 def other_side(entry: Entry) -> Metric | None:
     """Return the perplexity that a model has at least, and is not ranked by; None unless its headline is a bound."""
     return entry.result.other_side(PERPLEXITY)
-
-
-def beyond_doubt(worse: Sequence[Entry], better: Sequence[Entry]) -> bool:
-    """Return True if a model is worse than another whatever is behind their bounds; each has a result for every seed.
-
-    Its perplexity, exact or the least that it can be, is above the other's, exact or the most that that can be: by the
-    95% interval of the paired difference, over text and seeds, where the blocks of all are at hand, otherwise by
-    intervals that do not touch.
-
-    Raises:
-        UserError: the records of a result do not give its perplexity, or are of other blocks.
-    """
-    least = [(entry, metric) for entry in worse if (metric := other_side(entry) or headline(entry)) is not None]
-    most = [(entry, metric) for entry in better if (metric := headline(entry)) is not None]
-    if not (least and most) or (len(least), len(most)) != (len(worse), len(better)):
-        return False
-    if any(metric.kind not in ("exact", "upper_bound") for _, metric in least):
-        return False
-    if any(metric.kind not in ("exact", "lower_bound") for _, metric in most):
-        return False
-    of_least, of_most = all_blocks(least), all_blocks(most)
-    if of_least and of_most:
-        return (interval := difference_over_seeds(of_most, of_least).ci95) is not None and interval[1] < 0
-    highest = max(metric.ci95.high if metric.ci95 else math.inf for _, metric in most)
-    return highest < min(metric.ci95.low if metric.ci95 else 0.0 for _, metric in least)
 
 
 def blocks(entry: Entry, metric: Metric) -> Blocks | None:

@@ -76,6 +76,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("build", "compare"),
         ("render", "csv_export", "repeats"),
         ("content",),
+        ("verdicts",),
         ("ranking", "questions"),
         ("board",),
         ("labels", "verify", "manifest"),

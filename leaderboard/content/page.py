@@ -84,7 +84,9 @@ def _name(section: Section, n: int) -> str:
 
 
 def brief(board: Board, asked: Sequence[Question] = ()) -> list[Part]:
-    """Return a narrow table per task under the title of its section, answers, the signs and what is not shown.
+    """Return narrow tables for each section and task, answers, the signs and what is not shown.
+
+    Of a section of several texts all perplexities are in one table, and only texts that were trained on have their own.
 
     Raises:
         UserError: the records of a result do not give its perplexity; or a question fits several rows.
@@ -92,7 +94,9 @@ def brief(board: Board, asked: Sequence[Question] = ()) -> list[Part]:
     listed = list[Part]()
     for section in board.sections:
         listed.append(Part(title=title(section)))
-        for column in section.columns:
+        if len(section.columns) >= SEVERAL:
+            listed += [Part(title="Perplexity", level=3, table=table) for table in sections.brief_overviews(section)]
+        for column in sections.main_columns(section):
             listed.append(Part(title=caption(section, column), level=3, table=sections.brief_table(section, column)))
     groups = (*board.others, *board.audits)
     for entries, name in zip(groups, labels.titles(groups), strict=True):

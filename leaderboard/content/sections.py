@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -36,8 +37,20 @@ def by_rank(section: Section, column: Column) -> tuple[list[Row], dict[str, tupl
     return sorted(rows, key=lambda row: ranks[row.label][0] if row.label in ranks else len(rows) + 1), ranks
 
 
+def by_mean_rank(section: Section) -> tuple[list[Row], dict[str, tuple[float, float | None]]]:
+    """Sort the rows of a section by mean rank, if it has `SEVERAL` texts, then perplexity.
+
+    Returns the rows, and by label each mean rank and its spread over seeds.
+    """
+    rows = by_perplexity(section.rows, section.columns)
+    places = mean_ranks(section.rows, section.columns) if len(section.columns) >= SEVERAL else {}
+    return sorted(rows, key=lambda row: places[row.label][0] if row.label in places else math.inf), places
+
+
 SEVERAL = 3
 """Texts from which on a mean rank is shown, and the table of each is folded."""
+BESIDE = 5
+"""Texts beside one another on a terminal."""
 ELSEWHERE = "elsewhere"
 """What weights were trained on that nobody here trained."""
 
@@ -51,7 +64,7 @@ def overview(section: Section, *, narrow: bool = False) -> Table:
     audited = any(entry.audit for row in section.rows for entries in row.entries.values() for entry in entries)
     several = len(section.columns) >= SEVERAL
     shown = main_columns(section) if narrow else section.columns
-    places = mean_ranks(section.rows, section.columns) if several else {}
+    in_order, places = by_mean_rank(section)
     rows = [
         (
             row.label + ("" if row.first.training["complete"] is not False else " (training unfinished)"),
@@ -64,7 +77,7 @@ def overview(section: Section, *, narrow: bool = False) -> Table:
             notation.short(row.first.cost["paper_train_flops_per_token"]),
             notation.short(row.first.cost["train_flops_per_token"]),
         )
-        for row in by_perplexity(section.rows, section.columns)
+        for row in in_order
     ]
     papers = [
         (
@@ -137,6 +150,26 @@ def _audit(row: Row) -> str:
     entry = next(iter(row.entries.values()))[0]
     metric = headline(entry)
     return notation.audit(entry, metric.likelihood if metric else None)
+
+
+def brief_overviews(section: Section) -> list[Table]:
+    """Return a row per model with its perplexities, in as many tables as a terminal needs."""
+    rows, places = by_mean_rank(section)
+    tables = []
+    for start in range(0, len(section.columns), BESIDE):
+        shown = section.columns[start : start + BESIDE]
+        values = [
+            [notation.value([headline(entry) for entry in row.entries.get(column, ())]) for column in shown]
+            for row in rows
+        ]
+        ranks = [_mean_rank(places[row.label][0], None) if row.label in places else NOTHING for row in rows]
+        tables.append(
+            Table(
+                header=("Model", "Mean\nrank", *(column.title for column in shown)),
+                rows=tuple((row.label, mean, *cells) for row, mean, cells in zip(rows, ranks, values, strict=True)),
+            )
+        )
+    return tables
 
 
 def brief_table(section: Section, column: Column) -> Table:

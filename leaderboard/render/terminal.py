@@ -40,7 +40,7 @@ def print_parts(parts: Sequence[Part], console: Console) -> None:
 
 
 def print_table(table: Table, title: str, console: Console) -> None:
-    """Print a table under its title; only the first column wraps."""
+    """Print a table under its title; the first column and those of words wrap."""
     from rich import box
     from rich import table as rich_table
 
@@ -48,7 +48,10 @@ def print_table(table: Table, title: str, console: Console) -> None:
         box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), title=_text(title, console), title_justify="left"
     )
     for i, name in enumerate(table.header):
-        printed.add_column(_text(name, console), justify="right" if i else "left", overflow="fold", no_wrap=i > 0)
+        words = i == 0 or i in table.words
+        printed.add_column(
+            _text(name, console), justify="left" if words else "right", overflow="fold", no_wrap=not words
+        )
     for row in table.rows:
         printed.add_row(*(_text(str(value), console) for value in row))
     console.print(printed)

@@ -487,7 +487,8 @@ def test_the_mean_rank_is_over_texts_and_spreads_over_seeds(tmp_path: Path) -> N
             for name, nats in (("ar-a", 3.1 + 0.2 * swapped), ("ar-b", 3.2)):
                 made = make_result(name=name, family="ar", nats=nats, training_seed=seed, fingerprint=fingerprint)
                 results.append(made)
-    (section,) = build(tmp_path, *results).sections
+    built = build(tmp_path, *results)
+    (section,) = built.sections
     found = mean_ranks(section.rows, section.columns)
     assert found["ar-a"] == pytest.approx((7 / 6, math.sqrt(1 / 18)))
     assert found["ar-b"] == pytest.approx((11 / 6, math.sqrt(1 / 18)))
@@ -497,3 +498,9 @@ def test_the_mean_rank_is_over_texts_and_spreads_over_seeds(tmp_path: Path) -> N
         "ar-b": "1.8 ± 0.2",
     }
     assert "Mean rank" not in sections.overview(dataclasses.replace(section, columns=section.columns[:2])).header
+    # A terminal has all texts in one table, the best mean rank first.
+    (brief,) = sections.brief_overviews(section)
+    assert (
+        [row[0] for row in brief.rows] == [row[0] for row in table.rows] == sorted(found, key=lambda name: found[name])
+    )
+    assert [part.title for part in page.brief(built)].count("Perplexity") == 1

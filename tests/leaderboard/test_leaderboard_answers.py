@@ -54,7 +54,7 @@ def test_an_answer_says_how_far_apart_two_rows_are_and_how_surely(run: Run, tmp_
     assert (
         "**Worse beyond doubt.** On pydocs" in first
         and "nats per token (1 seed)" in first
-        and "<code>ltm-leaderboard compare ar-b ar-a</code>" in first
+        and "<code>ltm-leaderboard compare ar-a ar-b</code>" in first
     )
     assert "Better beyond doubt" in second
     # The bound loses, and what is behind it may not.

@@ -27,6 +27,7 @@ from leaderboard.csv_export import csv_table
 from leaderboard.entries import Entry, audited, load
 from leaderboard.ranking import ranked
 from leaderboard.render import svg, terminal
+from leaderboard.verdicts import BETTER, HIGHER, LEVEL, LOWER, WORSE
 from leaderboard.verify import verify
 from ltm.result import NO_TWIN, Metric, Result, write_result
 from tests.support.result_factory import make_result, scored, two_sided
@@ -427,10 +428,10 @@ def test_compare_is_paired_and_antisymmetric(run: Run, tmp_path: Path, capsys: p
         result, records = scored(name, shift)
         write_result(result, tmp_path / "results", records=records)
     numbers = {}
-    for a, b, verdict in (("ar-a", "ar-b", "B worse"), ("ar-b", "ar-a", "B better"), ("ar-a", "ar-c", "no difference")):
+    for a, b, said in (("ar-a", "ar-b", WORSE), ("ar-b", "ar-a", BETTER), ("ar-a", "ar-c", LEVEL)):
         assert run("compare", a, b) == 0
-        line = said_of(capsys, "pydocs", "paired")
-        assert verdict in line
+        line = said_of(capsys, "pydocs")
+        assert line.rstrip().endswith(said)
         numbers[a, b] = [float(x) for x in re.findall(r"[+-]\d+\.\d+", line)]
     there, back = numbers["ar-a", "ar-b"], numbers["ar-b", "ar-a"]
     assert there == pytest.approx([-back[0], -back[2], -back[1]], abs=1e-9)
@@ -447,17 +448,18 @@ def test_a_bound_that_is_beaten_on_both_sides_is_worse_beyond_doubt(
         two_sided("ltm-near", 0.1, -0.05),
     ):
         write_result(result, tmp_path / "results", records=records)
-    for a, b, verdict in (
-        ("ar-a", "ltm-far", "B worse beyond doubt"),
-        ("ltm-far", "ar-a", "A worse beyond doubt"),
-        ("ltm-near", "ar-a", "B better (paired)"),  # its bound loses, the truth may win
-        ("ltm-near", "ltm-far", "no difference"),
-        ("ar-b", "ltm-far", "B worse (paired)"),
-        ("ar-a", "ar-b", "B worse (paired)"),
+    for a, b, said in (
+        ("ar-a", "ltm-far", WORSE),
+        ("ltm-far", "ar-a", BETTER),
+        ("ltm-near", "ar-a", LOWER),  # the other's bound loses, the truth may win
+        ("ar-a", "ltm-near", HIGHER),
+        ("ltm-near", "ltm-far", LEVEL),
+        ("ar-b", "ltm-far", HIGHER),
+        ("ar-a", "ar-b", WORSE),
     ):
         assert run("compare", a, b) == 0
-        said = said_of(capsys, "pydocs")
-        assert verdict in said and ("≥" in said) == ("ltm" in a + b), said
+        line = said_of(capsys, "pydocs")
+        assert said.startswith(line.split("]")[1].strip()) and ("≥" in line) == ("ltm" in a + b), line
     # Ranks go by what is at most: the other side changes none.
     built = board(load(tmp_path / "results"))
     (section,) = built.sections
@@ -473,21 +475,21 @@ def test_a_bound_that_is_beaten_on_both_sides_is_worse_beyond_doubt(
     }
 
 
-def test_models_with_several_seeds_are_compared_by_their_means_too(
+def test_models_with_several_seeds_are_compared_over_all_of_them(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    luck = {"ar-a": (0.0, 0.002, 0.001), "ar-b": (0.05, 0.054, 0.049), "ltm-far": (0.1, 0.102, 0.099)}
+    luck = {"ar-a": (0.0, 0.002, 0.001), "ar-b": (0.05, 0.054, 0.049, 0.051), "ltm-far": (0.1, 0.102, 0.099)}
     for name, shifts in luck.items():
         for seed, shift in enumerate(shifts):
             result, records = two_sided(name, shift, shift - 0.02) if name == "ltm-far" else scored(name, shift)
             training, model = {**result.training, "seed": seed}, {**result.model, "weights_digest": f"{seed}" * 64}
             result = dataclasses.replace(result, training=training, model=model)
             write_result(result, tmp_path / "results", records=records)
-    for other, mean, verdict in (("ar-b", 0.05, "B worse (paired, over seeds)"), ("ltm-far", 0.0993, "B worse beyond")):
+    for other, seeds, mean in (("ar-b", "3 and 4 seeds", 0.05), ("ltm-far", "3 seeds", 0.0993)):
         assert run("compare", "ar-a", other) == 0
-        said = said_of(capsys, "3 seeds")
-        assert verdict in said
-        value, low, high = (float(n) for n in re.findall(r"([+-][0-9.]+) +\[([+-][0-9.]+), ([+-][0-9.]+)\]", said)[0])
+        line = said_of(capsys, "pydocs", seeds)
+        assert WORSE in line
+        value, low, high = (float(n) for n in re.findall(r"([+-][0-9.]+) +\[([+-][0-9.]+), ([+-][0-9.]+)\]", line)[0])
         assert value == pytest.approx(mean, abs=0.003) and low < value < high < low + 0.04
 
 
@@ -499,21 +501,27 @@ def test_commits_are_compared_model_by_model(run: Run, tmp_path: Path, capsys: p
             write_result(result, tmp_path / "results", records=records)
     assert run("compare", "aaaa", "bbbbbbb") == 0
     out = capsys.readouterr().out
-    assert [line.split()[1] for line in out.splitlines() if "B worse" in line] == ["ar-a", "ar-b"]
+    assert [line.split()[1] for line in out.splitlines() if WORSE in line] == ["ar-a", "ar-b"]
     assert run("compare", "aaaa", "cccc") == 2
     assert "unknown model or commit 'cccc'" in capsys.readouterr().err
 
 
-def test_seeds_are_compared_with_their_like_and_what_is_alone_is_counted(
+def test_scores_are_compared_seed_by_seed_and_what_is_alone_is_counted(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, seeds in (("ar-a", (0, 1, 2)), ("ar-b", (0, 1))):
         for seed in seeds:
-            result, records = scored(name, 0.01 * seed, seed=seed)
-            write_result(result, tmp_path / "results", records=records)
+            result = make_result(name=name, family="ar", task_name="ltm_sums", training_seed=seed)
+            (first, *_) = result.metrics
+            assert first.ci95 is not None
+            ci95 = dataclasses.replace(first.ci95, low=0.4, high=0.6)
+            accuracy = dataclasses.replace(first, name="accuracy", likelihood=None, value=0.5, ci95=ci95)
+            write_result(dataclasses.replace(result, metrics=(accuracy,)), tmp_path / "results")
+    write_result(make_result(name="ar-a", family="ar"), tmp_path / "results")
     assert run("compare", "ar-a", "ar-b") == 0
     out = capsys.readouterr().out
-    assert out.count("(paired)") == 2 and "seed 1" in out and "without a counterpart on the other side: 1" in out
+    assert len(re.findall(r"^ sums, accuracy", out, re.M)) == 2 and "sums, accuracy, seed 1" in out
+    assert "Tasks of one side alone: 1." in out
 
 
 def test_what_cannot_be_paired_or_told_apart_is_said(
@@ -526,9 +534,9 @@ def test_what_cannot_be_paired_or_told_apart_is_said(
         model = {"config": {"width": width}, "config_digest": str(width) * 64}
         write_result(make_result(name="ltm-x", model=model), tmp_path / "results")
     assert run("compare", "ar-a", "ar-b") == 0
-    assert "B worse (not paired)" in capsys.readouterr().out
+    assert "(not paired)" in capsys.readouterr().out
     assert run("compare", "ar-a", "ar-c") == 2
-    assert "ar-a and ar-c have no task, text, tokenizer and training seed in common" in capsys.readouterr().err
+    assert "ar-a and ar-c have no task, text and tokenizer in common" in capsys.readouterr().err
     assert run("compare", "ar-a", "ltm-x") == 2
     assert "ltm-x stands for several results" in capsys.readouterr().err
     assert run("compare", "ar-a", "ltm-x (width 2)") == 0
