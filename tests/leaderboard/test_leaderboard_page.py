@@ -126,6 +126,15 @@ def test_it_loads_without_complaints_and_fits(browser: Chromium, page: Path, wid
     assert browser.run(f"document.body.textContent.includes({HOSTILE.split()[0]!r})")
 
 
+def test_on_paper_nothing_is_cut_off(browser: Chromium, page: Path) -> None:
+    paper = 1047  # A4 on its side, less the margins, in CSS pixels
+    browser.open(page, width=paper)
+    browser.call("Emulation.setEmulatedMedia", media="print")
+    widths = browser.run("[...document.querySelectorAll('.scroll')].map(each => each.scrollWidth)")
+    assert widths and max(widths) <= paper and browser.run("document.documentElement.scrollWidth") <= paper
+    assert not browser.run("[...document.querySelectorAll('details:not([open])')].some(each => each.checkVisibility())")
+
+
 def test_a_column_sorts_both_ways_and_reported_rows_stay_below(browser: Chromium, page: Path) -> None:
     browser.open(page, width=1280)
     before = column(browser, "ptb", "Perplexity")
