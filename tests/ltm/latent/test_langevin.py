@@ -166,7 +166,7 @@ def test_the_chain_ends_in_the_posterior(gaussian):
 
 
 def test_bound_of_the_model_against_its_integrated_evidence(model):
-    log_p = evidence(model, TEXTS, nodes=40)
+    log_p = evidence(model, TEXTS)
     assert float(log_p.exp().sum()) == pytest.approx(1, abs=1e-6)
     found = model.log_likelihoods(TEXTS, rng=RNG, draws=16)
     assert list(found) == ["ais_bound", "langevin_estimate"] and found["ais_bound"].kind == "lower_bound"
