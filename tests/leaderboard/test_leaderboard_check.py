@@ -80,6 +80,12 @@ def test_the_boards_of_the_repository_are_what_their_results_give(
     assert capsys.readouterr().out.startswith(f"{results} results")
 
 
+@pytest.mark.parametrize("board", ["board", "mini"])
+def test_the_commands_behind_the_boards_name_no_place_of_one_machine(board: str) -> None:
+    commands = {read_result(path).provenance["command"] for path in find_results(ROOT / "docs" / board / "results")}
+    assert commands and not [command for command in commands if re.search(r"(^|[\s'=])[/~]", command)]
+
+
 def test_an_unknown_schema_is_a_problem(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = ltm_cell(tmp_path)
     path.write_text(path.read_text().replace('"schema": 1', '"schema": 2'))
