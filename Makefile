@@ -49,9 +49,10 @@ REPEAT ?= $(word $(shell expr $$(date +%V) % 8 + 1),ar ltm mdlm vae bd3lm md4 se
 EXCERPT := --excerpt 131072
 HELD_OUT := --tasks novels $(EXCERPT)
 ZERO_SHOT := ptb,wikitext,lm1b,lambada,ag_news,pubmed,arxiv,openwebtext,lambada_last_word
-# How much the latents of these rows say, over fast steps and latents, how much of the loss is inference, and whether
-# thoughts inferred from the past help to predict what follows.
+# How much the latents of these rows say, over fast steps and latents, and how much of the loss is inference.
 DIAGNOSED := ltm ltm-random vae
+# Whether thoughts inferred from the past help to predict what follows, beside a model that has none.
+AHEAD := $(DIAGNOSED) ar
 # Diffusion that shows words from left to right has an exact likelihood, and a row of its own.
 IN_ORDER := --set unmasking=left_to_right
 ORDERED := mdlm bd3lm
@@ -160,8 +161,8 @@ $(MINI_RUNS): $(INSTALLED)
 	@{ $(BIN)/ltm-train $(given) --corpus novels --seed $(seed) --output $(run) \
 		&& $(scored) $(HELD_OUT) && $(scored) --tasks $(ZERO_SHOT) --excerpt 32768 $(if $(filter-out 0,$(seed)),--headline-only) \
 		$(if $(filter 0,$(seed)),&& $(scored) --tasks audit) \
-		$(if $(filter $(DIAGNOSED:%=mini-%-0),$@),&& $(scored) --tasks diagnostics_novels \
-			&& $(scored) --tasks prequential_novels $(EXCERPT)) \
+		$(if $(filter $(DIAGNOSED:%=mini-%-0),$@),&& $(scored) --tasks diagnostics_novels) \
+		$(if $(filter $(AHEAD:%=mini-%-0),$@),&& $(scored) --tasks prequential_novels $(EXCERPT)) \
 		$(if $(filter $(ORDERED:%=mini-%-0),$@),&& $(scored) $(HELD_OUT) $(IN_ORDER) \
 			&& $(scored) --tasks audit $(IN_ORDER)); } $(logged)
 	@echo "$@: done"
