@@ -8,7 +8,7 @@ Shapes: N blocks or items, M models or means, R resamples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -270,15 +270,24 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     return mean, math.sqrt(variance / count)
 
 
-def means(values_MN: Any, items: str) -> list[Measured]:
+def rate_interval(successes: int, count: int) -> tuple[float, float]:
+    """The exact 95% interval of a rate (Clopper and Pearson, Biometrika 26, 1934); none of 1,000 is [0, 0.0037]."""
+    from scipy.stats import binomtest
+
+    low, high = binomtest(successes, count).proportion_ci(0.95, method="exact")
+    return float(low), float(high)
+
+
+def means(values_MN: Any, items: str, *, rates: Collection[int] = ()) -> list[Measured]:
     """Mean of each row with its bootstrap error: items are resampled with replacement, together for all rows.
 
-    So differences between rows are paired. Over few items that all agree an interval has no width, which says little:
-    `method` gives their number.
+    So differences between rows are paired. Items that all agree leave the bootstrap's interval no width. Rates, which
+    often do, have an exact one.
 
     Args:
         values_MN: finite; column i is the same item in every row.
         items: what the items are called, such as `problems`.
+        rates: rows of shares, each between 0 and 1. Where each is 0 or 1, the interval is that of `rate_interval`.
 
     Raises:
         ValueError: no items.
@@ -290,17 +299,18 @@ def means(values_MN: Any, items: str) -> list[Measured]:
     if count < 2:
         return [Measured(float(row[0]), None, None, None, "one item has no spread: no interval") for row in values_MN]
     resampled_RM = _resampled(values_MN)
-    low_M, high_M = np.quantile(resampled_RM, [0.025, 0.975], axis=0)
-    return [
-        Measured(
-            float(values_MN[m].mean()),
-            None,
-            float(resampled_RM[:, m].std(ddof=1)),
-            (float(low_M[m]), float(high_M[m])),
-            f"percentile bootstrap over {count} {items}, {RESAMPLES} resamples",
-        )
-        for m in range(len(values_MN))
-    ]
+    found = []
+    for m, values_N in enumerate(values_MN):
+        if m in rates and np.isin(values_N, (0, 1)).all():
+            ci95, method = rate_interval(int(values_N.sum()), count), f"exact binomial over {count} {items}"
+        else:
+            low, high = np.quantile(resampled_RM[:, m], [0.025, 0.975])
+            ci95, method = (
+                (float(low), float(high)),
+                f"percentile bootstrap over {count} {items}, {RESAMPLES} resamples",
+            )
+        found.append(Measured(float(values_N.mean()), None, float(resampled_RM[:, m].std(ddof=1)), ci95, method))
+    return found
 
 
 def _resampled(values_MN: np.ndarray) -> np.ndarray:

@@ -34,7 +34,7 @@ def _by_entropy(entries: Sequence[Entry], scorer: str, prefix: str) -> Figure | 
         return None
     return Figure(
         name=f"{prefix}-{slug(scorer)}",
-        title=f"{scorer} against entropy",
+        title=f"{_words(scorer)}, against entropy",
         words="Good samples are near human text; lower perplexity alone may be repetition.",
         x=Axis(label="Unigram entropy, nats"),
         y=Axis(label="Gen PPL", log=True),
@@ -71,12 +71,17 @@ def _by_evaluations(entries: Sequence[Entry], scorer: str, prefix: str) -> Figur
         series.append(Series(name="", points=(first, *unnamed), joined=True, colour=n))
     return Figure(
         name=f"{prefix}-{slug(scorer)}-evaluations",
-        title=f"{scorer} against network evaluations",
+        title=f"{_words(scorer)}, against network evaluations",
         words="One line per model, a point per sampler and number of steps; entropy is in the tooltips.",
         x=Axis(label="Network evaluations per sample", log=True),
         y=Axis(label="Gen PPL", log=True),
         series=tuple(series),
     )
+
+
+def _words(scorer: str) -> str:
+    """`Gen PPL by ar-mini@0c3961a1`, for the metric `gen_ppl[ar-mini@0c3961a1]`."""
+    return f"Gen PPL by {scorer.removeprefix('gen_ppl[').removesuffix(']')}"
 
 
 def _labelled(entries: Sequence[Entry]) -> list[tuple[str, dict[str, Metric]]]:

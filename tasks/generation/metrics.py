@@ -26,15 +26,16 @@ def text_metrics(texts: Sequence[Sequence[int]], prefix: str = "") -> list[Metri
     """
     N = len(texts)
     some = [text for text in texts if len(text)]
-    metrics = [_shares(f"{prefix}empty", [float(not len(text)) for text in texts], "lower")]
-    metrics += [_shares(f"{prefix}tokens_per_sample", [float(len(text)) for text in texts], "higher")]
+    metrics = [_mean(f"{prefix}empty", [float(not len(text)) for text in texts], "lower", rate=True)]
+    metrics += [_mean(f"{prefix}tokens_per_sample", [float(len(text)) for text in texts], "higher")]
     if some:
-        metrics += [_shares(f"{prefix}unigram_entropy", [counted.unigram_entropy(text) for text in some], "higher")]
-        metrics += [_shares(f"{prefix}repetition", [float(counted.ends_in_repetition(text)) for text in some], "lower")]
+        metrics += [_mean(f"{prefix}unigram_entropy", [counted.unigram_entropy(text) for text in some], "higher")]
+        repetitive = [float(counted.ends_in_repetition(text)) for text in some]
+        metrics += [_mean(f"{prefix}repetition", repetitive, "lower", rate=True)]
     long = [text for text in some if len(text) >= REPEATED_ORDER]
     if long:
         repeated = [counted.repeated_ngrams(text, REPEATED_ORDER) for text in long]
-        metrics += [_shares(f"{prefix}seq_rep_{REPEATED_ORDER}", repeated, "lower")]
+        metrics += [_mean(f"{prefix}seq_rep_{REPEATED_ORDER}", repeated, "lower", rate=True)]
     for order in range(1, 5):
         if any(len(text) >= order for text in some):
             metrics.append(
@@ -47,11 +48,11 @@ def text_metrics(texts: Sequence[Sequence[int]], prefix: str = "") -> list[Metri
 
 def evaluations(per_sample: Sequence[int]) -> Metric:
     """Make the metric of network evaluations per sample."""
-    return _shares("network_evaluations", [float(n) for n in per_sample], "lower")
+    return _mean("network_evaluations", [float(n) for n in per_sample], "lower")
 
 
-def _shares(name: str, values: Sequence[float], direction: Direction) -> Metric:
-    (measured,) = statistics.means([values], "samples")
+def _mean(name: str, values: Sequence[float], direction: Direction, *, rate: bool = False) -> Metric:
+    (measured,) = statistics.means([values], "samples", rates=[0] if rate else [])
     return metric(name, measured, direction, unit="sample", n=len(values))
 
 

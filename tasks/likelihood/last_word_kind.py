@@ -72,7 +72,7 @@ def _metrics(values: list[LikelihoodFloat], greedy: list[bool]) -> tuple[Metric,
     # A text without context may have a likelihood of another name and kind: the weakest kind holds for all.
     order = ("exact", "lower_bound", "estimate")
     weakest = max(values, key=lambda value: order.index(value.kind))
-    (accuracy,) = statistics.means([greedy], "texts")
+    (accuracy,) = statistics.means([greedy], "texts", rates=[0])
     common: dict[str, Any] = {"headline": True, "unit": "text", "n": len(values)}
     likelihood = {"likelihood": weakest.headline, "kind": weakest.kind}
     return (

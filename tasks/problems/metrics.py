@@ -76,11 +76,22 @@ def _rates(answered: Answered, rule: str) -> dict[str, list[float]]:
     return rates
 
 
+_COUNTS = ("distinct_answers", "exemplars_dropped")
+"""Metrics, and beginnings of them, that count things per problem."""
 _LOWER = ("unanswered", "exemplars_dropped", "answer_shortened", "question_cut")
 """Metrics of which less is better."""
 
 
 def _measured(rows: dict[str, list[float]]) -> list[Metric]:
+    rates = [i for i, name in enumerate(rows) if name != ABOVE_CHANCE and not name.startswith(_COUNTS)]
+    found = dict(zip(rows, statistics.means(list(rows.values()), "problems", rates=rates), strict=True))
+    above = rows.get(ABOVE_CHANCE, ())
+    if len(above) > 1 and not any(above):
+        # No problem has told the two apart; as many might, either way, as no problem in a sample of these excludes.
+        most = statistics.rate_interval(0, len(above))[1]
+        found[ABOVE_CHANCE] = found[ABOVE_CHANCE]._replace(
+            ci95=(-most, most), method=f"exact over {len(above)} problems"
+        )
     return [
         results.metric(
             name,
@@ -90,9 +101,9 @@ def _measured(rows: dict[str, list[float]]) -> list[Metric]:
             unit="problem",
             kind="exact",
             direction="lower" if name in _LOWER else "higher",
-            n=len(row),
+            n=len(rows[name]),
         )
-        for (name, row), value in zip(rows.items(), statistics.means(list(rows.values()), "problems"), strict=True)
+        for name, value in found.items()
     ]
 
 

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from ltm import statistics
 from ltm.errors import UserError
@@ -158,6 +159,19 @@ def test_rows_are_resampled_together():
     first, second, difference = statistics.means([a + 3, a, (a + 3) - a], "problems")
     assert difference.ci95 == (3.0, 3.0) and difference.stderr_data == pytest.approx(0, abs=1e-12)
     assert first.ci95[0] - second.ci95[0] == pytest.approx(3)
+
+
+def test_the_interval_of_a_rate_is_exact_and_has_width_where_all_agree():
+    none, all_, some, share = statistics.means(
+        [[0] * 95, [1] * 95, [1] * 5 + [0] * 90, [0.2] * 95], "texts", rates=range(4)
+    )
+    # The rule of three, with both ends; and the tail of a binomial at each end is 2.5%.
+    assert none.ci95 == pytest.approx((0, 1 - 0.025 ** (1 / 95))) and all_.ci95 == pytest.approx((0.025 ** (1 / 95), 1))
+    low, high = some.ci95
+    assert binom.cdf(5, 95, high) == pytest.approx(0.025) == binom.sf(4, 95, low)
+    assert "exact binomial over 95 texts" in some.method and "bootstrap" in share.method
+    (difference,) = statistics.means([[0] * 95], "texts")
+    assert difference.ci95 == (0, 0)
 
 
 def test_one_item_has_no_interval_and_none_is_an_error():

@@ -23,7 +23,7 @@ from ltm.result import find_results, read_records, read_result
 from ltm.rng import SequenceRng
 from tasks import catalog, cli
 from tasks.options import EvalOptions
-from tasks.problems import chance, dataset
+from tasks.problems import chance, dataset, metrics
 from tasks.problems import prompts as asking
 from tasks.problems.dataset import EXEMPLAR_SEEDS, STYLES, Problem, asked, exemplar, exemplars, find, problems
 from tasks.problems.extraction import gold_answer
@@ -246,6 +246,13 @@ def test_above_chance_is_said_when_the_paired_interval_says_so(place, skill, ver
     mine = values(found)
     best = max(value for name, value in mine.items() if name.startswith("chance_") and name.endswith("pass@5"))
     assert mine[ABOVE_CHANCE] == pytest.approx(mine["pass@5"] - best)
+
+
+def test_where_nothing_is_solved_no_interval_is_a_point():
+    found = {m.name: m.ci95 for m in metrics._measured({f"pass@{K}": [0.0] * 1000, ABOVE_CHANCE: [0.0] * 1000})}
+    most = 1 - 0.025 ** (1 / 1000)
+    assert (found[f"pass@{K}"].low, found[f"pass@{K}"].high) == pytest.approx((0, most))
+    assert (found[ABOVE_CHANCE].low, found[ABOVE_CHANCE].high) == pytest.approx((-most, most))
 
 
 def test_chance_rows_stand_beside_with_all_their_names(place):
