@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from leaderboard.content import notation
 from leaderboard.content.document import Axis, Figure, Point, Series, slug
@@ -11,6 +11,40 @@ from leaderboard.labels import labels
 from ltm.result import Metric
 
 _ENTROPY, _EVALUATIONS = "unigram_entropy", "network_evaluations"
+_TITLES = {
+    "gen_ppl": "Gen PPL",
+    "gen_ppl_mean_of_exp": "Gen PPL, mean of exp",
+    "mauve": "MAUVE",
+    "mauve_star": "MAUVE*",
+    "mauve_kmeans_sd": "MAUVE, s.d. over k-means",
+    "empty": "Empty",
+    "tokens_per_sample": "Tokens per sample",
+    _ENTROPY: "Unigram entropy, nats",
+    "repetition": "Ends in repetition",
+    "self_bleu": "Self-BLEU",
+    _EVALUATIONS: "Network evaluations",
+    **{f"distinct_{order}": f"Distinct-{order}" for order in range(1, 5)},
+    **{f"seq_rep_{order}": f"Seq-rep-{order}" for order in range(1, 5)},
+}
+"""How tables call metrics of generated text."""
+
+
+def judges(names: Iterable[str]) -> set[str]:
+    """Return the models by whose probabilities or features metrics are: `ar-mini@0c39` of `gen_ppl[ar-mini@0c39]`."""
+    return {judge.removesuffix("]") for name in names if (judge := name.partition("[")[2])}
+
+
+def column_title(name: str, judges: Collection[str]) -> str:
+    """Return what a table calls a metric; a single judge is named in the table's note instead."""
+    base, _, judge = name.partition("[")
+    by = f" by {judge.removesuffix(']')}" if judge and len(judges) > 1 else ""
+    return f"{_TITLES[base]}{by}" if base in _TITLES else name
+
+
+def notes(entries: Sequence[Entry]) -> list[str]:
+    """Name the judge of generated text, if there is a single one."""
+    found = judges(metric.name for entry in entries for metric in entry.result.metrics)
+    return [f"Gen PPL and MAUVE are by {judge}." for judge in found] if len(found) == 1 else []
 
 
 def figures(entries: Sequence[Entry], prefix: str) -> list[Figure]:

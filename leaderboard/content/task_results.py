@@ -27,7 +27,7 @@ def parts(entries: Sequence[Entry], title: str) -> list[Part]:
     """Return all parts on the results of a task on one text."""
     whole = Part(
         title=title,
-        text=(f"{caption(entries)}.",),
+        text=(f"{caption(entries)}.", *generation_views.notes(entries)),
         figures=tuple(generation_views.figures(entries, _figure_prefix(entries))),
         table=table(entries),
     )
@@ -55,11 +55,20 @@ def table(entries: Sequence[Entry]) -> Table:
     for metrics in by_owner:
         for name, metric in metrics[OWN].items():
             columns.setdefault(name, metric)
-    columns = dict(sorted(columns.items(), key=lambda item: not item[1].headline))
+    columns = dict(sorted(columns.items(), key=lambda item: (not item[1].headline, not item[0].startswith("gen_ppl["))))
+    judges = generation_views.judges(columns)
     arrows = {"lower": "↓", "higher": "↑"}
     task = entries[0].result.task["name"]
     return Table(
-        header=("Model", *(f"{name} {arrows[metric.direction]}" for name, metric in columns.items()), "n", "Tokens/s"),
+        header=(
+            "Model",
+            *(
+                f"{generation_views.column_title(name, judges)} {arrows[metric.direction]}"
+                for name, metric in columns.items()
+            ),
+            "n",
+            "Tokens/s",
+        ),
         rows=(
             *(
                 (
