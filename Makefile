@@ -21,8 +21,8 @@ MINI := $(DEMO)/mini
 MINI_BOARD := docs/mini
 DATA ?= $(LTM_DATA_DIR)
 SEEDS ?= 0 1 2
-ROWS ?= ltm-steps ltm ltm-random ltm-few ltm-many ar-flops mdlm-flops bd3lm-flops bd3lm sedd vae vae-vq md4 mdlm \
-	ltm-unfitted ar ar-full ngram
+ROWS ?= ltm-steps ltm ltm-random ltm-few ltm-many ar-flops mdlm-flops bd3lm-flops bd3lm sedd vae vae-vq md4 md4-untimed \
+	mdlm ltm-unfitted ar ar-full ngram
 # Executed training FLOPs of ltm-mini, at which rows of other families are trained too.
 MINI_FLOPS := 1.395e14
 mini.ltm := ltm-mini
@@ -39,6 +39,7 @@ mini.vae-vq := vae-vq-mini
 mini.mdlm := mdlm-mini
 mini.mdlm-flops := mdlm-mini --budget flops=$(MINI_FLOPS)
 mini.md4 := md4-mini
+mini.md4-untimed := md4-mini --set time_conditioning=false
 mini.sedd := sedd-mini
 mini.bd3lm := bd3lm-mini
 mini.bd3lm-flops := bd3lm-mini --budget flops=$(MINI_FLOPS)
