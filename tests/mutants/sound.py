@@ -57,7 +57,7 @@ def specimen(name: str, seed: int) -> Specimen:
         return Specimen(name, cls, specimens.settings(family) if family else HMMConfig(), seed=seed)
     family = "ar" if name == STRIDES else name
     plain = specimens.sound(family)
-    return Specimen(family, plain.cls, specimens.settings(family), seed=seed)
+    return Specimen(family, plain.cls, plain.config, seed=seed)
 
 
 @contextlib.contextmanager
