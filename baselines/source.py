@@ -5,8 +5,8 @@ p is the source r but for a small share of the uniform distribution u over all o
     p(x) = (1 - elsewhere) r(x) + elsewhere u(x).
 
 It has no weights and learns nothing. Where the source hides something, such as a topic, two bounds are offered besides,
-from importance weights as those of latent models are, with draws of the hidden z from a law half-way between prior and
-posterior: they must lie on their sides of the exact value. Shapes: B texts, L tokens, Z values of what is hidden and
+from importance weights as those of latent models are, with the hidden z drawn from prior and posterior in equal parts:
+they must lie on their sides of the exact value. Shapes: B texts, L tokens, Z values of what is hidden and
 one more for u, K draws, V - 1 outputs, A symbols.
 """
 
@@ -67,6 +67,12 @@ class SourceConfig:
         least = 256 if self.spelt else len(source.alphabet)
         if self.vocab_size - 1 < least:
             raise ValueError(f"{self.spec} takes {least} outputs and a BOS, found vocab_size {self.vocab_size}")
+
+
+def _turns(ids_BL: Tensor) -> Tensor:
+    """A number in [0, 1) for each text, by which its uniforms are turned, so that under one noise texts err apart."""
+    place_L = torch.arange(1, ids_BL.shape[1] + 1, device=ids_BL.device).double().sqrt()
+    return (ids_BL * place_L * ((math.sqrt(5) - 1) / 2)).sum(1) % 1
 
 
 class Source(ExactModel):
@@ -160,21 +166,27 @@ class Source(ExactModel):
             joint_ZB = joint_ZBL.gather(2, last_B.expand(len(joint_ZBL), -1)[..., None])[..., 0]
             if len(joint_ZB) > 2:
                 noise = SequenceRng.of(rng, len(tokens_BL))
-                found |= self._bounds(joint_ZB, scored_BL.sum(1), noise, 8 * (DRAWS if draws is None else draws))
+                turns_B = _turns((tokens_BL + 1) * scored_BL)
+                found |= self._bounds(
+                    joint_ZB, turns_B, scored_BL.sum(1), noise, 8 * (DRAWS if draws is None else draws)
+                )
         return {name: estimate for name, estimate in found.items() if only in (None, name)}
 
     def _bounds(
-        self, joint_ZB: Tensor, tokens_B: Tensor, rng: SequenceRng, draws: int
+        self, joint_ZB: Tensor, turns_B: Tensor, tokens_B: Tensor, rng: SequenceRng, draws: int
     ) -> dict[str, LikelihoodEstimate]:
-        """Bounds from weights p(x, z) / q(z), q(z) being half-way from p(z) to p(z | x), in logarithms."""
+        """Bounds from weights p(x, z) / q(z), where q(z) is p(z) or p(z | x) with equal odds.
+
+        So no weight exceeds 2 p(x), and no z that matters is missed, such as the uniform share on a text that is rare.
+        """
         hidden = len(joint_ZB) - 1
         prior_Z = torch.full((hidden + 1,), math.log1p(-self.config.elsewhere) - math.log(hidden)).double()
         prior_Z[-1] = math.log(self.config.elsewhere)
-        log_q_ZB = ((prior_Z.to(joint_ZB.device)[:, None] + joint_ZB) / 2).log_softmax(0)
+        log_q_ZB = torch.logaddexp(prior_Z.to(joint_ZB.device)[:, None], joint_ZB.log_softmax(0)) - math.log(2)
         steps_BZ = log_q_ZB.exp().cumsum(0).T.contiguous()
 
         def log_weights(purpose: str) -> Tensor:
-            uniforms_BK = rng.stream(purpose).uniform(draws).to(joint_ZB.device)
+            uniforms_BK = (rng.stream(purpose).uniform(draws).to(joint_ZB.device) + turns_B[:, None]) % 1
             z_KB = torch.searchsorted(steps_BZ, uniforms_BK).clamp(max=hidden).T
             return (joint_ZB - log_q_ZB).gather(0, z_KB)
 
