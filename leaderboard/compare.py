@@ -13,7 +13,7 @@ from leaderboard.content.document import NOTHING, Table
 from leaderboard.entries import Entry
 from leaderboard.ranking import headline, judged_by, other_side
 from leaderboard.render.terminal import print_table
-from leaderboard.verdicts import ESTIMATED, LEVEL, NOT_PAIRED, difference, verdict
+from leaderboard.verdicts import ESTIMATED, LEVEL, NOT_PAIRED, difference, seeds, verdict
 from ltm.config import canonical_json
 from ltm.errors import UserError, did_you_mean
 
@@ -122,10 +122,10 @@ def _key(entry: Entry) -> Key:
 def _rows(a: Sequence[Entry], b: Sequence[Entry], by_commit: bool) -> list[Cells]:
     """Return a row over all seeds for perplexities, otherwise one for each training seed that both have."""
     if all(headline(entry) is not None for entry in (*a, *b)):
-        found, seeds = difference(b, a), " and ".join(dict.fromkeys(str(len(side)) for side in (a, b)))
+        found, of = difference(b, a), [seeds(a, b)] if max(len(a), len(b)) > 1 else []
         said = verdict(b, a) + (f" ({NOT_PAIRED})" if found.method == NOT_PAIRED else "")
         cells = (*map(_from_both_sides, (a, b)), f"{found.value:+.4f}", _interval(found.ci95), said)
-        return [(*_task(a[0], [] if seeds == "1" else [f"{seeds} seeds"], by_commit), *cells)]
+        return [(*_task(a[0], of, by_commit), *cells)]
     by_seed = {entry.result.training["seed"]: entry for entry in b}
     return [
         _of_one_seed(each, by_seed[seed], by_commit) for each in a if (seed := each.result.training["seed"]) in by_seed

@@ -63,6 +63,12 @@ def difference(own: Sequence[Entry], other: Sequence[Entry]) -> Measured:
     return Measured(value, None, None, (value - math.hypot(*ends), value + math.hypot(*ends)), NOT_PAIRED)
 
 
+def seeds(own: Sequence[Entry], other: Sequence[Entry]) -> str:
+    """Say how many training seeds two models have: `1 seed`, `3 seeds`, `3 and 1 seeds`."""
+    counts = [*dict.fromkeys((len(own), len(other)))]
+    return f"{' and '.join(map(str, counts))} {'seed' if counts == [1] else 'seeds'}"
+
+
 def beyond_doubt(worse: Sequence[Entry], better: Sequence[Entry]) -> bool:
     """Return True if a model is worse than another whatever is behind their bounds; each has a result for every seed.
 

@@ -112,10 +112,10 @@ def measured(name: str, seed: int) -> dict[str, Any]:
     their sum is from 1.
     """
     made = MADE[name](seed)
-    model, noise = made.model, SequenceRng(seed, range(TEXTS))
+    model, draws, noise = made.model, made.draws, SequenceRng(seed, range(TEXTS))
     mass = float(made.log_p_B.exp().sum())
     record: dict[str, Any] = {"name": name, "seed": seed, "mass": mass, "bounds": {}, "off": {}}
-    likelihoods = model.log_likelihoods(all_texts(), rng=noise, draws=(draws := made.draws))
+    likelihoods = model.log_likelihoods(all_texts(), rng=noise, draws=draws)
     weights = 8 * draws if "importance_bound" in likelihoods else draws
     for which, found in likelihoods.items():
         if found.kind not in ("lower_bound", "upper_bound"):

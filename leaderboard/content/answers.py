@@ -11,7 +11,7 @@ from leaderboard.board import Column, Row, Section
 from leaderboard.content.document import Answer, Part
 from leaderboard.content.sections import perplexity, trained_on
 from leaderboard.questions import Question
-from leaderboard.verdicts import VERDICTS, difference, verdict
+from leaderboard.verdicts import VERDICTS, difference, seeds, verdict
 from ltm.progress import count
 
 
@@ -49,12 +49,12 @@ def _answer(first: Row, second: Row, shared: Sequence[Column]) -> tuple[str, str
     """Return the verdict on the text that is most like the training text, and its numbers with all texts' verdicts."""
     main = next((column for column in shared if trained_on(first, column)), shared[0])
     verdicts = {column: verdict(first.entries[column], second.entries[column]) for column in shared}
-    seeds = " and ".join(dict.fromkeys(str(len(row.entries[main])) for row in (first, second)))
-    found = difference(first.entries[main], second.entries[main])
+    sides = first.entries[main], second.entries[main]
+    found = difference(*sides)
     interval = "" if found.ci95 is None else f" [{found.ci95[0]:+.3f}, {found.ci95[1]:+.3f}]"
     words = (
-        f"On {main.title} {perplexity(first.entries[main])} against {perplexity(second.entries[main])}, "
-        f"{found.value:+.3f}{interval} nats per token ({seeds} {'seed' if seeds == '1' else 'seeds'})."
+        f"On {main.title} {' against '.join(str(perplexity(side)) for side in sides)}, "
+        f"{found.value:+.3f}{interval} nats per token ({seeds(*sides)})."
     )
     if len(shared) == 1:
         return verdicts[main].capitalize(), words

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from leaderboard.content import notation
 from leaderboard.content.document import Axis, Figure, Point, Series, slug
@@ -34,11 +34,12 @@ def judges(names: Iterable[str]) -> set[str]:
     return {judge.removesuffix("]") for name in names if (judge := name.partition("[")[2])}
 
 
-def column_title(name: str, judges: Collection[str]) -> str:
-    """Return what a table calls a metric; a single judge is named in the table's note instead."""
-    base, _, judge = name.partition("[")
-    by = f" by {judge.removesuffix(']')}" if judge and len(judges) > 1 else ""
-    return f"{_TITLES[base]}{by}" if base in _TITLES else name
+def metric_title(name: str, *, judge: bool = True) -> str:
+    """Return what tables and plots call a metric: `Gen PPL by ar-mini@0c39`, or without its judge."""
+    base, _, by = name.partition("[")
+    if base not in _TITLES:
+        return name
+    return _TITLES[base] + (f" by {by.removesuffix(']')}" if by and judge else "")
 
 
 def notes(entries: Sequence[Entry]) -> list[str]:
@@ -68,7 +69,7 @@ def _by_entropy(entries: Sequence[Entry], scorer: str, prefix: str) -> Figure | 
         return None
     return Figure(
         name=f"{prefix}-{slug(scorer)}",
-        title=f"{_words(scorer)}, against entropy",
+        title=f"{metric_title(scorer)}, against entropy",
         words="Good samples are near human text; lower perplexity alone may be repetition.",
         x=Axis(label="Unigram entropy, nats"),
         y=Axis(label="Gen PPL", log=True),
@@ -105,17 +106,12 @@ def _by_evaluations(entries: Sequence[Entry], scorer: str, prefix: str) -> Figur
         series.append(Series(name="", points=(first, *unnamed), joined=True, colour=n))
     return Figure(
         name=f"{prefix}-{slug(scorer)}-evaluations",
-        title=f"{_words(scorer)}, against network evaluations",
+        title=f"{metric_title(scorer)}, against network evaluations",
         words="One line per model, a point per sampler and number of steps; entropy is in the tooltips.",
         x=Axis(label="Network evaluations per sample", log=True),
         y=Axis(label="Gen PPL", log=True),
         series=tuple(series),
     )
-
-
-def _words(scorer: str) -> str:
-    """`Gen PPL by ar-mini@0c3961a1`, for the metric `gen_ppl[ar-mini@0c3961a1]`."""
-    return f"Gen PPL by {scorer.removeprefix('gen_ppl[').removesuffix(']')}"
 
 
 def _labelled(entries: Sequence[Entry]) -> list[tuple[str, dict[str, Metric]]]:

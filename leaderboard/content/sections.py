@@ -155,21 +155,20 @@ def _audit(row: Row) -> str:
 def brief_overviews(section: Section) -> list[Table]:
     """Return a row per model with its perplexities, in as many tables as a terminal needs."""
     rows, places = by_mean_rank(section)
-    tables = []
-    for start in range(0, len(section.columns), BESIDE):
-        shown = section.columns[start : start + BESIDE]
-        values = [
-            [notation.value([headline(entry) for entry in row.entries.get(column, ())]) for column in shown]
-            for row in rows
-        ]
-        ranks = [_mean_rank(places[row.label][0], None) if row.label in places else NOTHING for row in rows]
-        tables.append(
-            Table(
-                header=("Model", "Mean\nrank", *(column.title for column in shown)),
-                rows=tuple((row.label, mean, *cells) for row, mean, cells in zip(rows, ranks, values, strict=True)),
-            )
+
+    def cells(row: Row, shown: Sequence[Column]) -> tuple[str, ...]:
+        mean = _mean_rank(places[row.label][0], None) if row.label in places else NOTHING
+        values = (notation.value([headline(entry) for entry in row.entries.get(column, ())]) for column in shown)
+        return (row.label, mean, *values)
+
+    parts = [section.columns[start : start + BESIDE] for start in range(0, len(section.columns), BESIDE)]
+    return [
+        Table(
+            header=("Model", "Mean\nrank", *(column.title for column in shown)),
+            rows=tuple(cells(row, shown) for row in rows),
         )
-    return tables
+        for shown in parts
+    ]
 
 
 def brief_table(section: Section, column: Column) -> Table:

@@ -56,14 +56,14 @@ def table(entries: Sequence[Entry]) -> Table:
         for name, metric in metrics[OWN].items():
             columns.setdefault(name, metric)
     columns = dict(sorted(columns.items(), key=lambda item: (not item[1].headline, not item[0].startswith("gen_ppl["))))
-    judges = generation_views.judges(columns)
+    several = len(generation_views.judges(columns)) > 1  # a single one is named in the note
     arrows = {"lower": "↓", "higher": "↑"}
     task = entries[0].result.task["name"]
     return Table(
         header=(
             "Model",
             *(
-                f"{generation_views.column_title(name, judges)} {arrows[metric.direction]}"
+                f"{generation_views.metric_title(name, judge=several)} {arrows[metric.direction]}"
                 for name, metric in columns.items()
             ),
             "n",
