@@ -103,7 +103,7 @@ def markdown_block(board: Board, asked: Sequence[Question] = (), *, plots: str) 
     lines = []
     for part in answers.parts(board.sections, asked):
         answered = [answer for answer in part.answers if answer.command]
-        lines += [escape(text) for text in part.text] + [*answer_lines(answered[:ANSWERS_IN_BLOCK]), ""]
+        lines += [*answer_lines(answered[:ANSWERS_IN_BLOCK])[1:], "", *map(escape, part.text), ""]
     for part in page.overviews(board, narrow=True):
         lines += [f"**{escape(part.title)}**", ""]
         lines += [line for figure in part.figures for line in (image(figure, plots), "")]

@@ -98,7 +98,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A heading and what follows it, in this order: text, answers, figures, table.
+    """A heading and what follows it, in this order: answers, text, figures, table.
 
     Attributes:
         level: 2 for a chapter, 3 for a subsection of the chapter before it.

@@ -60,7 +60,6 @@ def html_page(page: Page) -> str:
 
 def _part(part: Part, anchor: str, whole_title: str) -> list[str]:
     lines = [f'<section id="{anchor}"><h{part.level}>{_text(part.title)}</h{part.level}>']
-    lines += [f"<p>{_text(text)}</p>" for text in part.text]
     if part.answers:
         answers = (
             f"<li>{_text(each.question)} <strong>{_text(each.verdict)}.</strong>"
@@ -69,6 +68,7 @@ def _part(part: Part, anchor: str, whole_title: str) -> list[str]:
             for each in part.answers
         )
         lines.append(f'<ul class="answers">{"".join(answers)}</ul>')
+    lines += [f"<p>{_text(text)}</p>" for text in part.text]
     if part.figures:
         figures = (f'<div class="figure">{svg(figure, alone=False)}</div>' for figure in part.figures)
         lines.append(f'<div class="figures">{"".join(figures)}</div>')

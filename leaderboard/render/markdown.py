@@ -12,19 +12,23 @@ from ltm.untrusted.display import one_line
 
 def markdown(page: Page, *, plots: str) -> str:
     """Return the page as Markdown; it shows figure NAME from the file NAME.svg in the folder `plots`."""
-    lines = ["# Leaderboard", "", "Made by `ltm-leaderboard build` from result files; do not edit it by hand.", ""]
-    lines += [f"- {line}" for line in page.legend]
+    lines = ["# Leaderboard", "", escape(page.short_legend), ""]
+    lines += folded("How to read the signs, in full", [f"- {line}" for line in page.legend])
     for part in page.parts:
         lines += ["", f"{'#' * part.level} {escape(part.title)}"]
-        lines += [line for text in part.text for line in ("", escape(text))]
         lines += answer_lines(part.answers)
+        lines += [line for text in part.text for line in ("", escape(text))]
         lines += [line for figure in part.figures for line in ("", image(figure, plots))]
         if part.table is not None:
             table = markdown_table(part.table)
-            if part.folded:
-                table = ["<details><summary>Show</summary>", "", *table, "", "</details>"]
-            lines += ["", *table]
-    return "\n".join([*lines, "", escape(page.end), ""])
+            lines += ["", *(folded("Show", table) if part.folded else table)]
+    lines += ["", "Made by `ltm-leaderboard build` from result files; do not edit it by hand.", ""]
+    return "\n".join([*lines, escape(page.end), ""])
+
+
+def folded(summary: str, lines: Iterable[str]) -> list[str]:
+    """Return lines that are hidden until the reader opens them, under a summary."""
+    return [f"<details><summary>{summary}</summary>", "", *lines, "", "</details>"]
 
 
 def answer_lines(answers: Sequence[Answer]) -> list[str]:

@@ -33,10 +33,10 @@ def print_parts(parts: Sequence[Part], console: Console) -> None:
             print_table(part.table, part.title, console)
         elif part.title:
             console.print(_text(part.title, console), style="bold")
-        for text in part.text:
-            console.print(_text(text, console))
         for each in part.answers:
             console.print(_text(f"{each.question} {each.verdict}. {each.evidence}".lstrip(), console))
+        for text in part.text:
+            console.print(_text(text, console))
 
 
 def print_table(table: Table, title: str, console: Console) -> None:
