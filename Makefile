@@ -21,7 +21,7 @@ MINI := $(DEMO)/mini
 MINI_BOARD := docs/mini
 DATA ?= $(LTM_DATA_DIR)
 SEEDS ?= 0 1 2
-ROWS ?= ltm-steps ltm ltm-random ltm-few ltm-many ar-flops mdlm-flops bd3lm-flops bd3lm sedd vae vae-vq md4 md4-untimed \
+ROWS ?= ltm-published ltm-steps ltm ltm-random ltm-few ltm-many ar-flops mdlm-flops bd3lm-flops bd3lm sedd vae vae-vq md4 md4-untimed \
 	mdlm ltm-unfitted ar ar-full ngram
 # Executed training FLOPs of ltm-mini, at which rows of other families are trained too.
 MINI_FLOPS := 1.395e14
@@ -31,6 +31,8 @@ mini.ltm-steps := ltm-mini --set posterior.steps=8
 mini.ltm-few := ltm-mini --set latents=3
 mini.ltm-many := ltm-mini --set latents=48
 mini.ltm-random := ltm-mini --set cross_start=random --set cross_rate=1
+mini.ltm-published := ltm-mini --set posterior=published_code --set posterior.steps=8 --set cross_start=random \
+	--set cross_rate=1
 mini.ar := ar-mini
 mini.ar-full := ar-mini --set decoder.window=none
 mini.ar-flops := ar-mini --budget flops=$(MINI_FLOPS)
@@ -54,6 +56,9 @@ ZERO_SHOT := ptb,wikitext,lm1b,lambada,ag_news,pubmed,arxiv,openwebtext,lambada_
 DIAGNOSED := ltm ltm-random vae
 # Whether thoughts inferred from the past help to predict what follows, beside a model that has none.
 AHEAD := $(DIAGNOSED) ar
+# The first decoder of these is scored with Langevin chains in place of a fitted q too.
+CHAINED := ltm
+CHAINS := --set inference=langevin
 # Diffusion that shows words from left to right has an exact likelihood, and a row of its own.
 IN_ORDER := --set unmasking=left_to_right
 ORDERED := mdlm bd3lm
@@ -164,6 +169,7 @@ $(MINI_RUNS): $(INSTALLED)
 		$(if $(filter 0,$(seed)),&& $(scored) --tasks audit) \
 		$(if $(filter $(DIAGNOSED:%=mini-%-0),$@),&& $(scored) --tasks diagnostics_novels) \
 		$(if $(filter $(AHEAD:%=mini-%-0),$@),&& $(scored) --tasks prequential_novels $(EXCERPT)) \
+		$(if $(filter $(CHAINED:%=mini-%-0),$@),&& $(scored) $(HELD_OUT) $(CHAINS) && $(scored) --tasks audit $(CHAINS)) \
 		$(if $(filter $(ORDERED:%=mini-%-0),$@),&& $(scored) $(HELD_OUT) $(IN_ORDER) \
 			&& $(scored) --tasks audit $(IN_ORDER)); } $(logged)
 	@echo "$@: done"

@@ -59,5 +59,8 @@ def _answer(first: Row, second: Row, shared: Sequence[Column]) -> tuple[str, str
     if len(shared) == 1:
         return verdicts[main].capitalize(), words
     counts = Counter(verdicts.values())
+    if len(counts) == 1:
+        texts = "both" if len(shared) == 2 else f"all {len(shared)}"
+        return verdicts[main].capitalize(), f"{words} The same on {texts} texts."
     parts = [f"{said} on {counts[said]}" for said in VERDICTS if counts[said]]
     return verdicts[main].capitalize(), f"{words} Of {count(len(shared), 'texts')}: {'; '.join(parts)}."

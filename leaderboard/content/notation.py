@@ -28,6 +28,7 @@ LEGEND = (
     "otherwise by 95% intervals that do not touch. `=` marks a shared rank: not separated. Bounds are ranked as they "
     "stand, by the `≤`; the model behind a bound may be better than its rank, but not than its `≥`. *Mean rank* is the "
     "mean place in order of perplexity over all texts, separated or not, with its standard deviation over seeds.",
+    "In brackets after a name stands in what a model differs from most others of that name.",
     "FLOPs/token: *paper* is the convention of the published tables, *counted* is what this code executes, once for "
     "training and once for scoring; a multiply-add is two.",
     "*Rows in italics* are what papers report, under protocols of their own. They take no rank.",

@@ -29,7 +29,9 @@ def readable_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def tell_apart(names: Sequence[str], identities: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return each name, followed by what tells it apart from others of the same name, if there are any.
 
-    Of fields that draw the same distinctions the first one is enough: a rule of unmasking has its own likelihood.
+    Of fields that draw the same distinctions the first one is enough: a rule of unmasking has its own likelihood. A
+    value that more than half of the namesakes share goes without saying: one model and its variants are `x`, `x (steps
+    8)` and `x (window none)`.
     """
     by_name: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for name, identity in zip(names, identities, strict=True):
@@ -37,7 +39,8 @@ def tell_apart(names: Sequence[str], identities: Sequence[Mapping[str, Any]]) ->
     telling = {name: _telling_fields(namesakes) for name, namesakes in by_name.items()}
     labels = []
     for name, identity in zip(names, identities, strict=True):
-        difference = ", ".join(f"{key} {_words(key, identity, by_name[name])}" for key in telling[name])
+        unusual = [key for key in telling[name] if not _usual(key, identity, by_name[name])]
+        difference = ", ".join(f"{key} {_words(key, identity, by_name[name])}" for key in unusual)
         labels.append(f"{name} ({difference})" if difference else name)
     return labels
 
@@ -50,6 +53,11 @@ def _telling_fields(identities: Sequence[Mapping[str, Any]]) -> list[str]:
         if distinct > told_apart:
             fields, told_apart = [*fields, key], distinct
     return fields
+
+
+def _usual(key: str, identity: Mapping[str, Any], namesakes: Sequence[Mapping[str, Any]]) -> bool:
+    value = repr(_value(identity, key))
+    return 2 * sum(repr(_value(each, key)) == value for each in namesakes) > len(namesakes)
 
 
 def _words(key: str, identity: Mapping[str, Any], namesakes: Sequence[Mapping[str, Any]]) -> str:

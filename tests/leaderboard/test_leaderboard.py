@@ -227,9 +227,9 @@ def test_other_settings_make_other_rows_and_the_label_says_which(tmp_path: Path)
     (section,) = build(tmp_path, *results, make_result(name="ar-tiny", family="ar")).sections
     assert [row.label for row in section.rows] == [
         "ar-tiny",
-        "ltm-tiny (draws 64, posterior none)",
-        "ltm-tiny (draws 64, posterior {'steps': 2})",
-        "ltm-tiny (draws 8, posterior none)",
+        "ltm-tiny",
+        "ltm-tiny (draws 8)",
+        "ltm-tiny (posterior {'steps': 2})",
     ]
 
 

@@ -15,6 +15,7 @@ from leaderboard import questions
 from leaderboard.board import Board, board
 from leaderboard.build import BEGIN, END, markdown_block
 from leaderboard.content import answers, cost_views
+from leaderboard.content.answers import parts
 from leaderboard.content.page import whole
 from leaderboard.entries import load
 from leaderboard.render.markdown import markdown
@@ -156,3 +157,17 @@ def test_a_readme_gets_the_first_answers_and_only_the_texts_that_were_trained_on
     (header,) = re.findall(r"^\| Model .*$", block, re.M)
     assert header.startswith("| Model | Mean rank | pydocs | ") and not {"ptb", "lm1b"} & set(header.split())
     assert all(f" {text} |" in markdown(whole(built), plots="plots") for text in texts)
+
+
+def test_an_answer_counts_the_verdicts_on_all_texts(tmp_path: Path) -> None:
+    # ar-b is behind ar-a by 0.06 on both texts, and behind ar-c on the first only.
+    shifts = {"ar-a": (0.0, 0.0), "ar-b": (0.06, 0.06), "ar-c": (0.0, 0.12)}
+    for name, behind in shifts.items():
+        for text, shift in zip(("pydocs", "ptb"), behind, strict=True):
+            result, records = scored(name, shift, task_name=f"ltm_{text}", fingerprint=text.ljust(64))
+            write_result(result, tmp_path / "results", records=records)
+    ask(tmp_path, question("ar-b", "ar-a"), question("ar-b", "ar-c"))
+    (part,) = parts(board(load(tmp_path / "results")).sections, questions.read(tmp_path / "results"))
+    same, mixed = (answer.evidence for answer in part.answers)
+    assert same.endswith("(1 seed). The same on both texts.")
+    assert mixed.endswith("(1 seed). Of 2 texts: better beyond doubt on 1; worse beyond doubt on 1.")
