@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from leaderboard.board import Board
 from leaderboard.content import notation
-from leaderboard.content.document import NOTHING, Table
+from leaderboard.content.document import FAILED, NOTHING, Table
+from leaderboard.content.generation_views import metric_title
 from leaderboard.entries import Entry
 from leaderboard.ranking import headline, judged_by, other_side
 from leaderboard.render.terminal import print_table
@@ -91,19 +92,37 @@ def _sides(board: Board, a: str, b: str) -> tuple[bool, list[Entry], list[Entry]
 
 
 def _by_name(board: Board) -> dict[str, list[Entry]]:
-    """Entries by the label of their row, and those that are in no row by the name of their model."""
-    by_name: dict[str, list[Entry]] = {}
+    """Entries by the label of their row, and by the name of their model unless it is the label of a row.
+
+    A model that is in several sections goes by its label in the first. What is in no row, such as an audit, belongs to
+    the row of the same weights and settings, or to the only one of its model's name.
+    """
+    by_name: dict[str, list[Entry]] = defaultdict(list)
+    labels: dict[str, set[str]] = defaultdict(set)
+    owners = dict[tuple[str, ...], str]()
     for section in board.sections:
+        before = dict(owners)
         for row in section.rows:
-            by_name.setdefault(row.label, []).extend(entry for entries in row.entries.values() for entry in entries)
+            for entry in (entry for entries in row.entries.values() for entry in entries):
+                label = before.get(_model(entry), row.label)
+                by_name[label].append(entry)
+                labels[entry.result.model["name"]].add(label)
+                owners.setdefault(_model(entry), label)
     in_rows = {id(entry) for entries in by_name.values() for entry in entries}
     for entry in board.entries:
-        name = entry.result.model["name"]
-        if name not in by_name:
-            by_name[name] = [e for e in board.entries if e.result.model["name"] == name]
-        elif id(entry) not in in_rows:
-            by_name[name].append(entry)
-    return by_name
+        namesakes = labels[entry.result.model["name"]]
+        owner = owners.get(_model(entry), *namesakes) if len(namesakes) == 1 else owners.get(_model(entry))
+        if owner is not None and id(entry) not in in_rows:
+            by_name[owner].append(entry)
+    names = {entry.result.model["name"] for entry in board.entries}
+    for name in sorted(names - by_name.keys()):
+        by_name[name] = [entry for entry in board.entries if entry.result.model["name"] == name]
+    return dict(by_name)
+
+
+def _model(entry: Entry) -> tuple[str, str, str]:
+    model = entry.result.model
+    return model["name"], model["weights_digest"], model["config_digest"]
 
 
 def _made_at(entry: Entry, commit: str) -> bool:
@@ -135,13 +154,16 @@ def _rows(a: Sequence[Entry], b: Sequence[Entry], by_commit: bool) -> list[Cells
 def _of_one_seed(a: Entry, b: Entry, by_commit: bool) -> Cells:
     """Return a row about the metric that a task without perplexity is judged by."""
     first, second = (judged_by(entry.result) for entry in (a, b))
-    task = _task(a, [first.name], by_commit)
+    if first.name == second.name == "audit_passed":  # which is no quantity
+        verdicts = (notation.PASSED if metric.value == 1 else FAILED for metric in (first, second))
+        return (*_task(a, [], by_commit), *verdicts, NOTHING, NOTHING, NOTHING)
+    task = _task(a, [metric_title(first.name, judge=False)], by_commit)
     values = [notation.value([metric]) for metric in (first, second)]
     if first.name != second.name:
         return (*task, *values, f"{first.name} and {second.name}", NOTHING, NOTHING)
     value = second.value - first.value
     if first.ci95 is None or second.ci95 is None:
-        return (*task, *values, f"{value:+.4g}", NOTHING, "undecided, without intervals")
+        return (*task, *values, f"{value:+.3g}", NOTHING, "undecided, without intervals")
     # The interval for independent texts; for results on one text it is too wide rather than too narrow.
     half = math.hypot(*((metric.ci95.high - metric.ci95.low) / 2 for metric in (first, second) if metric.ci95))
     ci95 = (value - half, value + half)

@@ -24,15 +24,9 @@ from ltm.config import config_digest
 from ltm.errors import UserError
 from ltm.result import Metric, Result, write_result
 from ltm.statistics import Blocks, difference_over_seeds, paired_difference
-from tests.support.result_factory import make_result
+from tests.support.result_factory import build, make_result
 
 Run = Callable[..., int]
-
-
-def build(directory: Path, *results: Result) -> Board:
-    for result in results:
-        write_result(result, directory)
-    return board(load(directory))
 
 
 def rendered(built: Board) -> str:

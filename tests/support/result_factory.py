@@ -1,14 +1,18 @@
-"""Invented results, for the tests of the result files and of the leaderboard."""
+"""Invented results and boards of them, for the tests of the result files and of the leaderboard."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import random
+from pathlib import Path
 from typing import Any
 
+from leaderboard.board import Board, board
+from leaderboard.content.document import Part, Value
+from leaderboard.entries import load
 from ltm.config import digest
-from ltm.result import Interval, Metric, Result
+from ltm.result import Interval, Metric, Result, write_result
 
 BYTES_PER_TOKEN, WORDS_PER_TOKEN = 3.5, 0.7
 
@@ -151,3 +155,40 @@ def two_sided(name: str, shift: float, least: float) -> tuple[Result, list[dict]
     bound: dict[str, Any] = {"likelihood": "upper", "headline": False, "kind": "upper_bound", "value": value}
     own = [m for m in made.metrics if m.likelihood == "elbo"]
     return dataclasses.replace(made, metrics=(*own, dataclasses.replace(upper, ci95=None, **bound))), records
+
+
+def audit(of: Result, verdicts: dict[str, bool], *, claimed: float = 2.4, source: float = 2.3, n: int = 256) -> Result:
+    """An audit result of the model of another result."""
+
+    def metric(name: str, likelihood: str | None, value: float, headline: bool = False) -> Metric:
+        return Metric(
+            name=name, likelihood=likelihood, headline=headline, unit="nats", value=value, kind="exact", n=n,
+            direction="higher",
+        )  # fmt: skip
+
+    metrics = []
+    for i, (likelihood, passed) in enumerate(verdicts.items()):
+        metrics.append(metric("audit_passed", likelihood, float(passed), headline=i == 0))
+        metrics.append(metric("audit_log_e_value", likelihood, -10.0 if passed else 500.0))
+        metrics.append(metric("audit_claimed_nats_per_token", likelihood, claimed if passed else source - 0.1))
+        metrics.append(metric("audit_total_mass", likelihood, 0.9))
+    metrics.append(metric("audit_source_nats_per_token", None, source))
+    metrics.append(metric("audit_source_entropy_per_token", None, source - 0.01))
+    return dataclasses.replace(
+        of,
+        task={"name": "ltm_audit", "version": 1.0, "split": "test"},
+        data={**of.data, "corpus": "topics", "fingerprint": "7" * 64},
+        metrics=tuple(metrics),
+    )
+
+
+def build(directory: Path, *results: Result) -> Board:
+    """Write the results, and return their board."""
+    for result in results:
+        write_result(result, directory)
+    return board(load(directory))
+
+
+def rows_of(part: Part) -> tuple[tuple[str | Value, ...], ...]:
+    assert part.table is not None
+    return part.table.rows
