@@ -45,9 +45,10 @@ def titles(groups: Sequence[Sequence[Entry]]) -> list[str]:
 
 
 def labels(entries: Sequence[Entry]) -> list[str]:
-    """Return the model of each entry, with what tells entries of the same name apart."""
-    identities = [
-        {**readable_identity(e.result), "training seed": e.result.training["seed"], "seed": e.result.scoring["seed"]}
-        for e in entries
-    ]
-    return tell_apart([entry.result.model["name"] for entry in entries], identities)
+    """Return the model of each entry, with what tells entries of the same name apart: seeds, if nothing else does."""
+    names, identities = [e.result.model["name"] for e in entries], [readable_identity(e.result) for e in entries]
+    without = tell_apart(names, identities)
+    seeds = [{"training seed": e.result.training["seed"], "seed": e.result.scoring["seed"]} for e in entries]
+    for identity, label, both in zip(identities, without, seeds, strict=True):
+        identity.update(both if without.count(label) > 1 else {})
+    return tell_apart(names, identities)

@@ -148,7 +148,7 @@ def brief_table(entries: Sequence[Entry]) -> Table:
         rows.append(
             (
                 label,
-                metric.name,
+                generation_views.metric_title(metric.name, judge=False),
                 notation.value_and_error([metric]),
                 str(metric.n),
                 notation.short(result.provenance["tokens_per_second"]),
@@ -175,11 +175,12 @@ def _badness(metric: Metric) -> float:
 
 
 def in_order(entries: Sequence[Entry]) -> list[Entry]:
-    """Sort results by what they are judged by, the best first; ties, and those without a headline, by file."""
+    """Sort results by what most are judged by, the best first, then the others; ties and scores of none by file."""
+    counts = Counter(judged_by(entry.result).name for entry in entries)
 
-    def order(entry: Entry) -> tuple[str, float, str]:
+    def order(entry: Entry) -> tuple[int, str, float, str]:
         metric = judged_by(entry.result)
-        return metric.name, _badness(metric) if metric.headline else 0.0, str(entry.path)
+        return -counts[metric.name], metric.name, _badness(metric) if metric.headline else 0.0, str(entry.path)
 
     return sorted(entries, key=order)
 

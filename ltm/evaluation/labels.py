@@ -8,6 +8,9 @@ from typing import Any
 
 from ltm.config import LATER_SETTINGS, MACHINE_SETTINGS, leaves
 
+SEEDS = ("training seed", "seed")
+"""Fields of which no value is the usual one."""
+
 
 def training_identity(training: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a model's training in which the results of a row agree; the seed is not among them."""
@@ -39,7 +42,7 @@ def tell_apart(names: Sequence[str], identities: Sequence[Mapping[str, Any]]) ->
     telling = {name: _telling_fields(namesakes) for name, namesakes in by_name.items()}
     labels = []
     for name, identity in zip(names, identities, strict=True):
-        unusual = [key for key in telling[name] if not _usual(key, identity, by_name[name])]
+        unusual = [key for key in telling[name] if _is_said(key, identity, by_name[name])]
         difference = ", ".join(f"{key} {_words(key, identity, by_name[name])}" for key in unusual)
         labels.append(f"{name} ({difference})" if difference else name)
     return labels
@@ -55,9 +58,12 @@ def _telling_fields(identities: Sequence[Mapping[str, Any]]) -> list[str]:
     return fields
 
 
-def _usual(key: str, identity: Mapping[str, Any], namesakes: Sequence[Mapping[str, Any]]) -> bool:
+def _is_said(key: str, identity: Mapping[str, Any], namesakes: Sequence[Mapping[str, Any]]) -> bool:
+    """False for a value that most namesakes share, but a seed is said wherever there is one."""
+    if key in SEEDS:
+        return key in identity
     value = repr(_value(identity, key))
-    return 2 * sum(repr(_value(each, key)) == value for each in namesakes) > len(namesakes)
+    return 2 * sum(repr(_value(each, key)) == value for each in namesakes) <= len(namesakes)
 
 
 def _words(key: str, identity: Mapping[str, Any], namesakes: Sequence[Mapping[str, Any]]) -> str:

@@ -144,6 +144,21 @@ def test_columns_of_a_task_are_in_the_order_in_which_results_bring_them(tmp_path
     assert [tuple(map(str, row[1:4])) for row in shown.rows] == [("0.5000", "0.5000", "–"), ("0.5000", "–", "0.5000")]
 
 
+def test_results_are_sorted_by_what_most_are_judged_by_and_seeds_are_named_where_there_are_several(
+    tmp_path: Path,
+) -> None:
+    def result(name: str, judged: str, value: float, seed: int = 0) -> Result:
+        metric = Metric(name=judged, likelihood=None, headline=True, unit="x", value=value, kind="exact", n=5)
+        made = make_result(name=name, task_name="ltm_sums", training_seed=seed)
+        return dataclasses.replace(made, metrics=(metric,))
+
+    of_most = [result("a", "zeal", 3.0), result("b", "zeal", 1.0), result("b", "zeal", 2.0, seed=1)]
+    (entries,) = build(tmp_path, result("c", "ardour", 0.5), *of_most).others
+    shown = [row[0] for row in task_results.table(entries).rows]
+    assert shown == ["b (training seed 0)", "b (training seed 1)", "a", "c"]
+    assert [row[0] for row in task_results.brief_table(entries).rows] == shown
+
+
 # Plots and the CSV.
 
 

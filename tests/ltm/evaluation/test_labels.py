@@ -29,7 +29,9 @@ def test_namesakes_are_told_apart_and_others_left_alone():
     rules = [
         {"rule": rule, "bound": bound, "seed": seed} for rule, bound, seed in (("a", 1, 0), ("b", 2, 0), ("b", 2, 1))
     ]
-    assert tell_apart(["x"] * 3, rules) == ["x (rule a)", "x", "x (seed 1)"]
+    assert tell_apart(["x"] * 3, rules) == ["x (rule a, seed 0)", "x (seed 0)", "x (seed 1)"]
+    variants = [{"steps": steps, "window": window} for steps, window in ((3, 64), (8, 64), (3, None))]
+    assert tell_apart(["x"] * 3, variants) == ["x", "x (steps 8)", "x (window none)"]
     extended = {**short, "training": {**short["training"], "recipe": {"extended": "tokens=5 (1 update)"}}}
     assert model_labels(["x", "x"], [short, extended])[1] == "x (training extended from tokens=5 (1 update))"
 
