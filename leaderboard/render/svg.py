@@ -61,7 +61,7 @@ def svg(figure: Figure, *, alone: bool = True) -> str:
         f'aria-label="{title}. {words}">',
         *([MADE_BY, f"<style>{STYLE}</style>"] if alone else []),
         f'<rect class="paper" width="{WIDTH}" height="{height}"/>',
-        f'<text class="title" x="{LEFT}" y="16">{_text(_shortened(figure.title, WIDTH - LEFT - RIGHT))}</text>',
+        f'<text class="title" x="8" y="16">{_text(_shortened(figure.title, WIDTH - 8 - RIGHT))}</text>',
         *_axes(figure, x, y),
     ]
     for i, series in enumerate(figure.series):
