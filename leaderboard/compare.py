@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from leaderboard.board import Board
@@ -44,9 +44,10 @@ def compare(board: Board, a: str, b: str, console: Console) -> None:
             nothing in common; or the records of a result do not give its perplexity.
     """
     by_commit, side_a, side_b = _sides(board, a, b)
-    first, second = _by_key(a, side_a, by_commit), _by_key(b, side_b, by_commit)
+    varied = _varied((side_a, side_b))
+    first, second = _by_key(a, side_a, by_commit, varied), _by_key(b, side_b, by_commit, varied)
     shared = sorted(first.keys() & second.keys())
-    rows = [row for key in shared for row in _rows(first[key], second[key], by_commit)]
+    rows = [row for key in shared for row in _rows(first[key], second[key], by_commit, varied)]
     if not rows:
         raise UserError(
             f"{a} and {b} have no task, text and tokenizer in common, so there is nothing to compare; "
@@ -60,7 +61,27 @@ def compare(board: Board, a: str, b: str, console: Console) -> None:
     console.print(NOTE)
 
 
-def _by_key(name: str, side: Sequence[Entry], by_commit: bool) -> dict[Key, list[Entry]]:
+def _varied(sides: Sequence[Sequence[Entry]]) -> dict[Key, list[str]]:
+    """The settings in which a model's results of one task, if it is not perplexity, differ: `shots`, say."""
+    groups: dict[tuple[int, tuple[str, ...], Key], list[Entry]] = defaultdict(list)
+    for n, entry in ((n, entry) for n, side in enumerate(sides) for entry in side if headline(entry) is None):
+        groups[n, _model(entry), _key(entry)].append(entry)
+    varied: dict[Key, list[str]] = defaultdict(list)
+    for (_, _, key), entries in groups.items():
+        for field in sorted({field for entry in entries for field in entry.result.scoring}):
+            values = {canonical_json(entry.result.scoring.get(field)) for entry in entries}
+            if len(values) > 1 and field not in varied[key]:
+                varied[key].append(field)
+    return varied
+
+
+def _settings(entry: Entry, varied: Mapping[Key, Sequence[str]]) -> list[str]:
+    return [f"{field} {entry.result.scoring.get(field)}" for field in varied.get(_key(entry), ())]
+
+
+def _by_key(
+    name: str, side: Sequence[Entry], by_commit: bool, varied: Mapping[Key, Sequence[str]]
+) -> dict[Key, list[Entry]]:
     """Group the results that are compared as one: those of all training seeds, or a single one of a commit."""
     groups: dict[Key, dict[str, Entry]] = defaultdict(dict)
     for entry in side:
@@ -69,7 +90,8 @@ def _by_key(name: str, side: Sequence[Entry], by_commit: bool) -> dict[Key, list
         result = entry.result
         seed = str(result.training["seed"])
         model = (result.model["name"], canonical_json(dict(result.scoring)), seed) if by_commit else ()
-        other = groups[_key(entry) + model].setdefault(seed, entry)
+        key = (*_key(entry), *_settings(entry, varied), *model)
+        other = groups[key].setdefault(seed, entry)
         if other is not entry:
             raise UserError(
                 f"{name} stands for several results, such as {other.name} and {entry.name}; give the label of a row "
@@ -138,7 +160,7 @@ def _key(entry: Entry) -> Key:
     return (*text, *protocol, str(scoring["eos_between_documents"]))
 
 
-def _rows(a: Sequence[Entry], b: Sequence[Entry], by_commit: bool) -> list[Cells]:
+def _rows(a: Sequence[Entry], b: Sequence[Entry], by_commit: bool, varied: Mapping[Key, Sequence[str]]) -> list[Cells]:
     """Return a row over all seeds for perplexities, otherwise one for each training seed that both have."""
     if all(headline(entry) is not None for entry in (*a, *b)):
         found, of = difference(b, a), [seeds(a, b)] if max(len(a), len(b)) > 1 else []
@@ -147,17 +169,19 @@ def _rows(a: Sequence[Entry], b: Sequence[Entry], by_commit: bool) -> list[Cells
         return [(*_task(a[0], of, by_commit), *cells)]
     by_seed = {entry.result.training["seed"]: entry for entry in b}
     return [
-        _of_one_seed(each, by_seed[seed], by_commit) for each in a if (seed := each.result.training["seed"]) in by_seed
+        _of_one_seed(each, by_seed[seed], by_commit, _settings(each, varied))
+        for each in a
+        if (seed := each.result.training["seed"]) in by_seed
     ]
 
 
-def _of_one_seed(a: Entry, b: Entry, by_commit: bool) -> Cells:
+def _of_one_seed(a: Entry, b: Entry, by_commit: bool, settings: Sequence[str]) -> Cells:
     """Return a row about the metric that a task without perplexity is judged by."""
     first, second = (judged_by(entry.result) for entry in (a, b))
     if first.name == second.name == "audit_passed":  # which is no quantity
         verdicts = (notation.PASSED if metric.value == 1 else FAILED for metric in (first, second))
         return (*_task(a, [], by_commit), *verdicts, NOTHING, NOTHING, NOTHING)
-    task = _task(a, [metric_title(first.name, judge=False)], by_commit)
+    task = _task(a, [metric_title(first.name, judge=False), *settings], by_commit)
     values = [notation.value([metric]) for metric in (first, second)]
     if first.name != second.name:
         return (*task, *values, f"{first.name} and {second.name}", NOTHING, NOTHING)

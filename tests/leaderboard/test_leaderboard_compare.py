@@ -18,7 +18,7 @@ from leaderboard.csv_export import csv_table
 from leaderboard.entries import load
 from leaderboard.ranking import ranked
 from leaderboard.verdicts import BETTER, HIGHER, LEVEL, LOWER, WORSE
-from ltm.result import write_result
+from ltm.result import Interval, Metric, write_result
 from tests.support.result_factory import audit, make_result, scored, two_sided
 
 Run = Callable[..., int]
@@ -170,3 +170,22 @@ def test_what_is_in_no_row_is_compared_with_the_row_of_the_same_model(
     for label, verdict in (("ltm-x", "passed"), ("ltm-x (width 1)", "failed"), ("ltm-x (depth 2)", "passed")):
         assert run("compare", "ar-a", label) == 0
         assert re.search(rf"^ audit +passed +{verdict} ", capsys.readouterr().out, re.M), label
+
+
+def test_results_of_a_task_under_several_settings_are_compared_setting_by_setting(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, solved in (("ar-a", 0.2), ("ar-b", 0.4)):
+        for shots in (0, 5):
+            result = make_result(name=name, family="ar", task_name="ltm_sums", scoring={"shots": shots, "draws": 5})
+            score = Metric(
+                name="pass@5", likelihood=None, headline=True, unit="problem", value=solved + shots / 100, kind="exact",
+                n=100, direction="higher", ci95=Interval(low=0, high=1, method="exact"),
+            )  # fmt: skip
+            write_result(dataclasses.replace(result, metrics=(score,)), tmp_path / "results")
+    assert run("compare", "ar-a", "ar-b") == 0
+    out = capsys.readouterr().out
+    assert re.findall(r"^ sums, pass@5, shots (\d) +([\d.]+) +([\d.]+) +([+\d.]+) ", out, re.M) == [
+        ("0", "0.2000", "0.4000", "+0.2000"),
+        ("5", "0.2500", "0.4500", "+0.2000"),
+    ]
