@@ -170,8 +170,8 @@ $(MINI_RUNS): $(INSTALLED)
 		$(if $(filter $(DIAGNOSED:%=mini-%-0),$@),&& $(scored) --tasks diagnostics_novels) \
 		$(if $(filter $(AHEAD:%=mini-%-0),$@),&& $(scored) --tasks prequential_novels $(EXCERPT)) \
 		$(if $(filter $(CHAINED:%=mini-%-0),$@),&& $(scored) $(HELD_OUT) $(CHAINS) && $(scored) --tasks audit $(CHAINS)) \
-		$(if $(filter $(ORDERED:%=mini-%-0),$@),&& $(scored) $(HELD_OUT) $(IN_ORDER) \
-			&& $(scored) --tasks audit $(IN_ORDER)); } $(logged)
+		$(if $(filter $(ORDERED:%=mini-%-$(seed)),$@),&& $(scored) $(HELD_OUT) $(IN_ORDER) \
+			$(if $(filter 0,$(seed)),&& $(scored) --tasks audit $(IN_ORDER))); } $(logged)
 	@echo "$@: done"
 
 # Whatever is finished is not repeated, training of the scorer included.
