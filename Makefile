@@ -21,8 +21,8 @@ MINI := $(DEMO)/mini
 MINI_BOARD := docs/mini
 DATA ?= $(LTM_DATA_DIR)
 SEEDS ?= 0 1 2
-ROWS ?= ltm-published ltm-steps ltm ltm-random ltm-few ltm-many ar-flops mdlm-flops bd3lm-flops bd3lm sedd vae vae-vq md4 md4-untimed \
-	mdlm ltm-unfitted ar ar-full ngram
+ROWS ?= ltm-published ltm-steps ltm ltm-random ltm-few ltm-many ar-flops mdlm-flops bd3lm-flops bd3lm sedd vae vae-vq \
+	md4 md4-untimed mdlm ltm-unfitted ar ar-full ngram
 # Executed training FLOPs of ltm-mini, at which rows of other families are trained too.
 MINI_FLOPS := 1.395e14
 mini.ltm := ltm-mini

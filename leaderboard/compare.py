@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
-from leaderboard.board import Board
+from leaderboard.board import Board, column_key
 from leaderboard.content import notation
 from leaderboard.content.document import FAILED, NOTHING, Table
 from leaderboard.content.generation_views import metric_title
 from leaderboard.entries import Entry
 from leaderboard.ranking import headline, judged_by, other_side
 from leaderboard.render.terminal import print_table
-from leaderboard.verdicts import ESTIMATED, LEVEL, NOT_PAIRED, difference, seeds, verdict
+from leaderboard.verdicts import ESTIMATED, LEVEL, MEANING, NOT_PAIRED, difference, seeds, verdict
 from ltm.config import canonical_json
 from ltm.errors import UserError, did_you_mean
 
@@ -25,8 +26,7 @@ SHORTEST_COMMIT = 4
 """The fewest characters that are taken for a commit."""
 NOTE = (
     "B − A is in nats per token for perplexities, over text and training seeds and paired over the same blocks where "
-    "both have records; in the metric's own unit otherwise. Beyond doubt: whatever is behind the bounds; by the bounds "
-    "alone: what is behind them may be the other way round."
+    f"both have records; in the metric's own unit otherwise. {MEANING}"
 )
 
 Key = tuple[str, ...]
@@ -44,7 +44,7 @@ def compare(board: Board, a: str, b: str, console: Console) -> None:
             nothing in common; or the records of a result do not give its perplexity.
     """
     by_commit, side_a, side_b = _sides(board, a, b)
-    varied = _varied((side_a, side_b))
+    varied = _varied([*side_a, *side_b])
     first, second = _by_key(a, side_a, by_commit, varied), _by_key(b, side_b, by_commit, varied)
     shared = sorted(first.keys() & second.keys())
     rows = [row for key in shared for row in _rows(first[key], second[key], by_commit, varied)]
@@ -61,26 +61,26 @@ def compare(board: Board, a: str, b: str, console: Console) -> None:
     console.print(NOTE)
 
 
-def _varied(sides: Sequence[Sequence[Entry]]) -> dict[Key, list[str]]:
+def _varied(entries: Sequence[Entry]) -> dict[Key, set[str]]:
     """The settings in which a model's results of one task, if it is not perplexity, differ: `shots`, say."""
-    groups: dict[tuple[int, tuple[str, ...], Key], list[Entry]] = defaultdict(list)
-    for n, entry in ((n, entry) for n, side in enumerate(sides) for entry in side if headline(entry) is None):
-        groups[n, _model(entry), _key(entry)].append(entry)
-    varied: dict[Key, list[str]] = defaultdict(list)
-    for (_, _, key), entries in groups.items():
-        for field in sorted({field for entry in entries for field in entry.result.scoring}):
-            values = {canonical_json(entry.result.scoring.get(field)) for entry in entries}
-            if len(values) > 1 and field not in varied[key]:
-                varied[key].append(field)
+    groups: dict[tuple[Key, Key], list[Mapping[str, Any]]] = defaultdict(list)
+    for entry in entries:
+        if headline(entry) is None:
+            groups[_model(entry), _key(entry)].append(entry.result.scoring)
+    varied: dict[Key, set[str]] = defaultdict(set)
+    for (_, key), scorings in groups.items():
+        for field in {field for scoring in scorings for field in scoring}:
+            if len({canonical_json(scoring.get(field)) for scoring in scorings}) > 1:
+                varied[key].add(field)
     return varied
 
 
-def _settings(entry: Entry, varied: Mapping[Key, Sequence[str]]) -> list[str]:
-    return [f"{field} {entry.result.scoring.get(field)}" for field in varied.get(_key(entry), ())]
+def _settings(entry: Entry, varied: Mapping[Key, set[str]]) -> list[str]:
+    return [f"{field} {entry.result.scoring.get(field)}" for field in sorted(varied.get(_key(entry), ()))]
 
 
 def _by_key(
-    name: str, side: Sequence[Entry], by_commit: bool, varied: Mapping[Key, Sequence[str]]
+    name: str, side: Sequence[Entry], by_commit: bool, varied: Mapping[Key, set[str]]
 ) -> dict[Key, list[Entry]]:
     """Group the results that are compared as one: those of all training seeds, or a single one of a commit."""
     groups: dict[Key, dict[str, Entry]] = defaultdict(dict)
@@ -121,11 +121,11 @@ def _by_name(board: Board) -> dict[str, list[Entry]]:
     """
     by_name: dict[str, list[Entry]] = defaultdict(list)
     labels: dict[str, set[str]] = defaultdict(set)
-    owners = dict[tuple[str, ...], str]()
+    owners = dict[Key, str]()
     for section in board.sections:
         before = dict(owners)
         for row in section.rows:
-            for entry in (entry for entries in row.entries.values() for entry in entries):
+            for entry in chain.from_iterable(row.entries.values()):
                 label = before.get(_model(entry), row.label)
                 by_name[label].append(entry)
                 labels[entry.result.model["name"]].add(label)
@@ -133,7 +133,8 @@ def _by_name(board: Board) -> dict[str, list[Entry]]:
     in_rows = {id(entry) for entries in by_name.values() for entry in entries}
     for entry in board.entries:
         namesakes = labels[entry.result.model["name"]]
-        owner = owners.get(_model(entry), *namesakes) if len(namesakes) == 1 else owners.get(_model(entry))
+        only = next(iter(namesakes)) if len(namesakes) == 1 else None
+        owner = owners.get(_model(entry), only)
         if owner is not None and id(entry) not in in_rows:
             by_name[owner].append(entry)
     names = {entry.result.model["name"] for entry in board.entries}
@@ -142,7 +143,7 @@ def _by_name(board: Board) -> dict[str, list[Entry]]:
     return dict(by_name)
 
 
-def _model(entry: Entry) -> tuple[str, str, str]:
+def _model(entry: Entry) -> Key:
     model = entry.result.model
     return model["name"], model["weights_digest"], model["config_digest"]
 
@@ -153,14 +154,12 @@ def _made_at(entry: Entry, commit: str) -> bool:
 
 def _key(entry: Entry) -> Key:
     """The fields in which two results must agree to be compared."""
-    result = entry.result
-    task, scoring = result.task, result.scoring
-    text = (task["name"], str(task["version"]), task["split"], result.data["fingerprint"])
+    result, scoring = entry.result, entry.result.scoring
     protocol = (result.tokenizer["fingerprint"], str(scoring["block_length"]), str(scoring["seed"]))
-    return (*text, *protocol, str(scoring["eos_between_documents"]))
+    return (*column_key(result), *protocol, str(scoring["eos_between_documents"]))
 
 
-def _rows(a: Sequence[Entry], b: Sequence[Entry], by_commit: bool, varied: Mapping[Key, Sequence[str]]) -> list[Cells]:
+def _rows(a: Sequence[Entry], b: Sequence[Entry], by_commit: bool, varied: Mapping[Key, set[str]]) -> list[Cells]:
     """Return a row over all seeds for perplexities, otherwise one for each training seed that both have."""
     if all(headline(entry) is not None for entry in (*a, *b)):
         found, of = difference(b, a), [seeds(a, b)] if max(len(a), len(b)) > 1 else []

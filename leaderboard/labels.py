@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,6 +50,6 @@ def labels(entries: Sequence[Entry]) -> list[str]:
     names, identities = [e.result.model["name"] for e in entries], [readable_identity(e.result) for e in entries]
     without = tell_apart(names, identities)
     seeds = [{"training seed": e.result.training["seed"], "seed": e.result.scoring["seed"]} for e in entries]
-    for identity, label, both in zip(identities, without, seeds, strict=True):
-        identity.update(both if without.count(label) > 1 else {})
-    return tell_apart(names, identities)
+    shared = {label for label, times in Counter(without).items() if times > 1}
+    each = zip(identities, without, seeds, strict=True)
+    return tell_apart(names, [{**identity, **both} if label in shared else identity for identity, label, both in each])

@@ -16,6 +16,10 @@ LEVEL = "not told apart"
 ESTIMATED = "undecided, by an estimate"
 VERDICTS = (BETTER, LOWER, LEVEL, HIGHER, WORSE, ESTIMATED)
 NOT_PAIRED = "not paired"
+MEANING = (
+    "Beyond doubt: whatever is behind the bounds; by the bounds alone: what is behind them may be the other way round."
+)
+"""What to read beside verdicts."""
 
 
 def verdict(own: Sequence[Entry], other: Sequence[Entry]) -> str:

@@ -11,7 +11,7 @@ from leaderboard.board import Column, Row, Section
 from leaderboard.content.document import Answer, Part
 from leaderboard.content.sections import perplexity, trained_on
 from leaderboard.questions import Question
-from leaderboard.verdicts import VERDICTS, difference, seeds, verdict
+from leaderboard.verdicts import MEANING, VERDICTS, difference, seeds, verdict
 from ltm.progress import count
 
 
@@ -38,9 +38,8 @@ def parts(sections: Sequence[Section], asked: Sequence[Question]) -> list[Part]:
         return []
     how = (
         "Each answer is about two models, which its command names: their perplexities, and their difference in nats "
-        "per token with a 95% interval over the text and over training seeds. Beyond doubt: whatever is behind the "
-        "bounds; by the bounds alone: what is behind them may be the other way round. The commands need --results and "
-        "the directory of these results."
+        f"per token with a 95% interval over the text and over training seeds. {MEANING} The commands need --results "
+        "and the directory of these results."
     )
     return [Part(title="In short", text=(how,), answers=tuple(answered))]
 
@@ -56,11 +55,10 @@ def _answer(first: Row, second: Row, shared: Sequence[Column]) -> tuple[str, str
         f"On {main.title} {' against '.join(str(perplexity(side)) for side in sides)}, "
         f"{found.value:+.3f}{interval} nats per token ({seeds(*sides)})."
     )
-    if len(shared) == 1:
-        return verdicts[main].capitalize(), words
     counts = Counter(verdicts.values())
-    if len(counts) == 1:
-        texts = "both" if len(shared) == 2 else f"all {len(shared)}"
-        return verdicts[main].capitalize(), f"{words} The same on {texts} texts."
-    parts = [f"{said} on {counts[said]}" for said in VERDICTS if counts[said]]
-    return verdicts[main].capitalize(), f"{words} Of {count(len(shared), 'texts')}: {'; '.join(parts)}."
+    if len(counts) > 1:
+        parts = [f"{said} on {counts[said]}" for said in VERDICTS if counts[said]]
+        words += f" Of {count(len(shared), 'texts')}: {'; '.join(parts)}."
+    elif len(shared) > 1:
+        words += f" The same on {'both' if len(shared) == 2 else f'all {len(shared)}'} texts."
+    return verdicts[main].capitalize(), words

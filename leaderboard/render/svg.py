@@ -14,6 +14,8 @@ WIDTH, HEIGHT = 460, 330
 """Size in pixels, without the legend."""
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 30, 44
 """Margins around the plotting area, in pixels."""
+EDGE = 8
+"""Where the title begins, in pixels."""
 FONT, LEGEND_LINE, RADIUS = 12, 17, 4
 """Font size, height of a line of the legend, and radius of a mark, in pixels."""
 COLOURS = 6
@@ -61,7 +63,7 @@ def svg(figure: Figure, *, alone: bool = True) -> str:
         f'aria-label="{title}. {words}">',
         *([MADE_BY, f"<style>{STYLE}</style>"] if alone else []),
         f'<rect class="paper" width="{WIDTH}" height="{height}"/>',
-        f'<text class="title" x="8" y="16">{_text(_shortened(figure.title, WIDTH - 8 - RIGHT))}</text>',
+        f'<text class="title" x="{EDGE}" y="16">{_text(_shortened(figure.title, WIDTH - EDGE - RIGHT))}</text>',
         *_axes(figure, x, y),
     ]
     for i, series in enumerate(figure.series):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ltm.config import LATER_SETTINGS, MACHINE_SETTINGS, leaves
 
 SEEDS = ("training seed", "seed")
-"""Fields of which no value is the usual one."""
+"""Fields of which no value is the usual one: they are said wherever there is one."""
 
 
 def training_identity(training: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,10 +40,15 @@ def tell_apart(names: Sequence[str], identities: Sequence[Mapping[str, Any]]) ->
     for name, identity in zip(names, identities, strict=True):
         by_name[name].append(identity)
     telling = {name: _telling_fields(namesakes) for name, namesakes in by_name.items()}
+    usual = {name: _usual(telling[name], namesakes) for name, namesakes in by_name.items()}
     labels = []
     for name, identity in zip(names, identities, strict=True):
-        unusual = [key for key in telling[name] if _is_said(key, identity, by_name[name])]
-        difference = ", ".join(f"{key} {_words(key, identity, by_name[name])}" for key in unusual)
+        said = [
+            key
+            for key in telling[name]
+            if (key in identity if key in SEEDS else repr(_value(identity, key)) != usual[name].get(key))
+        ]
+        difference = ", ".join(f"{key} {_words(key, identity, by_name[name])}" for key in said)
         labels.append(f"{name} ({difference})" if difference else name)
     return labels
 
@@ -58,12 +63,10 @@ def _telling_fields(identities: Sequence[Mapping[str, Any]]) -> list[str]:
     return fields
 
 
-def _is_said(key: str, identity: Mapping[str, Any], namesakes: Sequence[Mapping[str, Any]]) -> bool:
-    """False for a value that most namesakes share, but a seed is said wherever there is one."""
-    if key in SEEDS:
-        return key in identity
-    value = repr(_value(identity, key))
-    return 2 * sum(repr(_value(each, key)) == value for each in namesakes) <= len(namesakes)
+def _usual(fields: Sequence[str], namesakes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the value, as `repr`, of each field of which more than half of the namesakes have the same."""
+    common = {key: Counter(repr(_value(each, key)) for each in namesakes).most_common(1)[0] for key in fields}
+    return {key: value for key, (value, times) in common.items() if 2 * times > len(namesakes)}
 
 
 def _words(key: str, identity: Mapping[str, Any], namesakes: Sequence[Mapping[str, Any]]) -> str:
