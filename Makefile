@@ -20,6 +20,8 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 MINI := $(DEMO)/mini
 MINI_BOARD := docs/mini
 DATA ?= $(LTM_DATA_DIR)
+# Where these models train and are scored, cpu or cuda; on a GPU of its own, several rows at a time (JOBS) keep it busy.
+DEVICE ?= cpu
 SEEDS ?= 0 1 2
 ROWS ?= ltm-published ltm-steps ltm ltm-random ltm-few ltm-many ar-flops mdlm-flops bd3lm-flops bd3lm sedd vae vae-vq \
 	md4 md4-untimed mdlm ltm-unfitted ar ar-full ngram
@@ -161,10 +163,10 @@ mini: $(INSTALLED)
 $(MINI_RUNS): seed = $(lastword $(subst -, ,$@))
 $(MINI_RUNS): given = $(mini.$(patsubst mini-%-$(seed),%,$@))
 $(MINI_RUNS): run = $(MINI)/models/$@
-$(MINI_RUNS): scored = $(BIN)/ltm-eval --model $(firstword $(given)) --checkpoint $(run) --draws 4 --output $(MINI)/results
+$(MINI_RUNS): scored = $(BIN)/ltm-eval --model $(firstword $(given)) --checkpoint $(run) --draws 4 --device $(DEVICE) --output $(MINI)/results
 $(MINI_RUNS): $(INSTALLED)
 	@echo "$@: training, scoring$(if $(filter 0,$(seed)),$(comma) auditing); see $(MINI)/logs/$@.log"
-	@{ $(BIN)/ltm-train $(given) --corpus novels --seed $(seed) --output $(run) \
+	@{ $(BIN)/ltm-train $(given) --corpus novels --seed $(seed) --device $(DEVICE) --output $(run) \
 		&& $(scored) $(HELD_OUT) && $(scored) --tasks $(ZERO_SHOT) --excerpt 32768 $(if $(filter-out 0,$(seed)),--headline-only) \
 		$(if $(filter 0,$(seed)),&& $(scored) --tasks audit) \
 		$(if $(filter $(DIAGNOSED:%=mini-%-0),$@),&& $(scored) --tasks diagnostics_novels) \
@@ -177,11 +179,11 @@ $(MINI_RUNS): $(INSTALLED)
 # Whatever is finished is not repeated, training of the scorer included.
 mini-generation: $(INSTALLED)
 	@mkdir -p $(MINI)/logs
-	$(BIN)/ltm-train ar-mini --corpus openwebtext --output $(SCORER)
+	$(BIN)/ltm-train ar-mini --corpus openwebtext --device $(DEVICE) --output $(SCORER)
 	@$(MAKE) --no-print-directory -j$(JOBS) $(WRITERS:%=write-%)
 
 $(WRITERS:%=write-%): write = $(BIN)/ltm-eval --model $(firstword $(mini.$*)) --checkpoint $(MINI)/models/mini-$*-0 \
-	--scorer $(SCORER) --output $(MINI)/results $(sampler.$*)
+	--scorer $(SCORER) --device $(DEVICE) --output $(MINI)/results $(sampler.$*)
 $(WRITERS:%=write-%): write-%: $(INSTALLED)
 	@echo "$*: generating; see $(MINI)/logs/$@.log"
 	@{ $(write) --tasks generation_novels,continuation_novels --mauve $(SCORER) \
@@ -194,9 +196,9 @@ mini-problems: $(INSTALLED)
 
 $(SOLVERS:%=solve-%): solve-%: $(INSTALLED)
 	@echo "$*: training on problems, solving; see $(MINI)/logs/$@.log"
-	@{ $(BIN)/ltm-train $(mini.$*) --corpus '$(MIXED)' --output $(MINI)/models/mixed-$*-0 \
+	@{ $(BIN)/ltm-train $(mini.$*) --corpus '$(MIXED)' --device $(DEVICE) --output $(MINI)/models/mixed-$*-0 \
 		$(foreach shots,$(SHOTS),$(foreach model,mini mixed,&& $(BIN)/ltm-eval --model $(firstword $(mini.$*)) \
-			--checkpoint $(MINI)/models/$(model)-$*-0 --shots $(shots) --output $(MINI)/results \
+			--checkpoint $(MINI)/models/$(model)-$*-0 --shots $(shots) --device $(DEVICE) --output $(MINI)/results \
 			--tasks gsm8k_train_holdout$(comma)arithmetic$(comma)arithmetic_validation)); } \
 		$(logged)
 
@@ -207,8 +209,8 @@ mini-repeat: model = $(DEMO)/repeat/models/$(REPEAT)
 mini-repeat: board = --results $(MINI_BOARD)/results --out $(MINI_BOARD)/LEADERBOARD.md
 mini-repeat: again = $(DEMO)/repeat/results
 mini-repeat: $(INSTALLED)
-	@$(BIN)/ltm-train $(mini.$(REPEAT)) --corpus novels --seed 3 --output $(model)
-	@$(BIN)/ltm-eval --model $(firstword $(mini.$(REPEAT))) --checkpoint $(model) --draws 4 $(HELD_OUT) --output $(again)
+	@$(BIN)/ltm-train $(mini.$(REPEAT)) --corpus novels --seed 3 --device $(DEVICE) --output $(model)
+	@$(BIN)/ltm-eval --model $(firstword $(mini.$(REPEAT))) --checkpoint $(model) --draws 4 --device $(DEVICE) $(HELD_OUT) --output $(again)
 	@$(BIN)/ltm-leaderboard check $(board) --again $(again)
 
 # Add what this machine has measured to the results in the repository, and build their board.

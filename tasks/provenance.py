@@ -6,7 +6,9 @@ import datetime
 import platform
 import subprocess
 import sys
-from importlib.metadata import version
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from ltm.result_schema import LONGEST
 from ltm.untrusted.display import printable
 
 PACKAGES = ("latent-thought-bench", "torch", "numpy", "scipy", "tokenizers", "lm-eval", "datasets")
-"""Packages whose versions are recorded."""
+"""Packages whose versions are recorded, of those that are installed: a machine that scores may have no lm-eval."""
 WHERE_USED = ("transformers",)
 """Packages whose versions are recorded only if they were imported."""
 
@@ -36,13 +38,22 @@ def provenance(command: str, device: str, *, seconds: float, tokens: int, matmul
         "commit": commit,
         "dirty": dirty,
         "command": printable(command)[:LONGEST],
-        "versions": {"python": platform.python_version(), **{package: version(package) for package in packages}},
+        "versions": {"python": platform.python_version(), **_versions(packages)},
         "device": device_name(device),
         **({} if matmul is None else {"matmul": matmul}),
         "wall_seconds": round(seconds, 3),
         "tokens_per_second": round(tokens / seconds, 3) if tokens and seconds > 0 else None,
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    """The versions of those packages that are installed, by name."""
+    found = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def repository_state() -> tuple[str | None, bool | None]:
