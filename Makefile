@@ -23,8 +23,8 @@ DATA ?= $(LTM_DATA_DIR)
 # Where these models train and are scored, cpu or cuda; on a GPU of its own, several rows at a time (JOBS) keep it busy.
 DEVICE ?= cpu
 SEEDS ?= 0 1 2
-ROWS ?= ltm-published ltm-steps ltm ltm-random ltm-few ltm-many ar-flops mdlm-flops bd3lm-flops bd3lm sedd vae vae-vq \
-	md4 md4-untimed mdlm ltm-unfitted ar ar-full ngram
+ROWS ?= ltm-published ltm-steps ltm ltm-random ltm-few ltm-many ltm-reused ar-flops mdlm-flops bd3lm-flops bd3lm sedd \
+	vae vae-vq md4 md4-untimed mdlm ltm-unfitted ar ar-full ngram
 # Executed training FLOPs of ltm-mini, at which rows of other families are trained too.
 MINI_FLOPS := 1.395e14
 mini.ltm := ltm-mini
@@ -33,6 +33,7 @@ mini.ltm-steps := ltm-mini --set posterior.steps=8
 mini.ltm-few := ltm-mini --set latents=3
 mini.ltm-many := ltm-mini --set latents=48
 mini.ltm-random := ltm-mini --set cross_start=random --set cross_rate=1
+mini.ltm-reused := ltm-mini --set posterior.noise=reused
 mini.ltm-published := ltm-mini --set posterior=published_code --set posterior.steps=8 --set cross_start=random \
 	--set cross_rate=1
 mini.ar := ar-mini

@@ -196,13 +196,14 @@ def write_result(result: Result, results_dir: Path, *, records: Iterable[Mapping
     The records are written first, with a digest in their name, so that a result on disk always has its own.
 
     Raises:
-        UserError: the directory cannot be written to, or a number is not finite.
+        UserError: the directory cannot be written to, or a number is not finite, or too large to be read back.
     """
     path = result_path(results_dir, model=result.model["name"], task=result.task["name"], key=result.key)
     if records is not None:
         packer = zlib.compressobj(9, zlib.DEFLATED, 31)  # with gzip's header, without a time
         lines = (packer.compress(f"{canonical_json(dict(record))}\n".encode()) for record in records)
         data = b"".join((*lines, packer.flush()))
+        json_lines.parse_gzip(data, where=f"the records of {path}")  # nothing is written that could not be read
         sha256 = hashlib.sha256(data).hexdigest()
         file = write_atomically(path.with_name(f"{path.stem}-{sha256[:8]}.jsonl.gz"), data)
         result = dataclasses.replace(result, records={"file": file.name, "sha256": sha256})

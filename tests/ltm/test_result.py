@@ -72,6 +72,12 @@ def test_records_travel_with_the_cell(tmp_path: Path) -> None:
         read_records(path, result)
 
 
+def test_nothing_is_written_that_could_not_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the records of .*: expected numbers of at most 1e\+100, found '2e\+100'"):
+        write_result(make_result(), tmp_path, records=[RECORDS[0] | {"elbo": 2e100}])
+    assert not list(tmp_path.iterdir())
+
+
 def test_one_edited_digit_is_noticed(tmp_path: Path) -> None:
     path = write_result(make_result(), tmp_path)
     path.write_text(path.read_text().replace('"tokens": 5100', '"tokens": 5200'))
