@@ -5,6 +5,8 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 DEMO := demo
 comma := ,
+empty :=
+space := $(empty) $(empty)
 QUICK := $(DEMO)/quick
 BOARD := docs/board
 
@@ -54,7 +56,9 @@ MINI_RUNS := $(foreach seed,$(SEEDS),$(foreach row,$(ROWS),mini-$(row)-$(seed)))
 REPEAT ?= $(word $(shell expr $$(date +%V) % 8 + 1),ar ltm mdlm vae bd3lm md4 sedd vae-vq)
 EXCERPT := --excerpt 131072
 HELD_OUT := --tasks novels $(EXCERPT)
-ZERO_SHOT := ptb,wikitext,lm1b,lambada,ag_news,pubmed,arxiv,openwebtext,lambada_last_word
+FURTHER := ptb wikitext lm1b lambada ag_news pubmed arxiv openwebtext
+ZERO_SHOT := $(subst $(space),$(comma),$(FURTHER) lambada_last_word) --excerpt 32768
+ZERO_SHOT_AHEAD := $(subst $(space),$(comma),$(FURTHER:%=prequential_%)) --excerpt 32768
 # How much the latents of these rows say, over fast steps and latents, and how much of the loss is inference.
 DIAGNOSED := ltm ltm-random vae
 # Whether thoughts inferred from the past help to predict what follows, beside a model that has none.
@@ -168,10 +172,11 @@ $(MINI_RUNS): scored = $(BIN)/ltm-eval --model $(firstword $(given)) --checkpoin
 $(MINI_RUNS): $(INSTALLED)
 	@echo "$@: training, scoring$(if $(filter 0,$(seed)),$(comma) auditing); see $(MINI)/logs/$@.log"
 	@{ $(BIN)/ltm-train $(given) --corpus novels --seed $(seed) --device $(DEVICE) --output $(run) \
-		&& $(scored) $(HELD_OUT) && $(scored) --tasks $(ZERO_SHOT) --excerpt 32768 $(if $(filter-out 0,$(seed)),--headline-only) \
+		&& $(scored) $(HELD_OUT) && $(scored) --tasks $(ZERO_SHOT) $(if $(filter-out 0,$(seed)),--headline-only) \
 		$(if $(filter 0,$(seed)),&& $(scored) --tasks audit) \
 		$(if $(filter $(DIAGNOSED:%=mini-%-0),$@),&& $(scored) --tasks diagnostics_novels) \
-		$(if $(filter $(AHEAD:%=mini-%-0),$@),&& $(scored) --tasks prequential_novels $(EXCERPT)) \
+		$(if $(filter $(AHEAD:%=mini-%-0),$@),&& $(scored) --tasks prequential_novels $(EXCERPT) \
+			&& $(scored) --tasks $(ZERO_SHOT_AHEAD)) \
 		$(if $(filter $(CHAINED:%=mini-%-0),$@),&& $(scored) $(HELD_OUT) $(CHAINS) && $(scored) --tasks audit $(CHAINS)) \
 		$(if $(filter $(ORDERED:%=mini-%-$(seed)),$@),&& $(scored) $(HELD_OUT) $(IN_ORDER) \
 			$(if $(filter 0,$(seed)),&& $(scored) --tasks audit $(IN_ORDER))); } $(logged)
