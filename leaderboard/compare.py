@@ -15,7 +15,7 @@ from leaderboard.content.generation_views import metric_title
 from leaderboard.entries import Entry
 from leaderboard.ranking import headline, judged_by, other_side
 from leaderboard.render.terminal import print_table
-from leaderboard.verdicts import ESTIMATED, LEVEL, MEANING, NOT_PAIRED, difference, seeds, verdict
+from leaderboard.verdicts import ESTIMATED, LEVEL, MEANING, NOT_PAIRED, comparable, difference, seeds, verdict
 from ltm.config import canonical_json
 from ltm.errors import UserError, did_you_mean
 
@@ -162,6 +162,7 @@ def _key(entry: Entry) -> Key:
 def _rows(a: Sequence[Entry], b: Sequence[Entry], by_commit: bool, varied: Mapping[Key, set[str]]) -> list[Cells]:
     """Return a row over all seeds for perplexities, otherwise one for each training seed that both have."""
     if all(headline(entry) is not None for entry in (*a, *b)):
+        a, b = comparable(a, b)
         found, of = difference(b, a), [seeds(a, b)] if max(len(a), len(b)) > 1 else []
         said = verdict(b, a) + (f" ({NOT_PAIRED})" if found.method == NOT_PAIRED else "")
         cells = (*map(_from_both_sides, (a, b)), f"{found.value:+.4f}", _interval(found.ci95), said)

@@ -27,12 +27,14 @@ class Claim:
         value: mean over training seeds.
         low, high: the lowest and the highest end of the seeds' 95% intervals; None if a seed has no interval.
         seeds: the per-block values of each training seed; none unless the records of all are at hand.
+        weights: digests of the weights of each training seed.
     """
 
     value: float
     low: float | None
     high: float | None
     seeds: tuple[Blocks, ...] = ()
+    weights: tuple[str, ...] = ()
 
 
 def separated(better: Claim, worse: Claim) -> bool:
@@ -48,7 +50,8 @@ def separated(better: Claim, worse: Claim) -> bool:
     if better.value >= worse.value:
         return False
     if better.seeds and worse.seeds:
-        interval = difference_over_seeds(better.seeds, worse.seeds).ci95
+        same = bool(better.weights) and better.weights == worse.weights
+        interval = difference_over_seeds(better.seeds, worse.seeds, same_trainings=same).ci95
         return interval is not None and interval[1] < 0
     return better.high is not None and worse.low is not None and better.high < worse.low
 
@@ -102,6 +105,7 @@ def claim(entries: tuple[Entry, ...]) -> Claim | None:
         low=min(interval.low for interval in intervals) if whole else None,
         high=max(interval.high for interval in intervals) if whole else None,
         seeds=all_blocks(pairs),
+        weights=weights([entry for entry, _ in pairs]),
     )
 
 
@@ -146,6 +150,11 @@ def headline(entry: Entry) -> Metric | None:
 def other_side(entry: Entry) -> Metric | None:
     """Return the perplexity that a model has at least, and is not ranked by; None unless its headline is a bound."""
     return entry.result.other_side(PERPLEXITY)
+
+
+def weights(entries: Iterable[Entry]) -> tuple[str, ...]:
+    """Return the digest of the weights of each result."""
+    return tuple(entry.result.model["weights_digest"] for entry in entries)
 
 
 def blocks(entry: Entry, metric: Metric) -> Blocks | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from leaderboard.entries import Entry
-from leaderboard.ranking import all_blocks, claim, headline, other_side, separated
+from leaderboard.ranking import all_blocks, claim, headline, other_side, separated, weights
 from ltm.statistics import Measured, difference_over_seeds
 
 BETTER, WORSE = "better beyond doubt", "worse beyond doubt"
@@ -22,11 +22,24 @@ MEANING = (
 """What to read beside verdicts."""
 
 
+def comparable(own: Sequence[Entry], other: Sequence[Entry]) -> tuple[Sequence[Entry], Sequence[Entry]]:
+    """Keep what two models say of the same weights, in the same order, where they have weights in common; else all.
+
+    Two ways to score the same trainings differ by less than trainings do.
+
+    Args:
+        own, other: a result for every training seed.
+    """
+    mine, theirs = ({entry.result.model["weights_digest"]: entry for entry in side} for side in (own, other))
+    shared = [digest for digest in mine if digest in theirs]
+    return ([mine[each] for each in shared], [theirs[each] for each in shared]) if shared else (own, other)
+
+
 def verdict(own: Sequence[Entry], other: Sequence[Entry]) -> str:
     """Say how a model stands to another on a text, in one of `VERDICTS`.
 
     Args:
-        own, other: a result for every training seed, each with a perplexity.
+        own, other: a result for every training seed, each with a perplexity, of `comparable` weights.
 
     Raises:
         UserError: the records of a result do not give its perplexity, or are of other blocks.
@@ -48,7 +61,7 @@ def difference(own: Sequence[Entry], other: Sequence[Entry]) -> Measured:
     `method` is `NOT_PAIRED`: errors are taken to be independent, which on one text is too wide rather than too narrow.
 
     Args:
-        own, other: a result for every training seed, each with a perplexity.
+        own, other: a result for every training seed, each with a perplexity, of `comparable` weights.
 
     Raises:
         UserError: the records of a result do not give its perplexity, or are of other blocks.
@@ -56,7 +69,7 @@ def difference(own: Sequence[Entry], other: Sequence[Entry]) -> Measured:
     sides = [[(entry, metric) for entry in side if (metric := headline(entry)) is not None] for side in (own, other)]
     of_own, of_other = (all_blocks(side) for side in sides)
     if of_own and of_other:
-        return difference_over_seeds(of_own, of_other)
+        return difference_over_seeds(of_own, of_other, same_trainings=weights(own) == weights(other))
     mine, theirs = (fmean(metric.value for _, metric in side) for side in sides)
     value, ends = math.log(mine / theirs), []
     for side in sides:
@@ -93,6 +106,7 @@ def beyond_doubt(worse: Sequence[Entry], better: Sequence[Entry]) -> bool:
         return False
     of_least, of_most = all_blocks(least), all_blocks(most)
     if of_least and of_most:
-        return (interval := difference_over_seeds(of_most, of_least).ci95) is not None and interval[1] < 0
+        interval = difference_over_seeds(of_most, of_least, same_trainings=weights(worse) == weights(better)).ci95
+        return interval is not None and interval[1] < 0
     highest = max(metric.ci95.high if metric.ci95 else math.inf for _, metric in most)
     return highest < min(metric.ci95.low if metric.ci95 else 0.0 for _, metric in least)

@@ -198,13 +198,16 @@ def paired_difference(a: Blocks, b: Blocks) -> Measured:
     return Measured(float(mean), None, float(stderr), ci95, f"paired t interval over {count} blocks")
 
 
-def difference_over_seeds(a: Sequence[Blocks], b: Sequence[Blocks]) -> Measured:
+def difference_over_seeds(a: Sequence[Blocks], b: Sequence[Blocks], *, same_trainings: bool = False) -> Measured:
     """How many more nats per token training like `a` costs than training like `b`, with a 95% t interval.
 
     Each holds the same blocks under several training seeds. Text and seed vary: the error of the text is that of the
     paired difference between the means over seeds, the error of the seed comes from the spread of each model's totals,
     and the degrees of freedom are Welch's. A model with one seed is taken to vary as the other does. With one seed of
     both this is `paired_difference`, which speaks of these two trainings alone.
+
+    Args:
+        same_trainings: the n-th of both are the same weights, scored in two ways, whose difference is what varies.
 
     Raises:
         UserError: the blocks are not the same.
@@ -219,7 +222,8 @@ def difference_over_seeds(a: Sequence[Blocks], b: Sequence[Blocks]) -> Measured:
     if len(tokens_N) < 2:
         return Measured(float(mean), None, None, None, "one block has no spread: no interval")
     parts = [(float(stderr) ** 2, len(tokens_N) - 1)]
-    for own_SN, other_SN in ((a_SN, b_SN), (b_SN, a_SN)):
+    varying = [(b_SN - a_SN,) * 2] if same_trainings else [(a_SN, b_SN), (b_SN, a_SN)]
+    for own_SN, other_SN in varying:
         spread_SN = own_SN if len(own_SN) > 1 else other_SN
         variance = float(np.var(spread_SN.sum(1) / tokens_N.sum(), ddof=1))
         parts.append((variance / len(own_SN), len(spread_SN) - 1))

@@ -11,7 +11,7 @@ from leaderboard.board import Column, Row, Section
 from leaderboard.content.document import Answer, Part
 from leaderboard.content.sections import perplexity, trained_on
 from leaderboard.questions import Question
-from leaderboard.verdicts import MEANING, VERDICTS, difference, seeds, verdict
+from leaderboard.verdicts import MEANING, VERDICTS, comparable, difference, seeds, verdict
 from ltm.progress import count
 
 
@@ -47,8 +47,8 @@ def parts(sections: Sequence[Section], asked: Sequence[Question]) -> list[Part]:
 def _answer(first: Row, second: Row, shared: Sequence[Column]) -> tuple[str, str]:
     """Return the verdict on the text that is most like the training text, and its numbers with all texts' verdicts."""
     main = next((column for column in shared if trained_on(first, column)), shared[0])
-    verdicts = {column: verdict(first.entries[column], second.entries[column]) for column in shared}
-    sides = first.entries[main], second.entries[main]
+    verdicts = {column: verdict(*comparable(first.entries[column], second.entries[column])) for column in shared}
+    sides = comparable(first.entries[main], second.entries[main])
     found = difference(*sides)
     interval = "" if found.ci95 is None else f" [{found.ci95[0]:+.3f}, {found.ci95[1]:+.3f}]"
     words = (

@@ -114,6 +114,21 @@ def test_the_interval_over_seeds_covers_the_difference_of_two_ways_to_train(firs
     assert sum(_covers_without_seeds(rng) for _ in range(200)) < 150
 
 
+def test_two_ways_to_score_the_same_trainings_differ_by_less_than_trainings_do() -> None:
+    rng, hits, widths, trials = random.Random(6), 0, [0.0, 0.0], 600
+    for _ in range(trials):
+        text, lucks = [rng.gauss(800, 50) for _ in range(15)], [rng.gauss(0, 8) for _ in range(3)]
+        a, b = (
+            [blocks("a", [-t - luck - way - rng.gauss(0, 3) for t in text], [255] * 15) for luck, way in seeds]
+            for seeds in ([(luck, 0.0) for luck in lucks], [(luck, rng.gauss(0, 1)) for luck in lucks])
+        )
+        for same in (False, True):
+            low, high = difference_over_seeds(a, b, same_trainings=same).ci95 or (-math.inf, math.inf)
+            widths[same] += high - low
+        hits += low <= 0 <= high
+    assert hits >= 554 and widths[True] < widths[False] / 3
+
+
 def _covers_without_seeds(rng: random.Random) -> bool:
     text = [rng.gauss(800, 50) for _ in range(15)]
     a, b = (blocks("a", [-t - luck - rng.gauss(0, 3) for t in text], [255] * 15) for luck in (rng.gauss(0, 8), 0.0))

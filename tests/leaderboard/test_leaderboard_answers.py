@@ -19,6 +19,7 @@ from leaderboard.content.answers import parts
 from leaderboard.content.page import whole
 from leaderboard.entries import load
 from leaderboard.render.markdown import markdown
+from ltm.config import digest
 from ltm.errors import UserError
 from ltm.result import write_result
 from tests.support.result_factory import make_result, scored, two_sided
@@ -40,7 +41,7 @@ def three_models(root: Path, *, seeds: Sequence[float] = (0.0,)) -> Board:
         made = (scored("ar-a", luck), scored("ar-b", 0.06 + luck), two_sided("ltm-far", 0.1 + luck, 0.05 + luck))
         for result, records in made:
             training = {**result.training, "seed": seed, "recipe": {"budget": "tokens=2M"}}
-            model = {**result.model, "weights_digest": f"{seed}" * 64}
+            model = {**result.model, "weights_digest": digest([result.model["name"], seed])}
             write_result(dataclasses.replace(result, training=training, model=model), root / "results", records=records)
     return board(load(root / "results"))
 
@@ -87,6 +88,21 @@ def test_seeds_widen_the_interval_and_a_figure_shows_them(tmp_path: Path) -> Non
     (answer,) = part.answers
     _, low, high = (float(x) for x in re.findall(r"[+-]\d\.\d+", answer.evidence))
     assert high - low > 0.05 and answer.verdict != "Not told apart" and "(3 seeds)" in answer.evidence
+
+
+def test_two_ways_to_score_the_same_weights_are_compared_on_those_alone(run: Run, tmp_path: Path) -> None:
+    """Of three trainings, which lie far apart, one is scored in a second way."""
+    for name, seed, luck in (("ar-a", 0, 0.0), ("ar-a", 1, 0.5), ("ar-a", 2, -0.5), ("ar-b", 1, 0.52)):
+        result, records = scored(name, luck, seed=seed)
+        model = {**result.model, "weights_digest": digest(seed)}
+        write_result(dataclasses.replace(result, model=model), tmp_path / "results", records=records)
+    built = board(load(tmp_path / "results"))
+    ask(tmp_path, question("ar-b", "ar-a"))
+    (part,) = answers.parts(built.sections, questions.read(tmp_path / "results"))
+    (answer,) = part.answers
+    value, low, high = (float(x) for x in re.findall(r"[+-]\d\.\d+", answer.evidence))
+    assert value == pytest.approx(0.02, abs=0.005) and 0 < low < high and answer.verdict == "Worse beyond doubt"
+    assert run("compare", "ar-a", "ar-b") == 0
 
 
 def test_one_seed_needs_no_figure_of_its_own(tmp_path: Path) -> None:

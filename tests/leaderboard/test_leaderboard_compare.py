@@ -18,6 +18,7 @@ from leaderboard.csv_export import csv_table
 from leaderboard.entries import load
 from leaderboard.ranking import ranked
 from leaderboard.verdicts import BETTER, HIGHER, LEVEL, LOWER, WORSE
+from ltm.config import digest
 from ltm.result import Interval, Metric, write_result
 from tests.support.result_factory import audit, make_result, scored, two_sided
 
@@ -89,8 +90,8 @@ def test_models_with_several_seeds_are_compared_over_all_of_them(
     for name, shifts in luck.items():
         for seed, shift in enumerate(shifts):
             result, records = two_sided(name, shift, shift - 0.02) if name == "ltm-far" else scored(name, shift)
-            training, model = {**result.training, "seed": seed}, {**result.model, "weights_digest": f"{seed}" * 64}
-            result = dataclasses.replace(result, training=training, model=model)
+            model = {**result.model, "weights_digest": digest([name, seed])}
+            result = dataclasses.replace(result, training={**result.training, "seed": seed}, model=model)
             write_result(result, tmp_path / "results", records=records)
     for other, seeds, mean in (("ar-b", "3 and 4 seeds", 0.05), ("ltm-far", "3 seeds", 0.0993)):
         assert run("compare", "ar-a", other) == 0
