@@ -76,10 +76,12 @@ def seeds(section: Section, name: str) -> Figure | None:
     rows = by_perplexity(section.rows, section.columns)
     for column in trained_columns(section) or section.columns:
         points, spreads = list[Point](), list[Series]()
-        for row in rows:
+        known = [
+            row for row in rows if claim(row.entries.get(column, ())) and (row.first.training["flops"] or 0) >= COUNTED
+        ]
+        shown = [row for row in known if _informed(row, column)]
+        for row in shown:
             flops = row.first.training["flops"]
-            if claim(row.entries.get(column, ())) is None or not flops or flops < COUNTED:
-                continue
             points.append(_point(row, column, flops))
             values = [metric.value for entry in row.entries[column] if (metric := headline(entry)) is not None]
             if len(values) > 1:
@@ -89,7 +91,8 @@ def seeds(section: Section, name: str) -> Figure | None:
             return Figure(
                 name=f"{name}-{slug(column.title)}-seeds",
                 title=f"{column.title}: perplexity against training FLOPs",
-                words=f"{count(len(points), 'models')}; hollow marks are training seeds, full ones their means.",
+                words=f"{count(len(points), 'models')}; hollow marks are training seeds, full ones their means."
+                + _left_out(known, shown),
                 x=Axis(label="Training FLOPs", log=True),
                 y=Axis(label="Perplexity, or the bound on it", log=True),
                 series=(*spreads, Series(name="", points=tuple(points), colour=0)),
@@ -100,6 +103,17 @@ def seeds(section: Section, name: str) -> Figure | None:
 def _point(row: Row, column: Column, flops: float, *, faint: bool = False) -> Point:
     tip = f"{row.label}: {perplexity(row.entries[column])}, {notation.short(flops)} FLOPs"
     return Point(x=flops, y=_claimed(row, column), label=row.label, tip=tip, faint=faint)
+
+
+def _informed(row: Row, column: Column) -> bool:
+    """Return False if a row is worse than a uniform guess among all tokens: such rows would squeeze all others."""
+    tokens = row.first.model["config"].get("vocab_size")
+    return not isinstance(tokens, int) or _claimed(row, column) <= tokens
+
+
+def _left_out(known: Sequence[Row], shown: Sequence[Row]) -> str:
+    missing = len(known) - len(shown)
+    return f" Worse than a uniform guess, and not shown: {missing}." if missing else ""
 
 
 def _perplexity_and_rank(row: Row, column: Column, ranks: dict[str, tuple[int, bool]]) -> str | Value:
@@ -192,14 +206,13 @@ def _verdict(dominators: Mapping[Row, Row | None], row: Row) -> str:
 
 
 def _pareto_figure(dominators: Mapping[Row, Row | None], column: Column, cost: Cost, name: str) -> Figure:
-    points = tuple(
-        _point(row, column, cost.of(row), faint=dominator is not None) for row, dominator in dominators.items()
-    )
+    shown = [row for row in dominators if _informed(row, column)]
+    points = tuple(_point(row, column, cost.of(row), faint=dominators[row] is not None) for row in shown)
     front = ", ".join(row.label for row, dominator in dominators.items() if dominator is None)
     return Figure(
         name=f"{name}-{cost.key}",
         title=f"{column.title}: perplexity against {cost.label[0].lower()}{cost.label[1:]}",
-        words=f"{count(len(points), 'models')}. Not dominated: {front}.",
+        words=f"{count(len(points), 'models')}. Not dominated: {front}.{_left_out([*dominators], shown)}",
         x=Axis(label=cost.label, log=True),
         y=Axis(label="Perplexity, or the bound on it", log=True),
         series=(Series(name="", points=points),),

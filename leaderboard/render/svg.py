@@ -122,7 +122,7 @@ def _legend(named: Sequence[tuple[str, Series]]) -> list[str]:
 
 
 def _labels(points: Sequence[Point], x: Scale, y: Scale) -> list[str]:
-    """The labels of points, of the faint ones last: those for which there is room, and in a crowd no faint ones."""
+    """The labels of points, short ones first and faint ones last: as many as fit, and in a crowd no faint ones."""
     boxes = []
     for p in points:
         cx, cy = x.place(p.x), y.place(p.y)
@@ -130,7 +130,7 @@ def _labels(points: Sequence[Point], x: Scale, y: Scale) -> list[str]:
     named = [p for p in points if p.label and not (p.faint and len(points) > CROWD)]
     return [
         line
-        for point in sorted(named, key=lambda p: p.faint)
+        for point in sorted(named, key=lambda p: (p.faint, len(p.label)))
         for line in _label(point, x.place(point.x), y.place(point.y), boxes)
     ]
 

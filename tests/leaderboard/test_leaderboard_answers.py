@@ -105,6 +105,19 @@ def test_two_ways_to_score_the_same_weights_are_compared_on_those_alone(run: Run
     assert run("compare", "ar-a", "ar-b") == 0
 
 
+def test_a_model_worse_than_a_uniform_guess_is_in_no_figure(tmp_path: Path) -> None:
+    """Perplexities near 25, of models that choose among 5,000 tokens, and of one that chooses among ten."""
+    for name, tokens in (("ar-a", 5_000), ("ar-b", 10)):
+        for seed in (0, 1):
+            result, records = scored(name, 0.01 * seed, seed=seed)
+            model = {**result.model, "config": {**result.model["config"], "vocab_size": tokens}}
+            write_result(dataclasses.replace(result, model=model), tmp_path / "results", records=records)
+    (section,) = board(load(tmp_path / "results")).sections
+    figure = cost_views.seeds(section, "tiny")
+    assert figure is not None and "not shown: 1" in figure.words
+    assert {point.label for series in figure.series for point in series.points if point.label} == {"ar-a"}
+
+
 def test_one_seed_needs_no_figure_of_its_own(tmp_path: Path) -> None:
     (section,) = three_models(tmp_path).sections
     assert cost_views.seeds(section, "tiny") is None
