@@ -345,7 +345,5 @@ def _plain(metric: Metric) -> dict[str, Any]:
 def to_bytes(result: Result) -> bytes:
     """Serialise a result canonically: sorted keys, two spaces, shortest floats, its digest, a final newline."""
     data = to_dict(result)
-    return (
-        json.dumps({**data, "digest": digest(data)}, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
-        + "\n"
-    ).encode()
+    data["digest"] = digest(data)
+    return f"{json.dumps(data, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)}\n".encode()

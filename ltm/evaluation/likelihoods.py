@@ -19,6 +19,10 @@ from ltm.latent.reliability import trusted
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+VACUOUS = 1e30
+"""Nats at which an upper bound is cut off, and its variance at the square: none above 0 says anything, and numbers in
+results are of limited size (`ltm.untrusted.json_text.LARGEST`)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockLikelihoods:
@@ -139,9 +143,9 @@ def gather(records: Sequence[Any], *, stream_tokens: int, headline: str) -> Like
         likelihoods[name] = BlockLikelihoods(
             kind=kind,
             draws=parts[0]["draws"] if parts else 0,
-            nats_N=np.array([part["nats"] for part in parts], np.float64),
+            nats_N=np.array([part["nats"] for part in parts], np.float64).clip(max=VACUOUS),
             tokens_N=np.array([part["tokens"] for part in parts], np.int64),
-            mc_var_N=np.array([part["mc_var"] for part in parts], np.float64) if known else None,
+            mc_var_N=np.array([part["mc_var"] for part in parts], np.float64).clip(max=VACUOUS**2) if known else None,
             terms={
                 term: np.array([p["terms"][term] for p in parts], np.float64)
                 for term in sorted(parts[0]["terms"] if parts else ())

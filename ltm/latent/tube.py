@@ -21,10 +21,9 @@ from ltm.latent.mixture import Mixture
 from ltm.latent.posterior import Posterior
 from ltm.rng import SequenceRng
 
-VACUOUS = 100.0
-"""Nats above psi beyond which a weight is counted as that, so that its square fits in a result
-(`ltm.untrusted.json_text.LARGEST`). No text has a positive log-likelihood, so a bound with one such weight bounds
-nothing, and its variance says so."""
+VACUOUS = 300.0
+"""Nats above psi beyond which a weight is counted as that, so that squares fit in a float. No text has a positive
+log-likelihood, so a bound with one such weight bounds nothing, and its variance says so."""
 
 
 def log_psi(lower: LikelihoodEstimate) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ltm.api import LikelihoodEstimate, Sampling
+from ltm.evaluation.likelihoods import VACUOUS
 from ltm.latent import bounds, reliability, tube
 from ltm.latent.base import LatentModel
 from ltm.latent.likelihood_gradient import likelihood_gradient
@@ -29,8 +30,6 @@ ACTIVE = 0.01
 """A unit is active if the variance of its posterior mean over texts exceeds this (arXiv 1509.00519)."""
 REFINING = PosteriorConfig.NAMED["natural_gradient"]
 """How an encoder's q is refined: as `ltm-tiny` fits its own."""
-VACUOUS = 1e30
-"""Nats at which an upper bound is cut off: none above 0 says anything, and a result's numbers are of limited size."""
 
 
 def active_units(mean_NYGD: Tensor) -> int:

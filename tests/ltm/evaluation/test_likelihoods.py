@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ltm.evaluation.likelihoods import BlockLikelihoods, LikelihoodFloat, gather, together
+from ltm.untrusted.json_text import LARGEST
 
 
 def test_the_float_is_never_an_upper_bound():
@@ -50,3 +51,13 @@ def test_parts_of_a_text_are_joined_as_if_they_had_come_together(heavy):
             of: list(each) for of, each in expected.reliability.items()
         }
     assert at_once.likelihoods["upper"].kind == ("upper_bound" if heavy == 1.0 else "estimate")
+
+
+def test_an_upper_bound_that_says_nothing_fits_in_a_result():
+    """A weight exp(300) too large, as as of a q far off, makes a bound of 1e130 nats with its square as variance."""
+    upper = {"nats": 1e130, "mc_var": 1e260}
+    records = [record(n, tail=0.1) for n in range(2)]
+    records[1]["likelihoods"]["upper"].update(upper)
+    found = gather(records, stream_tokens=4, headline="elbo").likelihoods["upper"]
+    assert found.mc_var_N is not None
+    assert 1e20 < found.nats_N[1] < found.mc_var_N[1] < LARGEST and found.nats_N[0] == -3.0

@@ -18,7 +18,6 @@ from ltm.latent.model import LatentThoughtModel
 from ltm.latent.posterior import Posterior, PosteriorConfig
 from ltm.rng import SequenceRng
 from ltm.testing.miniatures import L, all_texts
-from ltm.untrusted.json_text import LARGEST
 from tests.ltm.latent.test_mixture import LOG_EVIDENCE, TOKENS_B, B, exact_posterior, log_likelihood
 from tests.support.quadrature import evidence, two_dimensional
 
@@ -84,8 +83,7 @@ def test_a_weight_beyond_all_bounds_makes_the_number_vacuous_and_not_infinite():
     log_w_KB[3, 0] = 5_000.0
     bound = tube.tangent(log_w_KB, torch.zeros(2, dtype=torch.float64), torch.tensor([4, 4]))
     assert bool(bound.nats_B.isfinite().all() & bound.mc_var_B.isfinite().all())
-    assert 1e30 < float(bound.nats_B[0]) < float(bound.mc_var_B[0]) < LARGEST, "a result can hold it"
-    assert float(bound.nats_B[1]) == 0.0
+    assert float(bound.nats_B[0]) > 1e100 and float(bound.nats_B[1]) == 0.0
 
 
 @pytest.mark.parametrize(("cls", "posterior"), [(LatentThoughtModel, PosteriorConfig(steps=32, lr=0.1)), (VAE, None)])

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from baselines.vae import VAE
+from ltm.evaluation.likelihoods import VACUOUS
 from ltm.latent import bounds, tube
 from ltm.latent.posterior import Posterior, fit
 from ltm.latent.stopping import divergence
@@ -104,7 +105,7 @@ def test_where_the_gate_has_closed_the_number_is_an_estimate_and_says_so():
 def test_a_vacuous_upper_bound_is_a_finite_number_that_fits_on_a_line():
     sound = point_of(WRONG, 0)
     assert sound.upper_N is not None
-    upper_N = torch.cat([torch.full((1,), measures.VACUOUS, dtype=torch.float64), sound.upper_N[1:]])
+    upper_N = torch.cat([torch.full((1,), VACUOUS, dtype=torch.float64), sound.upper_N[1:]])
     found = gap_of(dataclasses.replace(sound, upper_N=upper_N))
     most, _ = gap.metrics(found)
     assert most.value > 1e25 and most.ci95 is not None and most.ci95.high < float("inf")
