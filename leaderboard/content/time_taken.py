@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from leaderboard.board import Row, Section
 from leaderboard.content import notation
@@ -16,11 +17,15 @@ def parts(section: Section) -> list[Part]:
     rows = [row for row in by_perplexity(section.rows, section.columns) if any(map(_trained, _seeds(row)))]
     if not rows:
         return []
-    trained = math.fsum(_trained(entry) for row in rows for entry in _seeds(row))
+    once = {entry.result.model["weights_digest"]: entry for row in rows for entry in _seeds(row)}.values()
+    trained = [
+        f"{_hours(math.fsum(map(_trained, entries)))} of training on {device}"
+        for device, entries in _by_device([*once]).items()
+    ]
     scored = math.fsum(_scored(row) for row in rows)
     words = (
-        f"{_hours(trained)} of training and {_hours(scored)} of scoring these texts in all, by the clock; audits and "
-        "other tasks are not counted."
+        f"{', '.join(trained)}, and {_hours(scored)} of scoring these texts, added up over processes that may have run "
+        "side by side; audits and other tasks are not counted."
     )
     table = Table(
         header=("Model", "Seeds", "Training, minutes", "Tokens/s", "Scoring, minutes", "Trained on"),
@@ -31,17 +36,28 @@ def parts(section: Section) -> list[Part]:
 
 
 def _row(row: Row) -> tuple[str, ...]:
-    seeds = _seeds(row)
-    seconds, tokens = (math.fsum(values) for values in (map(_trained, seeds), map(_tokens, seeds)))
-    devices = dict.fromkeys(entry.result.training["device"] or NOTHING for entry in seeds)
+    seeds = _by_device(_seeds(row))
+    minutes = {device: math.fsum(map(_trained, entries)) / 60 for device, entries in seeds.items()}
+    rates = {
+        device: notation.short(math.fsum(map(_tokens, entries)) / minutes[device] / 60) if minutes[device] else NOTHING
+        for device, entries in seeds.items()
+    }
     return (
         row.label,
-        str(len(seeds)),
-        f"{seconds / len(seeds) / 60:.1f}",
-        notation.short(tokens / seconds) if seconds else NOTHING,
-        f"{_scored(row) / len(seeds) / 60:.1f}",
-        "; ".join(devices),
+        "; ".join(str(len(entries)) for entries in seeds.values()),
+        "; ".join(f"{minutes[device] / len(entries):.1f}" for device, entries in seeds.items()),
+        "; ".join(rates.values()),
+        f"{_scored(row) / sum(map(len, seeds.values())) / 60:.1f}",
+        "; ".join(seeds),
     )
+
+
+def _by_device(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """Results by what their models were trained on."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(entry.result.training["device"] or NOTHING, []).append(entry)
+    return found
 
 
 def _seeds(row: Row) -> list[Entry]:

@@ -241,22 +241,32 @@ def test_two_thousand_results_build_in_seconds(tmp_path: Path, monkeypatch: pyte
     shutil.rmtree(tmp_path)
 
 
-def test_the_time_taken_is_per_training_seed_and_in_all(tmp_path: Path) -> None:
+def test_the_time_taken_is_per_training_seed_and_device_and_in_all(tmp_path: Path) -> None:
+    """Each training counts once, however many texts and ways to score it there are."""
     trained = make_result().training
-    of = {"seconds": 120.0, "tokens": 240_000}
     results = [
-        make_result(name=name, training_seed=seed, task_name=task, training={**trained, **of, "seed": seed})
-        for name, seed in (("ltm-a", 0), ("ltm-a", 1), ("ltm-b", 0))
+        make_result(
+            name=name,
+            training_seed=seed,
+            task_name=task,
+            training={**trained, "seconds": 60.0 * minutes, "tokens": 240_000, "seed": seed, "device": device},
+        )
+        for name, seed, device, minutes in (
+            ("ltm-a", 0, "one core", 30),
+            ("ltm-a", 1, "a GPU", 6),
+            ("ltm-b", 0, "a GPU", 12),
+        )
         for task in ("ltm_pydocs", "ltm_ptb")
     ]
-    (took,) = time_taken.parts(build(tmp_path, *results).sections[0])
+    again = dataclasses.replace(results[0], model={**results[0].model, "config_digest": "f" * 64, "config": {"w": 2}})
+    (took,) = time_taken.parts(build(tmp_path, *results, again).sections[0])
     assert took.table is not None
     seconds = results[0].provenance["wall_seconds"]
-    assert [row[1:5] for row in took.table.rows] == [
-        ("2", "2.0", "2.00k", f"{2 * seconds / 60:.1f}"),
-        ("1", "2.0", "2.00k", f"{2 * seconds / 60:.1f}"),
-    ]
-    assert took.text[0].startswith(f"0.1 hours of training and {6 * seconds / 3600:.1f} hours of scoring")
+    rows = [row[1:] for row in took.table.rows]
+    assert ("1; 1", "30.0; 6.0", "133; 667", f"{2 * seconds / 60:.1f}", "one core; a GPU") in rows
+    assert ("1", "12.0", "333", f"{2 * seconds / 60:.1f}", "a GPU") in rows and len(rows) == 3
+    scoring = f"{7 * seconds / 3600:.1f} hours of scoring"
+    assert took.text[0].startswith(f"0.5 hours of training on one core, 0.3 hours of training on a GPU, and {scoring}")
 
 
 def test_samples_in_more_network_evaluations_are_joined_in_their_order(tmp_path: Path) -> None:
