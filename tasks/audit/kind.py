@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ltm.data import corpora
+from ltm.evaluation.likelihoods import VACUOUS
 from ltm.result import NO_TWIN, Metric, reservations
 from tasks import results
 from tasks.audit import figure, report
@@ -95,7 +96,7 @@ class AuditTask(Task):
         title = f"{model.loaded.name} on {self.entry.name}"
         drawn = figure.draw(made, title=title, key=identity.key, output=self.options.output)
         return Measurement(
-            metrics=tuple(_metrics(made, model.loaded.model.headline())),
+            metrics=tuple(metrics(made, model.loaded.model.headline())),
             records=[*_texts(made), *_checks(made)],
             data=results.data(self._compared(made.source)),
             seconds=time.perf_counter() - started,
@@ -123,7 +124,7 @@ class AuditTask(Task):
         return rows
 
 
-def _metrics(made: Audit, headline: str) -> Iterator[Metric]:
+def metrics(made: Audit, headline: str) -> Iterator[Metric]:
     """Yield for each likelihood its verdict, its claim and the evidence, and one metric per further check."""
     n = len(made.claims.reference_N) if made.claims else 0
     for name in made.likelihoods:
@@ -147,7 +148,8 @@ def _metrics(made: Audit, headline: str) -> Iterator[Metric]:
     for check in made.checks:
         if check.name != "known_source" and check.likelihood is not None and math.isfinite(check.value):
             common = {"likelihood": check.likelihood, "headline": check.likelihood == headline, "n": n}
-            yield Metric(name=f"audit_{check.name}", unit="check", value=check.value, kind="exact", **common)
+            found = max(-VACUOUS, min(VACUOUS, check.value))  # a sum over bounds that say nothing may be larger
+            yield Metric(name=f"audit_{check.name}", unit="check", value=found, kind="exact", **common)
     if made.claims is None or made.entropy is None or made.source is None:
         return
     of_source: dict[str, Any] = {"likelihood": None, "headline": False, "unit": "token", "kind": "exact", "n": n}

@@ -13,11 +13,13 @@ from ltm.config import to_dict
 from ltm.data import corpora
 from ltm.harness import HarnessModel
 from ltm.result import find_results, read_records, read_result
+from ltm.untrusted.json_text import LARGEST
 from tasks import cli
-from tasks.audit import report, twins
+from tasks.audit import kind, report, twins
 from tasks.audit.checks import enumeration, next_token
+from tasks.audit.checks.check import CheckResult
 from tasks.audit.checks.evidence import evidence
-from tasks.audit.run import audit
+from tasks.audit.run import Audit, audit
 from tests.support.harness_models import save_small
 from tests.support.small_gpt2 import save_gpt2
 
@@ -180,3 +182,14 @@ def test_a_configs_settings_reach_its_twin(place):
 def test_bars_span_from_the_lowest_to_the_highest():
     assert report.bars([0, 7, 3.5]) == "▁█▅" or report.bars([0, 7, 3.5]) == "▁█▄"
     assert report.bars([1, 1]) == "▁▁" and report.bars([0, math.inf]) == "▁█"
+
+
+def test_a_sum_over_bounds_that_say_nothing_fits_in_a_result():
+    """The upper bound of a q that is far off is 1e130 nats for a text, and its mass over texts as large."""
+    check = CheckResult(name="blank_text", likelihood="upper", passed=True, value=8e131, limit=math.inf, detail="")
+    made = Audit(
+        subject="ltm-far", twin=None, source=None, entropy=None, claims=None, more_steps=None,
+        whole_texts=("upper",), checks=(check,), seconds={},
+    )  # fmt: skip
+    (verdict, found) = kind.metrics(made, "elbo")
+    assert verdict.value == 1.0 and 1e20 < found.value < LARGEST
