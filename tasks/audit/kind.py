@@ -97,7 +97,7 @@ class AuditTask(Task):
         drawn = figure.draw(made, title=title, key=identity.key, output=self.options.output)
         return Measurement(
             metrics=tuple(metrics(made, model.loaded.model.headline())),
-            records=[*_texts(made), *_checks(made)],
+            records=[*_texts(made), *checks(made)],
             data=results.data(self._compared(made.source)),
             seconds=time.perf_counter() - started,
             tokens=made.claims.tokens if made.claims else 0,
@@ -146,9 +146,9 @@ def metrics(made: Audit, headline: str) -> Iterator[Metric]:
         blind = evidence.blind_below / (made.claims.tokens / n)
         yield Metric(name="audit_blind_below_nats_per_token", unit="token", value=blind, kind="exact", **common)
     for check in made.checks:
-        if check.name != "known_source" and check.likelihood is not None and math.isfinite(check.value):
+        found = _stored(check.value)
+        if check.name != "known_source" and check.likelihood is not None and found is not None:
             common = {"likelihood": check.likelihood, "headline": check.likelihood == headline, "n": n}
-            found = max(-VACUOUS, min(VACUOUS, check.value))  # a sum over bounds that say nothing may be larger
             yield Metric(name=f"audit_{check.name}", unit="check", value=found, kind="exact", **common)
     if made.claims is None or made.entropy is None or made.source is None:
         return
@@ -162,6 +162,11 @@ def metrics(made: Audit, headline: str) -> Iterator[Metric]:
         stderr_mc=entropy.stderr / length if entropy.stderr else None,
         **of_source,
     )
+
+
+def _stored(value: float) -> float | None:
+    """Return a number that a result can hold, of what may be a sum over bounds that say nothing; None if it is none."""
+    return max(-VACUOUS, min(VACUOUS, value)) if math.isfinite(value) else None
 
 
 def _error(claims: Claims, name: str) -> float | None:
@@ -187,14 +192,15 @@ def _texts(made: Audit) -> Iterator[dict[str, Any]]:
         yield record
 
 
-def _checks(made: Audit) -> Iterator[dict[str, Any]]:
+def checks(made: Audit) -> Iterator[dict[str, Any]]:
+    """Yield one record per check."""
     for check in made.checks:
         yield {
             "part": "check",
             "check": check.name,
             "likelihood": check.likelihood,
             "passed": check.passed,
-            "value": check.value if math.isfinite(check.value) else None,
-            "limit": check.limit if math.isfinite(check.limit) else None,
+            "value": _stored(check.value),
+            "limit": _stored(check.limit),
             "detail": check.detail,
         }

@@ -186,10 +186,11 @@ def test_bars_span_from_the_lowest_to_the_highest():
 
 def test_a_sum_over_bounds_that_say_nothing_fits_in_a_result():
     """The upper bound of a q that is far off is 1e130 nats for a text, and its mass over texts as large."""
-    check = CheckResult(name="blank_text", likelihood="upper", passed=True, value=8e131, limit=math.inf, detail="")
+    check = CheckResult(name="blank_text", likelihood="upper", passed=True, value=-8e131, limit=4e130, detail="")
     made = Audit(
         subject="ltm-far", twin=None, source=None, entropy=None, claims=None, more_steps=None,
         whole_texts=("upper",), checks=(check,), seconds={},
     )  # fmt: skip
     (verdict, found) = kind.metrics(made, "elbo")
-    assert verdict.value == 1.0 and 1e20 < found.value < LARGEST
+    (record,) = kind.checks(made)
+    assert verdict.value == 1.0 and -LARGEST < found.value == record["value"] < -1e20 < 1e20 < record["limit"] < LARGEST
