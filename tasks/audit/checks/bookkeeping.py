@@ -23,7 +23,7 @@ from ltm.latent.base import LatentModel
 from ltm.progress import count
 from ltm.rng import SequenceRng
 from ltm.training.weights import weights_digest
-from tasks.audit.checks.check import CheckResult
+from tasks.audit.checks.check import SAYS_NOTHING, CheckResult
 from tasks.likelihood import perplexity_kind
 
 if TYPE_CHECKING:
@@ -208,6 +208,10 @@ def depends_on_weights(model: HarnessModel, text: str) -> list[CheckResult]:
     kept_half, fresh_half = _nats(model, half), _uncached(model, half)
     limit, results = rounding(model), []
     for name, nats in first.items():
+        if nats > 0 and model.offered[name][0] == "upper_bound":
+            unjudged: dict[str, Any] = {"passed": None, "value": math.nan, "limit": math.nan, "detail": SAYS_NOTHING}
+            results.append(CheckResult(name="depends_on_weights", likelihood=name, **unjudged))
+            continue
         moved, kept = abs(other[name] - nats), again[name] == nats
         off = abs(fresh[name] - nats) / max(1.0, abs(nats))
         off_half = abs(fresh_half[name] - kept_half[name]) / max(1.0, abs(fresh_half[name]))

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from tasks.audit.checks.evidence import Evidence
 
+SAYS_NOTHING = "above 0 nats, where an upper bound says nothing"
+"""Why an upper bound is not judged: the likelihood of no text is above 1."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:

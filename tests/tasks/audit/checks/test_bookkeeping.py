@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from ltm.api import LikelihoodEstimate
 from ltm.evaluation.runner import Runner
 from ltm.harness import HarnessModel
 from tasks.audit.checks import bookkeeping
+from tasks.audit.checks.check import SAYS_NOTHING
 from tests.support.harness_models import Bigram, BigramConfig, NoisyBigram, loaded
 
 TEXT = "Some forty bytes of text, and a few more."  # two blocks and a half
@@ -163,3 +165,25 @@ def test_what_is_scored_without_weights_is_not_called_checked():
 
     (found,) = bookkeeping.depends_on_weights(harness(Uniform), TEXT)
     assert found.passed is None and "no weights to change" in found.detail
+
+
+def test_an_upper_bound_above_0_is_not_judged_and_anything_else_is():
+    class Far(Bigram):
+        """Beside its exact likelihood it has an upper bound that is the same for all weights."""
+
+        kind: ClassVar = "upper_bound"
+
+        def log_likelihoods(self, tokens_BL, **options):
+            """Both."""
+            found = super().log_likelihoods(tokens_BL, **options)
+            far = dataclasses.replace(found["exact"], nats_B=found["exact"].nats_B * 0 + 1e30, kind=self.kind)
+            return {**found, "far": far}
+
+    class Wrong(Far):
+        """It calls that an estimate, which is held against it."""
+
+        kind = "estimate"
+
+    exact, far = bookkeeping.depends_on_weights(harness(Far), TEXT)
+    assert exact.passed and far.passed is None and far.detail == SAYS_NOTHING
+    assert "other weights give the same answer" in faults(bookkeeping.depends_on_weights(harness(Wrong), TEXT))

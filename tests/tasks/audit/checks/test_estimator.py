@@ -10,12 +10,13 @@ import torch
 
 from baselines.vae import VAE
 from ltm.harness import HarnessModel
-from ltm.latent import bounds, mixture
+from ltm.latent import bounds, mixture, tube
 from ltm.latent.mixture import Mixture
 from ltm.latent.model import LatentThoughtModel
 from ltm.latent.posterior import Posterior, PosteriorConfig
 from ltm.rng import SequenceRng
 from tasks.audit.checks import estimator
+from tasks.audit.checks.check import SAYS_NOTHING
 from tests.support.harness_models import Bigram, BigramConfig, loaded
 from tests.tasks.audit.checks.test_enumeration import subject
 
@@ -36,6 +37,19 @@ def test_sound_bounds_agree(family, changes):
         ("recomputed_tube_upper", "tube_upper_bound"),
     ]
     assert all(one.passed and abs(one.value) <= one.limit and "2 texts" in one.detail for one in found)
+
+
+def test_an_upper_bound_above_0_is_not_judged(monkeypatch):
+    """As of a q that is far off, whose weights are beyond floats when they are computed again."""
+    model, sound = reading("vae"), tube.tube_upper_bound
+
+    def vacuous(*arguments, **options):
+        found = sound(*arguments, **options)
+        return dataclasses.replace(found, nats_B=found.nats_B + 1e9)
+
+    monkeypatch.setattr(tube, "tube_upper_bound", vacuous)
+    elbo, importance, upper = estimator.recomputed_bounds(model, TOKENS)
+    assert elbo.passed and importance.passed and upper.passed is None and upper.detail == SAYS_NOTHING
 
 
 def test_a_kl_that_costs_less_is_seen_to_the_digit(monkeypatch):
