@@ -64,7 +64,7 @@ def test_all_golden_files_are_known_and_sound() -> None:
     assert len(entries) == len(SCHEMA_1) and problems == []
 
 
-@pytest.mark.parametrize(("board", "options", "results"), [("board", (), 26), ("mini", ("--readme", "README.md"), 711)])
+@pytest.mark.parametrize(("board", "options", "results"), [("board", (), 26), ("mini", ("--readme", "README.md"), 718)])
 def test_the_boards_of_the_repository_are_what_their_results_give(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
