@@ -23,6 +23,9 @@ LONGEST = 20_000
 MOST_METRICS = 1_000
 MOST_OF_A_SECTION = 200_000
 """Most characters of a section as JSON, which bounds tables such as `config` and `versions`."""
+VACUOUS = 1e30
+"""Nats at which an upper bound is cut off, and its variance at the square: none above 0 says anything, and numbers in
+results are of limited size (`ltm.untrusted.json_text.LARGEST`)."""
 
 
 @dataclass(frozen=True, slots=True)

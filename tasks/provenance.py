@@ -17,7 +17,7 @@ from ltm.result_schema import LONGEST
 from ltm.untrusted.display import printable
 
 PACKAGES = ("latent-thought-bench", "torch", "numpy", "scipy", "tokenizers", "lm-eval", "datasets")
-"""Packages whose versions are recorded, of those that are installed: a machine that scores may have no lm-eval."""
+"""Packages whose versions are recorded, of those that are installed: a machine that scores may have no `datasets`."""
 WHERE_USED = ("transformers",)
 """Packages whose versions are recorded only if they were imported."""
 

@@ -47,8 +47,9 @@ def parts(sections: Sequence[Section], asked: Sequence[Question]) -> list[Part]:
 def _answer(first: Row, second: Row, shared: Sequence[Column]) -> tuple[str, str]:
     """Return the verdict on the text that is most like the training text, and its numbers with all texts' verdicts."""
     main = next((column for column in shared if trained_on(first, column)), shared[0])
-    verdicts = {column: verdict(*comparable(first.entries[column], second.entries[column])) for column in shared}
-    sides = comparable(first.entries[main], second.entries[main])
+    compared = {column: comparable(first.entries[column], second.entries[column]) for column in shared}
+    verdicts = {column: verdict(*sides) for column, sides in compared.items()}
+    sides = compared[main]
     found = difference(*sides)
     interval = "" if found.ci95 is None else f" [{found.ci95[0]:+.3f}, {found.ci95[1]:+.3f}]"
     words = (

@@ -15,13 +15,10 @@ from numpy.typing import NDArray
 
 from ltm.api import Kind
 from ltm.latent.reliability import trusted
+from ltm.result_schema import VACUOUS
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-VACUOUS = 1e30
-"""Nats at which an upper bound is cut off, and its variance at the square: none above 0 says anything, and numbers in
-results are of limited size (`ltm.untrusted.json_text.LARGEST`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

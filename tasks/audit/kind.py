@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ltm.data import corpora
 from ltm.result import NO_TWIN, Metric, reservations
+from ltm.result_schema import VACUOUS
 from tasks import results
 from tasks.audit import figure, report
 from tasks.kinds import Column, Measurement, ReferenceRow, Task
@@ -165,8 +166,6 @@ def metrics(made: Audit, headline: str) -> Iterator[Metric]:
 
 def _stored(value: float) -> float | None:
     """Return a number that a result can hold, of what may be a sum over bounds that say nothing; None if it is none."""
-    from ltm.evaluation.likelihoods import VACUOUS  # which imports torch
-
     return max(-VACUOUS, min(VACUOUS, value)) if math.isfinite(value) else None
 
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ltm.api import LikelihoodEstimate, Sampling
-from ltm.evaluation.likelihoods import VACUOUS
 from ltm.latent import bounds, reliability, tube
 from ltm.latent.base import LatentModel
 from ltm.latent.likelihood_gradient import likelihood_gradient
@@ -24,6 +23,7 @@ from ltm.latent.posterior import Posterior, PosteriorConfig, fit
 from ltm.nn.block import KeysValues
 from ltm.nn.flops import StackFlops
 from ltm.nn.left_to_right import continue_prompts
+from ltm.result_schema import VACUOUS
 from ltm.rng import SequenceRng
 
 ACTIVE = 0.01

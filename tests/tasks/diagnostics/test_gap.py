@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from baselines.vae import VAE
-from ltm.evaluation.likelihoods import VACUOUS
 from ltm.latent import bounds, tube
 from ltm.latent.posterior import Posterior, fit
 from ltm.latent.stopping import divergence
+from ltm.result_schema import VACUOUS
 from ltm.rng import SequenceRng
 from ltm.testing.miniatures import L, all_texts
 from tasks.diagnostics import gap, measures
